@@ -1,0 +1,34 @@
+"""psalm_hf: PSALM (ECCV 2024) as a Hugging Face-native segmentation library."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+from .model.configuration_psalm import OriginalPsalmConfig, PsalmConfig
+from .model.image_processing_psalm import PsalmImageProcessor, load_image
+from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
+from .model.processing_psalm import PsalmProcessor
+
+__version__ = "0.1.0"
+
+AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
+AutoConfig.register(OriginalPsalmConfig.model_type, OriginalPsalmConfig)
+for config_class in (PsalmConfig, OriginalPsalmConfig):
+    AutoModel.register(config_class, PsalmForSegmentation)
+    AutoProcessor.register(config_class, PsalmProcessor)
+    AutoImageProcessor.register(config_class, PsalmImageProcessor)
+
+# A saved or pushed folder carries its own code, so that it also loads where psalm_hf is not installed (trust_remote_code=True).
+PsalmConfig.register_for_auto_class()
+PsalmForSegmentation.register_for_auto_class("AutoModel")
+PsalmProcessor.register_for_auto_class()
+PsalmImageProcessor.register_for_auto_class()
+
+__all__ = [
+    "PsalmConfig",
+    "PsalmForSegmentation",
+    "PsalmImageFeatures",
+    "PsalmImageProcessor",
+    "PsalmModel",
+    "PsalmProcessor",
+    "PsalmSegmentationOutput",
+    "load_image",
+]

@@ -1,0 +1,218 @@
+"""The forms a mask takes, and the ways between them: COCO RLE <-> bitmap <-> polygon, and the box around it.
+
+* bitmap: (H, W) bool.
+* RLE: `{"size": [H, W], "counts": ...}`, run lengths in COLUMN-major order starting with zeros. `counts` is a list of ints
+  (uncompressed, as crowd annotations in COCO files) or a str / bytes (compressed, LEB128-like; COCO mask API). What is returned
+  here always has str counts, which JSON can hold.
+* polygons: list of flat [x0, y0, x1, y1, ...] whose union is the mask.
+* box: (x0, y0, x1, y1) along pixel EDGES: the box around the single pixel of row 2, column 5 is (5, 2, 6, 3), its width x1 - x0 = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as coco
+from scipy import ndimage
+
+
+def rle_from_bitmap(bitmap: np.ndarray) -> dict:
+    """Compressed RLE of a bitmap.
+
+    Args:
+        bitmap: (H, W), bool or numeric; what is not zero belongs to the mask.
+
+    Returns:
+        `{"size": [H, W], "counts": str}`.
+
+    Raises:
+        ValueError: not two-dimensional, or without pixels.
+    """
+    bitmap = np.asarray(bitmap)
+    if bitmap.ndim != 2 or bitmap.size == 0:
+        raise ValueError(f"mask: expected a bitmap of shape (H, W) with at least one pixel, got shape {bitmap.shape}")
+    rle = coco.encode(np.asfortranarray(bitmap != 0, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def bitmap_from_rle(rle: dict) -> np.ndarray:
+    """Bitmap (H, W) bool of an RLE, compressed or not.
+
+    Raises:
+        ValueError: not an RLE, or its runs do not add up to H * W pixels.
+    """
+    return coco.decode(_for_coco(rle)).astype(bool)
+
+
+def compress_rle(rle: dict) -> dict:
+    """The same mask with compressed str counts.
+
+    Raises:
+        ValueError: not an RLE, or its runs do not add up to H * W pixels.
+    """
+    rle = _for_coco(rle)
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def uncompress_rle(rle: dict) -> dict:
+    """The same mask with counts as a list of run lengths: zeros first, then ones, and so on; they add up to H * W.
+
+    Raises:
+        ValueError: not an RLE, or its runs do not add up to H * W pixels.
+    """
+    pixels = bitmap_from_rle(rle).ravel(order="F")
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
+    if pixels[0]:  # the first run is one of zeros, even if there are none
+        counts = [0, *counts]
+    return {"size": [int(side) for side in rle["size"]], "counts": counts}
+
+
+def bitmap_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> np.ndarray:
+    """Union of polygons, rasterised as the COCO mask API does.
+
+    Args:
+        polygons: flat [x0, y0, x1, y1, ...] of at least three corners each; none at all is an empty mask.
+        image_size: (H, W).
+
+    Returns:
+        (H, W) bool. What lies outside the image is cut off.
+
+    Raises:
+        ValueError: a polygon with fewer than three corners, an odd number of values, or a value that is not finite.
+    """
+    height, width = image_size
+    for index, polygon in enumerate(polygons):
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"polygon {index}: expected x, y of at least 3 corners in one flat list, got {len(polygon)} values")
+        if not np.isfinite(polygon).all():
+            raise ValueError(f"polygon {index}: coordinates must be finite, got {polygon!r:.80}")
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    rles = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return coco.decode(coco.merge(rles)).astype(bool)
+
+
+def polygons_from_bitmap(bitmap: np.ndarray) -> list[list[int]]:
+    """Outlines along the pixel edges: rasterising them gives the bitmap back exactly.
+
+    A polygon has no way to say "hole", so a part with holes comes as several polygons, cut through each hole.
+
+    Args:
+        bitmap: (H, W), bool or numeric.
+
+    Returns:
+        One flat [x0, y0, x1, y1, ...] of integers per part; an empty list for an empty mask.
+    """
+    parts, number = ndimage.label(np.asarray(bitmap) != 0)  # pixels that only touch at a corner are two parts
+    polygons = []
+    for index, window in enumerate(ndimage.find_objects(parts, number), 1):
+        top, left = window[0].start, window[1].start
+        polygons += _outlines(parts[window] == index, left, top)
+    return polygons
+
+
+def box_from_bitmap(bitmap: np.ndarray) -> tuple[int, int, int, int]:
+    """Smallest box (x0, y0, x1, y1) around a mask (H, W), along pixel edges; (0, 0, 0, 0) for an empty one."""
+    bitmap = np.asarray(bitmap) != 0
+    columns, rows = np.flatnonzero(bitmap.any(axis=0)), np.flatnonzero(bitmap.any(axis=1))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def bitmap_from_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
+    """Filled box: the pixels whose centre lies inside.
+
+    Args:
+        box: (x0, y0, x1, y1) along pixel edges; may reach outside of the image.
+        image_size: (H, W).
+
+    Returns:
+        (H, W) bool.
+    """
+    height, width = image_size
+    x0, y0, x1, y1 = box
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    return ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
+
+
+def area(rle: dict) -> int:
+    """Number of pixels in the mask of an RLE, compressed or not."""
+    return int(coco.area(_for_coco(rle)))
+
+
+def _for_coco(rle: dict) -> dict:
+    """RLE with bytes counts, checked: where runs are missing, pycocotools returns whatever lies in memory."""
+    try:
+        (height, width), counts = rle["size"], rle["counts"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"mask: expected COCO RLE {{'size': [height, width], 'counts': ...}}, got {rle!r:.80}") from None
+    if isinstance(counts, (str, bytes)):
+        counts = counts.encode("ascii") if isinstance(counts, str) else counts
+        total = sum(_run_lengths(counts))
+    else:
+        total = sum(counts)
+    if total != height * width:
+        raise ValueError(f"mask: the runs of the RLE cover {total} pixels, but its size {height} x {width} has {height * width}")
+    if isinstance(counts, bytes):
+        return {"size": [height, width], "counts": counts}
+    return coco.frPyObjects({"size": [height, width], "counts": list(map(int, counts))}, height, width)
+
+
+def _run_lengths(counts: bytes) -> list[int]:
+    """Run lengths of compressed counts.
+
+    A character holds 5 bits, lowest first, and a sixth that says "more follows"; from the fourth run on, the number is the difference
+    to the run two before it.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = character - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    return runs
+
+
+def _outlines(part: np.ndarray, left: int, top: int) -> list[list[int]]:
+    """Polygons of one connected part (h, w) whose upper left pixel corner is at (left, top)."""
+    holes = ndimage.binary_fill_holes(part) & ~part
+    if not holes.any():
+        return [_outline(part, left, top)]
+    # The cut runs along the right edge of a hole's column, so that the hole touches the border of both halves and is none any more.
+    cut = int(np.flatnonzero(holes.any(axis=0))[0]) + 1
+    shifted = [(polygons_from_bitmap(part[:, :cut]), 0), (polygons_from_bitmap(part[:, cut:]), cut)]
+    return [
+        [value + (left + column if index % 2 == 0 else top) for index, value in enumerate(polygon)]
+        for polygons, column in shifted
+        for polygon in polygons
+    ]
+
+
+def _outline(part: np.ndarray, left: int, top: int) -> list[int]:
+    """Corners of the outer border of a connected part without holes, clockwise from its topmost, then leftmost pixel."""
+    inside = np.pad(part, 1)
+    row, column = np.argwhere(part)[0]
+    start = int(column), int(row)
+    corners: list[int] = []
+    (x, y), (dx, dy) = start, (1, 0)
+    while True:
+        corners += [x + left, y + top]
+        turn = 0
+        while not turn:  # along a straight edge, with the mask at the right hand
+            x, y = x + dx, y + dy
+            # The two pixels ahead of the corner (x, y): their centres are half a step ahead and half a step to the side.
+            ahead_right = inside[y + (dy + dx + 1) // 2, x + (dx - dy + 1) // 2]
+            ahead_left = inside[y + (dy - dx + 1) // 2, x + (dx + dy + 1) // 2]
+            turn = 1 if not ahead_right else (-1 if ahead_left else 0)
+        dx, dy = -dy * turn, dx * turn
+        if (x, y) == start:
+            return corners

@@ -1,0 +1,1 @@
+"""Everything a checkpoint needs, flat, so that the folder can travel with one."""

@@ -1,0 +1,450 @@
+"""Weights of other origins in our names: original PSALM folders, Phi, Mask2Former (detectron2 or transformers), stage-1 projector.
+
+Original names and quirks: released checkpoint of github.com/zamling/PSALM (config.json says `model_type: llava_phi`).
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+ORIGINAL_MODEL_TYPE = "llava_phi"
+END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# (pattern, replacement), first match wins. Every pattern is anchored and none matches a name of ours.
+ORIGINAL_NAMES = [
+    (r"^model\.vision_tower\.patch_embed\.proj\.", "model.vision_tower.swin.embeddings.patch_embeddings.projection."),
+    (r"^model\.vision_tower\.patch_embed\.norm\.", "model.vision_tower.swin.embeddings.norm."),
+    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm1\.", r"model.vision_tower.swin.encoder.\1.layernorm_before."),
+    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm2\.", r"model.vision_tower.swin.encoder.\1.layernorm_after."),
+    (
+        r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.relative_position_bias_table$",
+        r"model.vision_tower.swin.encoder.\1.attention.relative_position_bias.relative_position_bias_table",
+    ),
+    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.proj\.", r"model.vision_tower.swin.encoder.\1.attention.o_proj."),
+    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.qkv\.", r"model.vision_tower.swin.encoder.\1.attention.qkv."),
+    (r"^model\.vision_tower\.(layers\.\d+\.(?:blocks\.\d+\.mlp|downsample)\.)", r"model.vision_tower.swin.encoder.\1"),
+    (r"^model\.mm_projector\.layer1\.0\.conv([12])\.", r"model.projector.reduce.conv\1."),
+    (r"^model\.mm_projector\.layer1\.0\.bn([12])\.", r"model.projector.reduce.norm\1."),
+    (r"^model\.mm_projector\.layer1\.0\.downsample\.0\.", "model.projector.reduce.shortcut."),
+    (r"^model\.mm_projector\.layer1\.0\.downsample\.1\.", "model.projector.reduce.shortcut_norm."),
+    (r"^model\.mm_projector\.fc\.", "model.projector.linear."),
+    (r"^model\.(embed_tokens|layers|final_layernorm)\.", r"model.language_model.\1."),
+    (r"^seg_query$", "model.mask_queries"),
+    (r"^seg_query_projector\.", "model.query_projection."),
+    (r"^class_name_projector\.", "model.category_projection."),
+    (r"^SEG_token_projector\.", "model.sentence_projection."),
+    (r"^region_projector\.", "model.region_projection."),
+    (r"^pixel_decoder\.input_proj\.", "model.pixel_decoder.input_projections."),
+    (r"^pixel_decoder\.transformer\.level_embed$", "model.pixel_decoder.level_embed"),
+    (r"^pixel_decoder\.transformer\.encoder\.(layers\.\d+)\.norm1\.", r"model.pixel_decoder.\1.self_attn_layer_norm."),
+    (r"^pixel_decoder\.transformer\.encoder\.(layers\.\d+)\.norm2\.", r"model.pixel_decoder.\1.final_layer_norm."),
+    (r"^pixel_decoder\.transformer\.encoder\.(layers\.\d+)\.linear([12])\.", r"model.pixel_decoder.\1.fc\2."),
+    (r"^pixel_decoder\.transformer\.encoder\.(layers\.\d+\.self_attn\.)", r"model.pixel_decoder.\1"),
+    (r"^pixel_decoder\.mask_features\.", "model.pixel_decoder.mask_projection."),
+    (r"^pixel_decoder\.adapter_1\.", "model.pixel_decoder.lateral."),
+    (r"^pixel_decoder\.layer_1\.", "model.pixel_decoder.output."),
+    (r"^predictor\.transformer_self_attention_layers\.(\d+)\.self_attn\.", r"mask_decoder.layers.\1.self_attention."),
+    (r"^predictor\.transformer_self_attention_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.self_attention_norm."),
+    (r"^predictor\.transformer_cross_attention_layers\.(\d+)\.multihead_attn\.", r"mask_decoder.layers.\1.cross_attention."),
+    (r"^predictor\.transformer_cross_attention_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.cross_attention_norm."),
+    (r"^predictor\.transformer_ffn_layers\.(\d+)\.linear([12])\.", r"mask_decoder.layers.\1.fc\2."),
+    (r"^predictor\.transformer_ffn_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.ffn_norm."),
+    (r"^predictor\.decoder_norm\.", "mask_decoder.norm."),
+    (r"^predictor\.query_embed\.", "mask_decoder.query_positions."),
+    (r"^predictor\.level_embed\.", "mask_decoder.level_embed."),
+    (r"^predictor\.mask_embed\.layers\.", "mask_decoder.mask_head."),
+    (r"^predictor\.CLASS_proj\.layers\.", "mask_decoder.category_head."),
+    (r"^predictor\.SEG_proj\.layers\.", "mask_decoder.sentence_head."),
+    (r"^predictor\.REGION_proj\.layers\.", "mask_decoder.region_head."),
+]
+SWIN_STAGE_NORM = re.compile(r"^model\.vision_tower\.norm(\d)\.")
+MLP_LAYER = re.compile(r"^(mask_decoder\.(?:mask|category|sentence|region)_head\.)(\d)\.(?=weight$|bias$)")
+# In the released file but read by no forward pass.
+UNUSED_NAMES = re.compile(r"^predictor\.(query_feat|SEG_query_embed)\.weight$|\.attn\.relative_position_index$")
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder, memory-mapped where the format allows; `.bin` files are read weights-only.
+
+    Raises:
+        ValueError: no weights file, a shard is missing, or a file cannot be read.
+    """
+    folder = Path(folder)
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+    files = [found]
+    if found.suffix == ".json":
+        files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= read_weights_file(file)
+    return state
+
+
+def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of all tensors of a checkpoint folder by name; None if the folder holds no weights."""
+    if not any((Path(folder) / name).is_file() for name in WEIGHT_FILES):
+        return None
+    return {name: tuple(tensor.shape) for name, tensor in read_weights(folder).items()}
+
+
+def read_weights_file(file: str | Path) -> dict[str, Tensor]:
+    """Tensors of one `.safetensors` or `.bin` file. Raises ValueError if it is missing, broken, or holds more than tensors."""
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"{file}: file is missing; download the checkpoint again")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as handle:
+                return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (safe_open is no dict)
+        # Only the zip format, torch's default since 1.6, can be mapped instead of copied.
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: cannot be read as plain tensors ({reason}); the file is damaged or holds executable objects") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from error
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles containers, numbers and numpy arrays; anything else, which could run code, is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(np._core.multiarray, name)
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):
+            # How protocol 2 spells the bytes of an array; the codec is fixed, since others could decompress or import.
+            return lambda text, encoding: text.encode("latin1")
+        raise ValueError(f"the pickle asks for {module}.{name}; a weights file needs arrays only, so it is refused")
+
+
+def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
+    """The `model` dictionary of a detectron2 `.pkl`, read by an unpickler that admits arrays and nothing else."""
+    with open(file, "rb") as handle:
+        try:
+            content = ArrayUnpickler(handle, encoding="latin1").load()
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: not a readable pickle ({error}); download it again") from error
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(array, np.ndarray) for array in weights.values()):
+        raise ValueError(f"{file}: expected a dictionary with 'model': names -> arrays, as detectron2 writes it")
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()}
+
+
+# --------------------------------------------------------------------------------------------------- original PSALM folders
+
+
+def locate_original_folder(name_or_path: Any, kwargs: Mapping[str, Any]) -> Path | None:
+    """The local folder of an original PSALM checkpoint (downloaded if it is a Hub id), or None for any other checkpoint."""
+    if name_or_path is None or kwargs.get("state_dict") is not None:
+        return None
+    hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token", "revision") if name in kwargs}
+    fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
+    if fields.get("model_type") != ORIGINAL_MODEL_TYPE:
+        return None
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    return Path(snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.txt", "*.bin", "*.safetensors"], **hub))
+
+
+def load_original_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Fields of our configuration and weights in our names, from an original PSALM folder."""
+    fields = json.loads((folder / "config.json").read_text())
+    weights = read_weights(folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return original_config_fields(fields, shapes), convert_original_weights(weights, fields["num_attention_heads"])
+
+
+def convert_original_weights(weights: Mapping[str, Tensor], num_text_heads: int) -> dict[str, Tensor]:
+    """Rename and split original tensors. Names that are already ours, and unknown ones, pass unchanged."""
+    converted: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if not UNUSED_NAMES.search(name):
+            converted |= split_fused(convert_original_name(name), tensor, num_text_heads)
+    return converted
+
+
+def convert_original_name(name: str) -> str:
+    """Our name of an original tensor; fused projections keep one name until `split_fused`."""
+    stage = SWIN_STAGE_NORM.match(name)
+    if stage:
+        return SWIN_STAGE_NORM.sub(f"model.vision_tower.hidden_states_norms.stage{int(stage[1]) + 1}.", name)
+    for pattern, replacement in ORIGINAL_NAMES:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            # The original MLP numbers its linear layers 0, 1, 2; ours is a Sequential with activations between.
+            return MLP_LAYER.sub(lambda match: f"{match[1]}{2 * int(match[2])}.", renamed)
+    return name
+
+
+def split_fused(name: str, tensor: Tensor, num_text_heads: int) -> dict[str, Tensor]:
+    """Separate query, key and value projections of a fused tensor; another tensor comes back as it is.
+
+    Swin and the mask decoder stack [q; k; v]. Phi of transformers 4.36 groups PER HEAD: row = head * 3 * size + part * size + d.
+    """
+    parts = ("q_proj", "k_proj", "v_proj")
+    if ".query_key_value." in name:
+        per_head = tensor.unflatten(0, (num_text_heads, 3, -1))  # (heads, 3, head size, ...)
+        return {
+            name.replace("query_key_value", part): per_head[:, index].flatten(0, 1).contiguous() for index, part in enumerate(parts)
+        }
+    match = re.search(r"attention\.(qkv\.|in_proj_)(weight|bias)$", name)
+    if match is None:
+        return {name: tensor}
+    chunks = tensor.chunk(3)
+    return {name.replace(match[1], f"{part}."): chunk.contiguous() for part, chunk in zip(parts, chunks, strict=True)}
+
+
+def original_config_fields(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Any]:
+    """Our configuration fields of an original config.json.
+
+    Args:
+        fields: its content. `image_size` is ours; the original file does not say it and means 1024.
+        shapes: shapes of the weights by original name. The original config.json does not give the sizes of Swin, projector and
+            mask decoder; they are read off the weights, or are the released ones where no weights are at hand.
+    """
+    text_names = (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "max_position_embeddings",
+        "initializer_range", "layer_norm_eps", "qk_layernorm", "resid_pdrop", "embd_pdrop", "attention_dropout", "vocab_size",
+    )  # fmt: skip
+    text = {"model_type": "phi"} | {name: fields[name] for name in text_names if name in fields}
+    if shapes is not None and "model.embed_tokens.weight" in shapes:
+        text["vocab_size"] = shapes["model.embed_tokens.weight"][0]
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": fields.get("rope_theta", 10000.0),
+        "partial_rotary_factor": fields.get("partial_rotary_factor", 0.5),
+    }
+    vocab_size = text.get("vocab_size", 50297)
+    end = END_OF_TEXT if vocab_size > END_OF_TEXT else fields.get("eos_token_id")
+    text |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": vocab_size - 2}  # [PAD] is the last but one, [SEG] the last
+    image_size = fields.get("image_size", 1024)
+    ours: dict[str, Any] = {"text_config": text, "image_size": image_size, "architectures": ["PsalmForSegmentation"]}
+    if shapes is None:
+        return ours
+    try:
+        return ours | _original_sizes(shapes, image_size)
+    except KeyError as error:
+        raise ValueError(f"original checkpoint without {error}; expected the complete weights of a released PSALM folder") from error
+
+
+def _original_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
+    tower = "model.vision_tower."
+    depths = [
+        _count(shapes, rf"^{re.escape(tower)}layers\.{stage}\.blocks\.(\d+)\.") for stage in range(_count(shapes, tower + r"layers\.(\d+)\."))
+    ]
+    tables = [shapes[f"{tower}layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in range(len(depths))]
+    embed_dim = shapes[f"{tower}patch_embed.proj.weight"][0]
+    vision = {
+        "model_type": "swin",
+        "image_size": image_size,
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_heads": [heads for _, heads in tables],
+        "window_size": (int(round(tables[0][0] ** 0.5)) + 1) // 2,
+        "mlp_ratio": shapes[f"{tower}layers.0.blocks.0.mlp.fc1.weight"][0] / embed_dim,
+        "drop_path_rate": 0.3,
+    }
+    encoder = "pixel_decoder.transformer.encoder.layers."
+    return {
+        "vision_config": vision,
+        "projector_width": shapes["model.mm_projector.layer1.0.conv1.weight"][0],
+        "num_queries": shapes["seg_query"][0],
+        "hidden_dim": shapes["pixel_decoder.mask_features.weight"][0],
+        "num_heads": shapes[f"{encoder}0.self_attn.attention_weights.weight"][0] // 12,  # 3 levels x 4 points per head
+        "encoder_layers": _count(shapes, re.escape(encoder) + r"(\d+)\."),
+        "encoder_ffn_dim": shapes[f"{encoder}0.linear1.weight"][0],
+        "decoder_layers": _count(shapes, r"^predictor\.transformer_ffn_layers\.(\d+)\."),
+        "decoder_ffn_dim": shapes["predictor.transformer_ffn_layers.0.linear1.weight"][0],
+    }
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers the pattern's group takes."""
+    return len({match[1] for match in map(re.compile(pattern).search, names) if match})
+
+
+# ------------------------------------------------------------------------------------------------------------- start weights
+
+
+def load_language_model(model: nn.Module, folder: str | Path) -> None:
+    """Copy Phi from a transformers folder (fused per-head layout of 4.36, or separate projections) into a PSALM model.
+
+    Vocabulary rows both have are copied. Rows only the model has: its pad token becomes the mean of the copied rows, in the input
+    and the output matrix, as at the start of the released stage 2; others keep their initialisation. A head bias that the model
+    does not have is dropped, also as released.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape, listed.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, tensor in read_weights(folder).items():
+        weights |= split_fused(re.sub(r"^model\.(?!language_model\.)", "model.language_model.", name), tensor, _text_config(model).num_attention_heads)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("model.language_model.", "lm_head."))}
+    if "lm_head.bias" not in expected:
+        weights.pop("lm_head.bias", None)
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
+        if name in weights and name in expected:
+            weights[name] = _fit_rows(weights[name], expected[name], _text_config(model).pad_token_id)
+    _copy_strict(expected, weights, folder)
+
+
+def load_mask2former(model: nn.Module, path: str | Path) -> None:
+    """Copy Swin, pixel decoder and mask decoder from Mask2Former into a PSALM model.
+
+    Args:
+        path: a detectron2 pickle (`model_final_*.pkl`), or a transformers `Mask2FormerForUniversalSegmentation` folder or Hub id.
+
+    Mask2Former has no bias on the lateral and output convolutions: they start at 0. More query positions than the model has are
+    cut. Its own class head and query contents have no place here. The condition heads keep their initialisation.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape, listed; or the pickle asks for more than arrays.
+    """
+    path = Path(path)
+    weights = convert_detectron2(read_detectron2_pickle(path)) if path.is_file() else convert_mask2former(path)
+    prefixes = ("model.vision_tower.", "model.pixel_decoder.", "mask_decoder.")
+    heads = ("mask_decoder.category_head.", "mask_decoder.sentence_head.", "mask_decoder.region_head.")
+    state = model.state_dict()
+    expected = {name: tensor for name, tensor in state.items() if name.startswith(prefixes) and not name.startswith(heads)}
+    for name in ("model.pixel_decoder.lateral.0.bias", "model.pixel_decoder.output.0.bias"):
+        weights.setdefault(name, torch.zeros_like(expected[name]))
+    positions = "mask_decoder.query_positions.weight"
+    if positions not in expected:
+        weights.pop(positions, None)
+    elif positions in weights:
+        weights[positions] = weights[positions][: len(expected[positions])]
+    _copy_strict(expected, weights, path)
+
+
+def load_projector(model: nn.Module, file: str | Path) -> None:
+    """Copy a stage-1 projector (`mm_projector.bin`, any prefix before `mm_projector.`) into a PSALM model.
+
+    The released stage 1 saved parameters only, so the batch norms' running statistics may be absent: they then stay as they are,
+    and a warning says so, because such a model must train before it is evaluated.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape, listed.
+    """
+    weights = {}
+    for name, tensor in read_weights_file(file).items():
+        _, found, rest = name.partition("mm_projector.")
+        weights[convert_original_name(f"model.mm_projector.{rest}") if found else name] = tensor
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("model.projector.")}
+    statistics = {name for name in expected if re.search(r"\.(running_mean|running_var|num_batches_tracked)$", name)}
+    absent = statistics - weights.keys()
+    if absent:
+        logger.warning(f"{file}: no running statistics for {len(absent)} batch-norm buffers; train before evaluating this model")
+    _copy_strict({name: tensor for name, tensor in expected.items() if name not in absent}, weights, file)
+
+
+def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of a detectron2 Mask2Former checkpoint -> ours; its class head, query contents and criterion buffers are left out."""
+    renames = (
+        (r"^backbone\.", "model.vision_tower."),
+        (r"^sem_seg_head\.pixel_decoder\.(adapter_1|layer_1)\.norm\.", r"pixel_decoder.\1.1."),
+        (r"^sem_seg_head\.pixel_decoder\.(adapter_1|layer_1)\.weight$", r"pixel_decoder.\1.0.weight"),
+        (r"^sem_seg_head\.pixel_decoder\.", "pixel_decoder."),
+        (r"^sem_seg_head\.predictor\.", "predictor."),
+    )
+    original = {}
+    for name, tensor in weights.items():
+        if re.match(r"^(sem_seg_head\.predictor\.(class_embed|static_query)\.|criterion\.)", name):
+            continue
+        for pattern, replacement in renames:
+            if re.match(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        original[name] = tensor
+    return convert_original_weights(original, num_text_heads=1)
+
+
+def convert_mask2former(folder: str | Path) -> dict[str, Tensor]:
+    """Weights of a transformers Mask2Former -> our names. transformers itself reads the folder, so all its layouts are understood."""
+    renames = (
+        (r"^model\.pixel_level_module\.encoder\.", "model.vision_tower."),
+        (r"^model\.pixel_level_module\.decoder\.encoder\.layers\.", "model.pixel_decoder.layers."),
+        (r"^model\.pixel_level_module\.decoder\.adapter_1\.", "model.pixel_decoder.lateral."),
+        (r"^model\.pixel_level_module\.decoder\.layer_1\.", "model.pixel_decoder.output."),
+        (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
+        (r"^model\.transformer_module\.queries_embedder\.", "mask_decoder.query_positions."),
+        (r"^model\.transformer_module\.level_embed\.", "mask_decoder.level_embed."),
+        (r"^model\.transformer_module\.decoder\.layernorm\.", "mask_decoder.norm."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.self_attn\.", r"mask_decoder.\1.self_attention."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.cross_attn\.", r"mask_decoder.\1.cross_attention."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.self_attn_layer_norm\.", r"mask_decoder.\1.self_attention_norm."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.cross_attn_layer_norm\.", r"mask_decoder.\1.cross_attention_norm."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
+    )
+    mask_head = re.compile(r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.")
+    left_out = re.compile(r"^(class_predictor|criterion|model\.transformer_module\.queries_features)\.|\.swin\.layernorm\.")
+    converted: dict[str, Tensor] = {}
+    for name, tensor in Mask2FormerForUniversalSegmentation.from_pretrained(folder).state_dict().items():
+        if left_out.search(name):
+            continue
+        name = mask_head.sub(lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}.", name)
+        for pattern, replacement in renames:
+            if re.match(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        converted |= split_fused(name, tensor, num_text_heads=1)
+    return converted
+
+
+def _text_config(model: nn.Module) -> PreTrainedConfig:
+    return model.config.text_config
+
+
+def _fit_rows(given: Tensor, own: Tensor, pad_token_id: int | None) -> Tensor:
+    """The model's own matrix with the rows both have taken from the given one."""
+    fitted = own.clone()
+    shared = min(len(given), len(own))
+    if pad_token_id is not None and pad_token_id < shared:
+        shared = pad_token_id  # Phi's matrices are larger than its vocabulary: rows from the pad token on are new to it
+    fitted[:shared] = given[:shared].to(own.dtype)
+    if pad_token_id is not None and shared <= pad_token_id < len(own):
+        fitted[pad_token_id] = given[:shared].float().mean(dim=0).to(own.dtype)
+    return fitted
+
+
+def _copy_strict(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str | Path) -> None:
+    problems = [f"missing: {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in weights]
+    problems += [f"unexpected: {name} {tuple(tensor.shape)}" for name, tensor in weights.items() if name not in expected]
+    problems += [
+        f"shape: {name} is {tuple(weights[name].shape)}, the model has {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if problems:
+        listing = "\n  ".join(problems)
+        raise ValueError(f"{source}: weights do not fit the model, nothing was copied:\n  {listing}\nUse a matching config or checkpoint")
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(weights[name])

@@ -1,0 +1,376 @@
+"""One geometry for images, masks, points and polygons, and its inverse for predictions.
+
+The longer side becomes `image_size`, the shorter one follows, and the rest of the square (right and bottom) is padding. Sizes
+are (height, width) everywhere, points are (x, y) in pixels of the image as given. Nothing here rotates an image.
+
+Source: preprocessing of PSALM (github.com/zamling/PSALM, d5dbfda), that is detectron2's shortest-edge resize with a cap.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import urllib.request
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+
+Size = tuple[int, int]
+
+PAD_VALUE = 128  # grey level of the padding BEFORE normalisation, so padding is not zero for the network
+_PIXEL_MEAN = (123.675, 116.28, 103.53)
+_PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+# Forward: image, mask, points, polygons -> the padded square
+
+
+def content_size(original_size: Size, image_size: int) -> Size:
+    """(height, width) that an image takes inside the padded square; each side is at least one pixel.
+
+    The arithmetic (scale the shorter side first, then cap the longer one, round half up) is the released one, because
+    another order of the same operations rounds some sizes differently.
+    """
+    height, width = original_size
+    scale = image_size / min(height, width)
+    scaled_height, scaled_width = (image_size, scale * width) if height < width else (scale * height, image_size)
+    if max(scaled_height, scaled_width) > image_size:
+        shrink = image_size / max(scaled_height, scaled_width)
+        scaled_height, scaled_width = scaled_height * shrink, scaled_width * shrink
+    return max(1, int(scaled_height + 0.5)), max(1, int(scaled_width + 0.5))
+
+
+def place_image(image: Image.Image, image_size: int) -> np.ndarray:
+    """RGB image -> (S, S, 3) uint8: resized with Pillow's BILINEAR, padded with grey 128 at the right and bottom."""
+    height, width = content_size((image.height, image.width), image_size)
+    canvas = np.full((image_size, image_size, 3), PAD_VALUE, dtype=np.uint8)
+    canvas[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return canvas
+
+
+def place_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
+    """(H, W) bool at original size -> (S, S) bool: Pillow's NEAREST, padding False. A small mask may vanish."""
+    height, width = content_size(mask.shape, image_size)
+    canvas = np.zeros((image_size, image_size), dtype=bool)
+    resized = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    canvas[:height, :width] = np.asarray(resized) != 0
+    return canvas
+
+
+def place_points(points: np.ndarray, original_size: Size, image_size: int) -> np.ndarray:
+    """(..., 2) float (x, y) at original size -> the same points in the padded square."""
+    height, width = content_size(original_size, image_size)
+    return np.asarray(points, dtype=np.float64) * (width / original_size[1], height / original_size[0])
+
+
+def place_polygons(polygons: Sequence[Sequence[float]], original_size: Size, image_size: int) -> np.ndarray:
+    """Union of polygons, each a flat [x0, y0, x1, y1, ...] at original size -> (S, S) bool.
+
+    The coordinates are scaled and rasterised at the padded size, not rasterised and then resized.
+    """
+    from pycocotools import mask as coco
+
+    scaled = [place_points(np.reshape(polygon, (-1, 2)), original_size, image_size).ravel().tolist() for polygon in polygons]
+    return coco.decode(coco.merge(coco.frPyObjects(scaled, image_size, image_size))).astype(bool)
+
+
+# Inverse: the padded square -> the image as given
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the image lies in a prediction: padded input size, size of its content (top left), size of the image as given."""
+
+    padded_size: Size
+    content_size: Size
+    target_size: Size
+
+    @classmethod
+    def of_image(cls, original_size: Size, image_size: int) -> Frame:
+        return cls((image_size, image_size), content_size(original_size, image_size), original_size)
+
+    def to_padded(self, maps: Tensor) -> Tensor:
+        """(N, h, w) float -> (N, S, S), bilinear."""
+        return _resize_bilinear(maps, self.padded_size)
+
+    def to_target(self, maps: Tensor) -> Tensor:
+        """(N, S, S) float -> (N, H, W): cut the padding away, then bilinear."""
+        height, width = self.content_size
+        return _resize_bilinear(maps[:, :height, :width], self.target_size)
+
+    def restore(self, maps: Tensor) -> Tensor:
+        """(N, h, w) float at any resolution -> (N, H, W) at the size of the image as given.
+
+        Two interpolations, as released: to the padded size, and from the content to the image.
+        """
+        return self.to_target(self.to_padded(maps))
+
+
+def _resize_bilinear(maps: Tensor, size: Size) -> Tensor:
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+# Images in
+
+
+def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> Image.Image:
+    """Opens a file, a URL or a binary file object, turns the image upright by its EXIF tag, and converts it to RGB.
+
+    Args:
+        source: path, http(s) URL, or file object opened in binary mode.
+        timeout: seconds to wait for a URL.
+
+    Raises:
+        ValueError: the file is missing, no image, truncated, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    name = str(getattr(source, "name", source))
+    try:
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            request = urllib.request.Request(source, headers={"User-Agent": "psalm_hf"})
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                source = io.BytesIO(response.read())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source) as opened:
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first"
+        ) from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: no such file") from error
+    except _UNREADABLE as error:
+        raise ValueError(f"{name}: not an image that can be read ({type(error).__name__}: {error})") from error
+    return to_rgb(upright, name)
+
+
+# What Pillow's decoders raise on broken files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+
+def to_rgb(image: Any, name: str = "image") -> Image.Image:
+    """Any image as an RGB PIL image of the same size; never rotated.
+
+    Args:
+        image: PIL image of any mode, or numpy array / torch tensor: (H, W), (H, W, C) or (C, H, W), C in {1, 3, 4}. Where
+            both ends could be channels, a tensor is read as (C, H, W) and an array as (H, W, C).
+        name: how error messages call it.
+
+    Transparent pixels are composited on white. Values wider than 8 bit: 16-bit integers are divided by 257; other numbers
+    are taken as they are if they lie within [0, 255], times 255 if they are floats within [0, 1], divided by 257 if they are
+    integers within [0, 65535], and stretched from their own minimum and maximum otherwise.
+
+    Raises:
+        ValueError: not an image, of an unknown shape, without pixels, not finite, or truncated.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        raise ValueError(f"{name}: expected an image, got the path {str(image)!r}; open it with load_image first")
+    if isinstance(image, Tensor):
+        image = _channels_last(image.detach().cpu().numpy(), first_if_both=True, name=name)
+    elif isinstance(image, np.ndarray):
+        image = _channels_last(image, first_if_both=False, name=name)
+    elif not isinstance(image, Image.Image):
+        raise ValueError(f"{name}: expected a PIL image, numpy array or torch tensor, got {type(image).__name__}")
+
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(_to_uint8(image, name))
+    if 0 in image.size:
+        raise ValueError(f"{name}: has no pixels, its width and height are {image.size}")
+    try:
+        return _pil_to_rgb(image, name)
+    except _UNREADABLE as error:
+        raise ValueError(f"{name}: cannot be converted to RGB (mode {image.mode}; {type(error).__name__}: {error})") from error
+
+
+def _channels_last(array: np.ndarray, *, first_if_both: bool, name: str) -> np.ndarray:
+    channels = (1, 3, 4)
+    if array.ndim == 3:
+        is_first, is_last = array.shape[0] in channels, array.shape[-1] in channels
+        if is_first and (first_if_both or not is_last):
+            array = array.transpose(1, 2, 0)
+        elif not is_last:
+            raise ValueError(f"{name}: no axis of shape {array.shape} can be the channels; expected 1, 3 or 4 of them")
+        return array[..., 0] if array.shape[-1] == 1 else array
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected (H, W), (H, W, C) or (C, H, W), got shape {array.shape}")
+    return array
+
+
+def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8 or array.size == 0:
+        return np.ascontiguousarray(array, dtype=np.uint8)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    values = array.astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"{name}: has pixels that are not finite numbers")
+    is_integer = np.issubdtype(array.dtype, np.integer)
+    if array.dtype == np.uint16:
+        values /= 257
+    elif low >= 0 and high <= 1 and not is_integer:
+        values *= 255
+    elif low >= 0 and high <= 255:
+        pass
+    elif low >= 0 and high <= 65535 and is_integer:
+        values /= 257
+    else:
+        values = (values - low) / max(high - low, 1e-12) * 255
+    return (values + 0.5).astype(np.uint8)
+
+
+def _pil_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        array = np.asarray(image)
+        if image.mode.startswith("I;16"):
+            array = array.astype(np.uint16)  # also swaps the bytes of a big-endian file
+        return Image.fromarray(_to_uint8(array, name)).convert("RGB")
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+# Masks in
+
+
+def read_bitmap(mask: Any, size: Size, name: str) -> np.ndarray:
+    """A mask in any of its forms as (H, W) bool.
+
+    Args:
+        mask: (H, W) array or tensor, one-channel PIL image (not zero = set; a palette image by its indices), or COCO RLE
+            `{"size": [H, W], "counts": ...}`, compressed or not.
+        size: the expected (H, W).
+        name: how error messages call it.
+
+    Raises:
+        ValueError: another size, not a mask, or not finite.
+    """
+    if isinstance(mask, Mapping):
+        bitmap = _decode_rle(mask, name)
+    else:
+        if isinstance(mask, Tensor):
+            mask = mask.detach().cpu().numpy()
+        elif not isinstance(mask, (Image.Image, np.ndarray)):
+            raise ValueError(f"{name}: expected an (H, W) bitmap, a PIL image or an RLE, got {type(mask).__name__}")
+        bitmap = np.asarray(mask)
+    if bitmap.shape != tuple(size):
+        raise ValueError(
+            f"{name}: has shape {bitmap.shape}, but its image has (height, width) {tuple(size)}; give one mask of the image's size"
+        )
+    if np.issubdtype(bitmap.dtype, np.floating) and not np.isfinite(bitmap).all():
+        raise ValueError(f"{name}: has pixels that are not finite numbers")
+    return bitmap != 0
+
+
+def _decode_rle(rle: Mapping, name: str) -> np.ndarray:
+    if not {"size", "counts"} <= set(rle):
+        raise ValueError(f"{name}: an RLE has the keys 'size' and 'counts', got {sorted(map(str, rle))}")
+    height, width = (int(side) for side in rle["size"])
+    counts = rle["counts"]
+    try:
+        runs = _unpack_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, dtype=np.int64)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{name}: the counts of the RLE cannot be read ({type(error).__name__}: {error})") from error
+    # The sum is checked because COCO's own decoder leaves pixels it has no run for uninitialised.
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(
+            f"{name}: the runs of the RLE add up to {runs.sum()} pixels, but its size {height} x {width} has {height * width}"
+        )
+    is_set = np.arange(runs.size) % 2 == 1  # the first run is one of zeros
+    return np.repeat(is_set, runs).reshape(width, height).T  # runs go down the columns
+
+
+def _unpack_runs(counts: str | bytes) -> np.ndarray:
+    """Run lengths of COCO's compressed counts: five bits per character, lowest first, bit 32 = more follow, bit 16 of the last
+    = negative; from the fourth run on, the difference to the run two before."""
+    symbols = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(symbols & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    shifts = 5 * (np.arange(symbols.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((symbols & 31) << shifts, starts)
+    runs -= ((symbols[ends] & 16) != 0) * (1 << (5 * lengths))
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
+
+
+class PsalmImageProcessorKwargs(TypedDict, total=False):
+    """What can be set in the constructor and overridden in a call; saved with the processor."""
+
+    size: dict[str, int] | None
+    image_mean: float | list[float] | tuple[float, ...] | None
+    image_std: float | list[float] | tuple[float, ...] | None
+    return_tensors: str | None
+
+
+class PsalmImageProcessor(PilBackend):
+    """Images -> `pixel_values` (I, 3, S, S) float32, S = `size["longest_edge"]`.
+
+    Args:
+        size: `{"longest_edge": S}`, default 1024.
+        image_mean, image_std: per channel, in units of 8-bit pixel values; default those of the released model.
+
+    Pillow resizes uint8 pixels (antialiased), so results are those of the released preprocessing bit for bit.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = PsalmImageProcessorKwargs
+    default_to_square = False
+    size = {"longest_edge": 1024}
+    image_mean = _PIXEL_MEAN
+    image_std = _PIXEL_STD
+
+    @property
+    def image_size(self) -> int:
+        """Side of the padded square, in pixels."""
+        return self.size["longest_edge"]
+
+    def process_image(self, image: Any, **_: Any) -> Image.Image:
+        return to_rgb(image)
+
+    def fetch_images(self, images: Any) -> Any:
+        return images  # paths are refused by `to_rgb`: who passes one should know whether it was rotated
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        if set(dict(kwargs["size"])) != {"longest_edge"} or kwargs["size"]["longest_edge"] < 1:
+            raise ValueError(f"size: expected {{'longest_edge': a positive number of pixels}}, got {dict(kwargs['size'])}")
+        return kwargs
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        *,
+        size: Any,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        return_tensors: str | None,
+        **_: Any,
+    ) -> BatchFeature:
+        mean = np.asarray(image_mean, dtype=np.float32)
+        std = np.asarray(image_std, dtype=np.float32)
+        pixel_values = []
+        for image in images:
+            canvas = place_image(image, size["longest_edge"])  # (S, S, 3)
+            normalised = (canvas.astype(np.float32) - mean) / std
+            pixel_values.append(np.ascontiguousarray(normalised.transpose(2, 0, 1)))  # (3, S, S)
+        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)

@@ -1,0 +1,105 @@
+"""Hungarian matching of mask queries to targets.
+
+Q queries, N targets of a row, P sampled points. Source: released criterion (`matcher.py`), Mask2Former (arXiv:2112.01527).
+"""
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+Match = tuple[Tensor, Tensor]  # query indices and target indices of one row, both (n,) int64, n = min(Q, N)
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps at points.
+
+    Args:
+        maps: (N, H, W).
+        points: (N, P, 2) or (1, P, 2), (x, y) in [0, 1] over the whole map; 0 and 1 are its outer borders, outside is 0.
+
+    Returns:
+        (N, P), float32.
+    """
+    grid = (2 * points - 1).expand(maps.shape[0], -1, -1)[:, :, None]  # (N, P, 1, 2)
+    return F.grid_sample(maps[:, None].float(), grid.float(), mode="bilinear", align_corners=False)[:, 0, :, 0]
+
+
+def pairwise_mask_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
+    """Binary cross entropy of every prediction against every target, mean over the same points.
+
+    Args:
+        mask_logits: (Q, P), before the sigmoid.
+        target_masks: (N, P) float in [0, 1].
+
+    Returns:
+        (Q, N), >= 0. Without targets an empty (Q, 0).
+    """
+    positive = F.softplus(-mask_logits)  # cross entropy with target 1; with target 0 it is softplus(logit) = softplus(-logit) + logit
+    negative = F.softplus(mask_logits)
+    return (positive @ target_masks.T + negative @ (1 - target_masks).T) / mask_logits.shape[1]
+
+
+def pairwise_dice_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
+    """Dice cost of every prediction against every target, on the same points.
+
+    Args:
+        mask_logits: (Q, P), before the sigmoid.
+        target_masks: (N, P) float in [0, 1].
+
+    Returns:
+        (Q, N) in [0, 1), 0 is a perfect overlap. Without targets an empty (Q, 0).
+
+    Source: V-Net (arXiv:1606.04797); smoothing constant 1 as released.
+    """
+    probs = mask_logits.sigmoid()
+    total = probs.sum(-1)[:, None] + target_masks.sum(-1)[None, :]
+    return 1 - (2 * probs @ target_masks.T + 1) / (total + 1)
+
+
+def assign(cost: Tensor, row: int) -> Match:
+    """The one-to-one assignment of least total cost.
+
+    Args:
+        cost: (Q, N).
+        row: position of the row in the batch, for the error.
+
+    Raises:
+        ValueError: a cost is not finite (diverged weights or broken input), so that no assignment means anything.
+    """
+    if not torch.isfinite(cost).all():
+        bad = int((~torch.isfinite(cost)).sum())
+        raise ValueError(
+            f"row {row}: {bad} of {cost.numel()} matching costs are not finite; the predictions of this row hold NaN or infinity: "
+            "check its image and targets, and lower the learning rate if training diverged"
+        )
+    queries, targets = linear_sum_assignment(cost.cpu().numpy())
+    return torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(targets, dtype=torch.int64)
+
+
+@torch.no_grad()
+def match_row(
+    mask_logits: Tensor,
+    target_masks: Tensor,
+    points: Tensor,
+    *,
+    row: int,
+    class_probs: Tensor | None = None,
+    class_labels: Tensor | None = None,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+    class_weight: float = 2.0,
+) -> Match:
+    """Match the queries of one row to its targets.
+
+    Args:
+        mask_logits: (Q, h, w); target_masks: (N, H, W) bool or float; points: (1, P, 2) in [0, 1], shared by all masks.
+        class_probs: (Q, K + 1) after the softmax, with class_labels (N,); without them masks alone decide, as for sentence and
+            region conditions (their logits have no part in the released cost).
+    """
+    logits = sample_points(mask_logits, points)  # (Q, P)
+    targets = sample_points(target_masks, points)  # (N, P)
+    cost = mask_weight * pairwise_mask_cost(logits, targets) + dice_weight * pairwise_dice_cost(logits, targets)
+    if class_probs is not None:
+        cost = cost - class_weight * class_probs[:, class_labels]
+    return assign(cost, row)

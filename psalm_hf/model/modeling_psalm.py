@@ -1,0 +1,802 @@
+"""The PSALM model: outputs -> projector -> pooling -> PsalmPreTrainedModel -> PsalmModel -> PsalmForSegmentation.
+
+B rows (a row is one prompt on one image), I images, G image tokens, Q mask queries, K categories, R regions, T tokens, D language
+width, C mask width, h, w = H/4, W/4. Source: the paper (arXiv:2403.14598) and the released code, see docs/model.md.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
+from transformers.models.swin.modeling_swin import SwinBackbone
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_psalm import PsalmConfig
+from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_folder
+from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
+from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
+
+KIND_NAMES = {CATEGORY: "category", SENTENCE: "sentence", REGION: "region", CONVERSATION: "conversation"}
+
+
+@dataclass
+class PsalmImageFeatures(ModelOutput):
+    """What the network knows of I images before any prompt; compute once, prompt often.
+
+    Args:
+        image_tokens: (I, G, D), row-major over the token grid.
+        mask_features: (I, C, h, w), or None if only the language model needs the image.
+        multi_scale: maps of strides 32, 16, 8, each (I, C, ., .), or None.
+    """
+
+    image_tokens: Tensor | None = None
+    mask_features: Tensor | None = None
+    multi_scale: tuple[Tensor, Tensor, Tensor] | None = None
+
+
+@dataclass
+class PsalmModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state: (B, T, D), after the language model's final norm.
+        query_embeds: (B, Q, C), projected mask-query states; zero for conversation rows; None if there is no other row.
+        condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
+        image_features: `PsalmImageFeatures` of the I images, None without images.
+        past_key_values, hidden_states, attentions: of the language model.
+    """
+
+    last_hidden_state: Tensor | None = None
+    query_embeds: Tensor | None = None
+    condition_embeds: Tensor | None = None
+    image_features: PsalmImageFeatures | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PsalmSegmentationOutput(ModelOutput):
+    """
+    Args:
+        loss: sum of `losses`, with targets.
+        losses: every weighted term by name.
+        masks_queries_logits: (B, Q, h, w), before the sigmoid; zero for conversation rows.
+        class_queries_logits: (B, Q, K_max + 1), present when some row is of the category kind. `background` (no object) is the last
+            column of every row; columns K_b .. K_max-1 of a shorter row hold the smallest float.
+        referring_queries_logits: (B, Q, 1), present when some row is a sentence.
+        region_queries_logits: (B, R_max, Q), present when some row holds regions; rows beyond R_b hold the smallest float.
+        num_conditions: (B,) int64: K_b + 1 (`background` included), 1, R_b or 0.
+        condition_type: (B,) int64: 0 category, 1 sentence, 2 region, 3 none.
+        image_index: (B,) int64, the image of each row, -1 for none.
+        auxiliary_outputs: the mask and similarity logits of the earlier depths, on request (`output_auxiliary_logits=True`).
+        image_features: on request (`output_image_features=True`).
+        logits: (B, T', V), the language head on the positions asked for (`logits_to_keep`).
+        past_key_values, hidden_states, attentions: of the language model.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    masks_queries_logits: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    referring_queries_logits: Tensor | None = None
+    region_queries_logits: Tensor | None = None
+    num_conditions: Tensor | None = None
+    condition_type: Tensor | None = None
+    image_index: Tensor | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    image_features: PsalmImageFeatures | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class PsalmResidualConv(nn.Module):
+    """Residual block in front of the projector's linear layer. Its second convolution is applied twice with nothing between:
+    the released weights were trained so."""
+
+    def __init__(self, in_channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Conv2d(in_channels, width, kernel_size=1, stride=stride, bias=False)
+        self.shortcut_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.shortcut_norm(self.shortcut(x))
+        x = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(self.conv2(x))) + residual)
+
+
+class PsalmProjector(nn.Module):
+    """One feature map of the vision tower -> image tokens of language width."""
+
+    def __init__(self, config: PsalmConfig, in_channels: int):
+        super().__init__()
+        stride, width = config.projector_stride, config.projector_width
+        if config.projector_type == "residual_conv":
+            self.reduce = PsalmResidualConv(in_channels, width, stride)
+        else:
+            self.reduce = nn.AvgPool2d(stride, ceil_mode=True)
+            width = in_channels
+        self.linear = nn.Linear(width, config.text_config.hidden_size)
+        self.positions = None
+        if config.projector_positions:
+            self.positions = nn.Parameter(torch.zeros(config.image_grid[0] * config.image_grid[1], config.text_config.hidden_size))
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """(I, channels, ., .) -> (I, G, D), tokens row-major."""
+        tokens = self.linear(self.reduce(feature_map).flatten(2).transpose(1, 2))  # (I, G, D)
+        return tokens if self.positions is None else tokens + self.positions
+
+
+def pool_conditions(hidden_states: Tensor, condition_index: Tensor, num_conditions: int) -> Tensor:
+    """Mean state of each condition's tokens.
+
+    Args:
+        hidden_states: (B, T, D); condition_index: (B, T), 0 = none, c + 1 = condition c.
+
+    Returns:
+        (B, num_conditions, D), zero for a condition without tokens. The mean is taken in float32.
+    """
+    numbers = torch.arange(1, num_conditions + 1, device=condition_index.device)
+    member = (condition_index[:, None, :] == numbers[None, :, None]).float()  # (B, K, T)
+    member = member / member.sum(-1, keepdim=True).clamp(min=1)
+    return torch.bmm(member, hidden_states.float()).to(hidden_states.dtype)
+
+
+def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tensor) -> Tensor:
+    """Region features: weighted means over the tokens of the image a region was drawn on.
+
+    Args:
+        region_weights: (B, R, G), each region's weights sum to 1.
+        image_tokens: (J, G, D); token_index: (B, R) int64, which of the J images.
+
+    Returns:
+        (B, R, D). Source: released region pooling, whose 256 sampled points are such weights; see docs/prompts.md.
+    """
+    num_images, num_tokens, width = image_tokens.shape
+    own = F.one_hot(token_index, num_images).to(region_weights.dtype)  # (B, R, J)
+    weights = (own[..., None] * region_weights[:, :, None, :]).flatten(2)  # (B, R, J*G)
+    return weights.to(image_tokens.dtype) @ image_tokens.reshape(num_images * num_tokens, width)
+
+
+class PsalmPreTrainedModel(PreTrainedModel):
+    config: PsalmConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PsalmMaskDecoderLayer", "PsalmPixelDecoder", "PsalmProjector"]
+    _skip_keys_device_placement = ["past_key_values", "image_features"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
+    _keep_in_fp32_modules_strict = ["pixel_decoder", "mask_decoder"]
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # Modules whose parameters all sit in their children are skipped for code outside the library; some of ours set children.
+        super()._initialize_weights(module, False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+            _init_sampling_ring(module)
+        elif isinstance(module, PsalmPixelDecoder):
+            init.normal_(module.level_embed, std=1.0)
+            for project in module.input_projections:
+                init.xavier_uniform_(project[0].weight)
+        elif isinstance(module, PsalmMaskDecoder):
+            for parameter in module.layers.parameters():
+                if parameter.dim() > 1:
+                    init.xavier_uniform_(parameter)
+            for head in (module.mask_head, module.category_head, module.sentence_head, module.region_head):
+                _init_default_linear(head)
+            init.normal_(module.level_embed.weight)
+            if module.decouple_masks:
+                init.normal_(module.query_positions.weight)
+        elif isinstance(module, PsalmProjector):
+            _init_default_linear(module)
+            if module.positions is not None:
+                init.normal_(module.positions, std=self.config.initializer_range)
+        elif isinstance(module, PsalmModel):
+            if self.config.decouple_masks:
+                init.zeros_(module.mask_queries)
+            for projection in (module.query_projection, module.category_projection, module.sentence_projection):
+                _init_default_linear(projection)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a folder or Hub repository: our own format, or an original PSALM checkpoint (`model_type: llava_phi`).
+
+        Takes the keywords of `PreTrainedModel.from_pretrained`. Loading is strict: nothing is initialised silently.
+
+        Raises:
+            ValueError: keys are missing, unexpected or of another shape; the message lists them. `ignore_mismatched_sizes=True`
+                turns this off, and new weights are initialised.
+        """
+        original = locate_original_folder(pretrained_model_name_or_path, kwargs)
+        if original is not None:
+            fields, kwargs["state_dict"] = load_original_checkpoint(original)
+            kwargs["config"] = cls.config_class(**fields)
+            pretrained_model_name_or_path = None
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
+        if not kwargs.get("ignore_mismatched_sizes", False):
+            _check_loading(info, original or pretrained_model_name_or_path)
+        if original is not None:
+            model.name_or_path = model.config.name_or_path = str(original)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """As `PreTrainedModel.save_pretrained`; always in our own key names, so that a saved folder reloads bit for bit."""
+        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+def _check_loading(info: dict, source: Any) -> None:
+    problems = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
+    if problems:
+        listing = "\n".join(f"  {name.replace('_', ' ')}: {key}" for name, keys in problems.items() for key in keys)
+        raise ValueError(
+            f"{source}: weights do not fit the model; expected exactly its own keys and shapes, found\n{listing}\n"
+            "Load a complete checkpoint, correct its config.json, or pass ignore_mismatched_sizes=True to initialise the rest"
+        )
+
+
+def _init_default_linear(module: nn.Module) -> None:
+    """PyTorch's own defaults for linear layers and convolutions, with which the released model starts its new parts."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+            if layer.bias is not None:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                init.uniform_(layer.bias, -bound, bound)
+
+
+def _init_sampling_ring(module: nn.Module) -> None:
+    """Deformable attention starts by looking in one direction per head, one pixel further per point (Deformable DETR)."""
+    angles = torch.arange(module.n_heads, dtype=torch.float32) * (2 * math.pi / module.n_heads)
+    ring = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    ring = ring / ring.abs().amax(-1, keepdim=True)  # on a square of radius 1
+    distance = torch.arange(1, module.n_points + 1, dtype=torch.float32)
+    offsets = ring[:, None, None] * distance[None, None, :, None]  # (heads, 1, points, 2)
+    init.copy_(module.sampling_offsets.bias, offsets.expand(-1, module.n_levels, -1, -1).flatten())
+    init.zeros_(module.sampling_offsets.weight)
+    for layer in (module.attention_weights, module.value_proj, module.output_proj):
+        init.zeros_(layer.bias)
+    init.zeros_(module.attention_weights.weight)
+    init.xavier_uniform_(module.value_proj.weight)
+    init.xavier_uniform_(module.output_proj.weight)
+
+
+class PsalmModel(PsalmPreTrainedModel):
+    """Vision tower, projector, pixel decoder, language model, and the read-outs that the mask decoder needs."""
+
+    def __init__(self, config: PsalmConfig):
+        super().__init__(config)
+        width, dim = config.text_config.hidden_size, config.hidden_dim
+        self.vision_tower = AutoBackbone.from_config(config.vision_config)
+        if isinstance(self.vision_tower, SwinBackbone):
+            # Each stage has its own norm; this last one's output is thrown away, and weights without gradient stop DDP.
+            self.vision_tower.swin.layernorm = nn.Identity()
+        channels = list(self.vision_tower.channels)
+        if len(channels) != 4:
+            raise ValueError(f"vision backbone returns {len(channels)} feature maps; configure it for four, of strides 4, 8, 16, 32")
+        self.projector = PsalmProjector(config, channels[config.projector_level])
+        self.pixel_decoder = PsalmPixelDecoder(config, channels)
+        self.language_model = AutoModel.from_config(config.text_config)
+        if config.decouple_masks:
+            self.mask_queries = nn.Parameter(torch.zeros(config.num_queries, width))
+        self.query_projection = nn.Linear(width, dim)
+        self.category_projection = nn.Linear(width, dim)
+        self.sentence_projection = nn.Linear(width, dim)
+        self.region_projection = nn.Linear(width, dim)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: Tensor, masks: bool = True) -> PsalmImageFeatures:
+        """Encode images once, to be prompted often.
+
+        Args:
+            pixel_values: (I, 3, H, W), normalised and padded by the image processor.
+            masks: False skips the pixel decoder; enough for conversation and for region prompts drawn on other images.
+        """
+        feature_maps = self.vision_tower(pixel_values.to(self.vision_tower.dtype)).feature_maps
+        image_tokens = self.projector(feature_maps[self.config.projector_level])
+        if not masks:
+            return PsalmImageFeatures(image_tokens=image_tokens)
+        mask_features, multi_scale = self.pixel_decoder(feature_maps)
+        return PsalmImageFeatures(image_tokens=image_tokens, mask_features=mask_features, multi_scale=multi_scale)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: PsalmImageFeatures | None = None,
+        image_index: Tensor | None = None,
+        condition_index: Tensor | None = None,
+        condition_type: Tensor | None = None,
+        region_weights: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        region_pixel_values: Tensor | None = None,
+        region_image_tokens: Tensor | None = None,
+        region_features: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> PsalmModelOutput:
+        """One pass of the language model over prompts whose placeholders are replaced; keywords as in [`PsalmForSegmentation`]."""
+        is_continuation = past_key_values is not None and past_key_values.get_seq_length() > 0
+        kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
+        segments = not is_continuation and any(kind != CONVERSATION for kind in kinds)
+        if is_continuation:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        else:
+            if image_features is None and pixel_values is not None:
+                image_features = self.get_image_features(pixel_values, masks=segments)
+            image_index = self._image_index(input_ids, image_features, image_index)
+            inputs_embeds = self._embed_text(input_ids)
+            inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index)
+            if segments:
+                inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, kinds)
+                if region_features is None and region_weights is not None:
+                    region_features = self._region_features(
+                        image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens
+                    )
+                inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features)
+        if position_ids is None and attention_mask is not None and not is_continuation:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=bool(use_cache),
+            **kwargs,
+        )
+        query_embeds = condition_embeds = None
+        if segments:
+            query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, kinds)
+            condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, kinds)
+        return PsalmModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            query_embeds=query_embeds,
+            condition_embeds=condition_embeds,
+            image_features=image_features,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _image_index(self, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor | None) -> Tensor:
+        num_rows = len(input_ids)
+        num_images = 0 if image_features is None else len(image_features.image_tokens)
+        if image_index is None:
+            if num_images not in (0, num_rows):
+                raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
+            first = 0 if num_images else -num_rows
+            return torch.arange(first, first + num_rows, device=input_ids.device).clamp(min=-1)
+        if int(image_index.max()) >= num_images:
+            raise ValueError(
+                f"image_index names image {int(image_index.max())} but {num_images} images were given; indices go from 0, -1 is no image"
+            )
+        return image_index.to(input_ids.device)
+
+    def _embed_text(self, input_ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D). Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0."""
+        config = self.config
+        placeholders = input_ids.new_tensor([config.image_token_id, config.region_token_id, config.mask_query_token_id])
+        return self.get_input_embeddings()(input_ids.masked_fill(torch.isin(input_ids, placeholders), 0))
+
+    def _insert_images(
+        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor
+    ) -> Tensor:
+        is_image = input_ids == self.config.image_token_id  # (B, T)
+        num_tokens = 0 if image_features is None else image_features.image_tokens.shape[1]
+        expected = [num_tokens if index >= 0 else 0 for index in image_index.tolist()]
+        _check_placeholders(is_image, expected, "image tokens", "its image gives")
+        if image_features is None:
+            return self._touch_vision(inputs_embeds) if self.training else inputs_embeds
+        tokens = image_features.image_tokens[image_index[image_index >= 0]]  # (rows with an image, G, D)
+        return inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
+
+    def _touch_vision(self, inputs_embeds: Tensor) -> Tensor:
+        """A text-only training step still runs vision tower and projector, at weight 0: a process without an image must call the
+        same modules as the others, or sharded engines wait forever. The projector's batch statistics must not see the blank image.
+        """
+        was_training = self.projector.training
+        self.projector.eval()
+        blank = inputs_embeds.new_zeros(1, 3, self.config.image_size, self.config.image_size)
+        tokens = self.get_image_features(blank, masks=False).image_tokens
+        self.projector.train(was_training)
+        return inputs_embeds + tokens.sum().to(inputs_embeds.dtype) * 0
+
+    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor:
+        is_query = input_ids == self.config.mask_query_token_id  # (B, T)
+        num_queries = self.config.num_queries if self.config.decouple_masks else 0
+        _check_placeholders(is_query, [0 if kind == CONVERSATION else num_queries for kind in kinds], "mask-query tokens", "the model has")
+        if not self.config.decouple_masks:
+            return inputs_embeds
+        num_rows = sum(kind != CONVERSATION for kind in kinds)
+        queries = self.mask_queries.expand(num_rows, -1, -1).to(inputs_embeds.dtype)  # (rows, Q, D)
+        return inputs_embeds.masked_scatter(is_query[..., None], queries)
+
+    def _region_features(
+        self,
+        image_features: PsalmImageFeatures,
+        image_index: Tensor,
+        region_weights: Tensor,
+        region_image_index: Tensor | None,
+        region_pixel_values: Tensor | None,
+        region_image_tokens: Tensor | None,
+    ) -> Tensor:
+        """(B, R, D). Own images come first in the pool of token sources, the images that regions were drawn on behind them."""
+        own = image_index.clamp(min=0)[:, None].expand(-1, region_weights.shape[1])  # (B, R)
+        if region_image_index is None:
+            return pool_regions(region_weights, image_features.image_tokens, own)
+        if region_image_tokens is None:
+            if region_pixel_values is None:
+                raise ValueError("region_image_index was given without region_pixel_values or region_image_tokens to index into")
+            region_image_tokens = self.get_image_features(region_pixel_values, masks=False).image_tokens
+        sources = torch.cat((image_features.image_tokens, region_image_tokens))  # (I + J, G, D)
+        elsewhere = region_image_index + len(image_features.image_tokens)
+        return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))
+
+    def _insert_regions(
+        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None
+    ) -> Tensor:
+        is_region = input_ids == self.config.region_token_id  # (B, T)
+        if region_features is None:
+            _check_placeholders(is_region, [0] * len(input_ids), "region tokens", "region_weights or region_features give")
+            return inputs_embeds
+        order = (condition_index - 1).clamp(min=0)  # region r of the caller, wherever it stands in the text
+        if bool((is_region & (order >= region_features.shape[1])).any()):
+            raise ValueError(
+                f"a prompt names region {int(order[is_region].max()) + 1} but features of {region_features.shape[1]} regions were given; "
+                "give one row of region_weights or region_features for each region token"
+            )
+        rows = torch.arange(len(input_ids), device=input_ids.device)[:, None].expand_as(input_ids)[is_region]
+        return inputs_embeds.masked_scatter(is_region[..., None], region_features[rows, order[is_region]].to(inputs_embeds.dtype))
+
+    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor | None:
+        """Projected states of the mask queries, (B, Q, C); None without mask tokens."""
+        if not self.config.decouple_masks:
+            return None
+        rows = [row for row, kind in enumerate(kinds) if kind != CONVERSATION]
+        is_query = input_ids == self.config.mask_query_token_id
+        states = hidden_states[is_query].view(len(rows), self.config.num_queries, -1)  # (rows, Q, D)
+        return _spread(self.query_projection(states), rows, len(kinds))
+
+    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, kinds: list[int]) -> Tensor:
+        """Projected mean states of the conditions, (B, K, C), each row through the projection of its kind."""
+        num_conditions = int(condition_index.max())
+        if num_conditions == 0:
+            raise ValueError("condition_index marks no token as part of a condition; build the inputs with PsalmProcessor")
+        pooled = pool_conditions(hidden_states, condition_index, num_conditions)  # (B, K, D)
+        projections = {CATEGORY: self.category_projection, SENTENCE: self.sentence_projection, REGION: self.region_projection}
+        embeds = pooled.new_zeros(*pooled.shape[:2], self.config.hidden_dim)
+        for kind, projection in projections.items():
+            rows = [row for row, own in enumerate(kinds) if own == kind]
+            if len(rows) == len(kinds):
+                return projection(pooled)
+            if rows:
+                embeds[rows] = projection(pooled[rows]).to(embeds.dtype)
+        return embeds
+
+
+def _check_placeholders(is_placeholder: Tensor, expected: list[int], what: str, source: str) -> None:
+    found = is_placeholder.sum(1).tolist()
+    for row, (count, right) in enumerate(zip(found, expected, strict=True)):
+        if count != right:
+            raise ValueError(
+                f"row {row}: the prompt has {count} {what} but {source} {right}; build prompt and images with the PsalmProcessor of this "
+                "checkpoint, and do not truncate input_ids"
+            )
+
+
+def _spread(rows_only: Tensor, rows: list[int], num_rows: int, fill: float = 0.0) -> Tensor:
+    """(len(rows), ...) -> (num_rows, ...) with `fill` in the other rows."""
+    if len(rows) == num_rows:
+        return rows_only
+    spread = rows_only.new_full((num_rows, *rows_only.shape[1:]), fill)
+    spread[rows] = rows_only
+    return spread
+
+
+class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
+    """PSALM: segments what the prompt asks for, and answers questions.
+
+    `forward` keywords are built by [`PsalmProcessor`]; shapes in docs/model.md.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    # The loss is already a mean over the batch: the Trainer must not rescale it by the number of label tokens.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: PsalmConfig):
+        super().__init__(config)
+        self.model = PsalmModel(config)
+        self.mask_decoder = PsalmMaskDecoder(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def get_image_features(self, pixel_values: Tensor, masks: bool = True) -> PsalmImageFeatures:
+        """Encode (I, 3, H, W) images once; pass the result to `forward` as `image_features`. See `PsalmModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, masks=masks)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: PsalmImageFeatures | None = None,
+        image_index: Tensor | None = None,
+        condition_index: Tensor | None = None,
+        condition_type: Tensor | None = None,
+        region_weights: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        region_pixel_values: Tensor | None = None,
+        region_image_tokens: Tensor | None = None,
+        region_features: Tensor | None = None,
+        mask_labels: list[Tensor] | None = None,
+        class_labels: list[Tensor] | None = None,
+        labels: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+        row_info: list | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        output_auxiliary_logits: bool = False,
+        output_image_features: bool = False,
+        **kwargs: Any,
+    ) -> PsalmSegmentationOutput:
+        """Segment by prompts, with losses where targets are given.
+
+        Args:
+            input_ids, attention_mask: (B, T), placeholders expanded; padding on either side.
+            pixel_values: (I, 3, H, W), or image_features from `get_image_features`.
+            image_index: (B,) which image each row looks at, -1 for none; default 0..B-1.
+            condition_index: (B, T), 0 = none, c + 1 = the token belongs to condition c.
+            condition_type: (B,) 0 category, 1 sentence, 2 region, 3 none; default none.
+            region_weights: (B, R, G), rows sum to 1, padding rows are 0.
+            region_image_index: (B, R) index into region_pixel_values (J, 3, H, W) or region_image_tokens (J, G, D); negative: the
+                row's own image.
+            region_features: (B, R, D), replaces the four above.
+            mask_labels, class_labels: B tensors (N, H, W) and (N,).
+            labels: (B, T) language targets, -100 ignored.
+            original_sizes, row_info: carried by the processor for post-processing, not read.
+            logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
+
+        Raises:
+            ValueError: placeholders, images and regions do not fit together; kinds are mixed in a batch with targets; a matching
+                cost is not finite.
+        """
+        kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
+        has_targets = mask_labels is not None or labels is not None
+        if has_targets and len(set(kinds)) > 1:
+            names = [KIND_NAMES[kind] for kind in kinds]
+            raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
+
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            image_features=image_features,
+            image_index=image_index,
+            condition_index=condition_index,
+            condition_type=condition_type,
+            region_weights=region_weights,
+            region_image_index=region_image_index,
+            region_pixel_values=region_pixel_values,
+            region_image_tokens=region_image_tokens,
+            region_features=region_features,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        losses: dict[str, Tensor] = {}
+        segmentation: dict[str, Any] = {}
+        rows = [row for row, kind in enumerate(kinds) if kind != CONVERSATION]
+        if outputs.condition_embeds is not None:
+            predictions, num_conditions = self._decode(outputs, rows, kinds, image_index, condition_index)
+            segmentation = self._segmentation_fields(predictions[-1], rows, kinds, num_conditions)
+            if output_auxiliary_logits:
+                auxiliary = [self._segmentation_fields(prediction, rows, kinds, num_conditions) for prediction in predictions[:-1]]
+                segmentation["auxiliary_outputs"] = auxiliary
+            if mask_labels is not None:
+                losses = self._segmentation_losses(predictions, kinds, num_conditions, mask_labels, class_labels)
+        elif labels is not None:
+            losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
+
+        if logits_to_keep is None and not rows and labels is None:
+            logits_to_keep = 0
+        return PsalmSegmentationOutput(
+            loss=sum(losses.values()) if losses else None,
+            losses=losses or None,
+            **segmentation,
+            num_conditions=None if condition_index is None else condition_index.amax(dim=1),
+            condition_type=condition_type,
+            image_index=image_index,
+            image_features=outputs.image_features if output_image_features else None,
+            logits=None if logits_to_keep is None else self._language_logits(outputs.last_hidden_state, logits_to_keep),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _decode(
+        self, outputs: PsalmModelOutput, rows: list[int], kinds: list[int], image_index: Tensor | None, condition_index: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[int]]:
+        """Mask decoder on the rows that segment: per depth (query states, mask logits, condition embeds) of these rows."""
+        features = outputs.image_features
+        if features is None or features.mask_features is None:
+            raise ValueError("rows that segment need an image: pass pixel_values, or image_features computed with masks=True")
+        device = condition_index.device
+        index = torch.arange(len(kinds), device=device) if image_index is None else image_index.to(device)
+        index = index[rows]
+        if int(index.min()) < 0:
+            raise ValueError(f"row {rows[int(index.argmin())]}: a row that segments has no image (image_index -1); give it one")
+        used, index = index.unique(return_inverse=True)
+        mask_features, multi_scale = features.mask_features, features.multi_scale
+        if len(used) < len(mask_features):  # an image that only conversation rows look at needs no masks
+            mask_features, multi_scale = mask_features[used], tuple(x[used] for x in multi_scale)
+        num_conditions = condition_index.amax(dim=1).tolist()
+        conditions = outputs.condition_embeds[rows]
+        if self.config.decouple_masks:
+            queries, is_query = outputs.query_embeds[rows], None
+        else:
+            queries, is_query = self._category_queries(conditions, [num_conditions[row] for row in rows], kinds)
+        predictions = self.mask_decoder(queries, mask_features, multi_scale, RowLayout(index, len(used)), is_query)
+        return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions], num_conditions
+
+    def _category_queries(self, conditions: Tensor, num_conditions: list[int], kinds: list[int]) -> tuple[Tensor, Tensor]:
+        """Without mask tokens the category embeddings are the queries: (rows, K_max, C) and which of them exist."""
+        if any(kind in (SENTENCE, REGION) for kind in kinds):
+            raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
+        num_queries = max(num_conditions) - 1
+        numbers = torch.arange(num_queries, device=conditions.device)
+        is_query = numbers[None] < numbers.new_tensor(num_conditions)[:, None] - 1
+        return conditions[:, :num_queries], is_query
+
+    def _similarity(
+        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: list[int], num_conditions: list[int]
+    ) -> Tensor:
+        """Condition logits of these rows of one kind, `rows` counted among the decoded rows: layouts of `losses.Prediction`."""
+        normed, _, conditions = prediction
+        if len(rows) < len(normed):
+            normed, conditions = normed[rows], conditions[rows]
+        conditions = conditions[:, : max(num_conditions)]
+        if kind == SENTENCE:
+            return torch.einsum("bqc,bkc->bqk", self.mask_decoder.sentence_head(normed), conditions)  # (b, Q, 1)
+        numbers = torch.arange(conditions.shape[1], device=normed.device)
+        counts = numbers.new_tensor(num_conditions)[:, None]
+        smallest = torch.finfo(normed.dtype).min
+        if kind == REGION:
+            logits = torch.einsum("bkc,bqc->bkq", conditions, self.mask_decoder.region_head(normed))  # (b, R_max, Q)
+            return logits.masked_fill((numbers >= counts)[:, :, None], smallest)
+        logits = torch.einsum("bqc,bkc->bqk", self.mask_decoder.category_head(normed), conditions)  # (b, Q, K_max + 1)
+        # A row's own `background` sits behind its own categories; move it to the last column.
+        source = torch.where(numbers == conditions.shape[1] - 1, counts - 1, numbers)  # (b, K_max + 1)
+        padding = (numbers >= counts - 1) & (numbers < conditions.shape[1] - 1)
+        logits = logits.gather(2, source[:, None].expand_as(logits))
+        return logits.masked_fill(padding[:, None], smallest)
+
+    def _segmentation_fields(
+        self, prediction: tuple[Tensor, Tensor, Tensor], rows: list[int], kinds: list[int], num_conditions: list[int]
+    ) -> dict[str, Tensor]:
+        """The mask and similarity fields of the output, spread over all B rows."""
+        names = {CATEGORY: "class_queries_logits", SENTENCE: "referring_queries_logits", REGION: "region_queries_logits"}
+        fields = {"masks_queries_logits": _spread(prediction[1], rows, len(kinds))}
+        for kind, name in names.items():
+            own = [row for row in rows if kinds[row] == kind]
+            if own:
+                logits = self._similarity(prediction, kind, [rows.index(row) for row in own], [num_conditions[row] for row in own])
+                fields[name] = _spread(logits, own, len(kinds))
+        return fields
+
+    def _segmentation_losses(
+        self,
+        predictions: list[tuple[Tensor, Tensor, Tensor]],
+        kinds: list[int],
+        num_conditions: list[int],
+        mask_labels: list[Tensor],
+        class_labels: list[Tensor] | None,
+    ) -> dict[str, Tensor]:
+        _check_targets(kinds[0], num_conditions, mask_labels, class_labels)
+        rows = list(range(len(kinds)))
+        supervised = predictions if self.config.auxiliary_loss else predictions[-1:]
+        depths = [Prediction(depth[1], self._similarity(depth, kinds[0], rows, num_conditions)) for depth in supervised]
+        return segmentation_losses(depths, kinds[0], mask_labels, class_labels, self.config)
+
+    def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""
+        targets = labels[:, 1:]
+        supervised = targets != -100
+        logits = self.lm_head(hidden_states[:, :-1][supervised]).float()  # (supervised, V)
+        if len(logits) == 0:
+            return hidden_states.sum() * 0 + logits.sum()
+        return F.cross_entropy(logits, targets[supervised])
+
+    def _language_logits(self, hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        if isinstance(logits_to_keep, int):
+            return self.lm_head(hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states)
+        return self.lm_head(hidden_states[:, logits_to_keep])
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
+        condition_type = kwargs.pop("condition_type", None)
+        if condition_type is not None and bool((condition_type != CONVERSATION).any()):
+            row = int((condition_type != CONVERSATION).int().argmax())
+            raise ValueError(f"row {row} asks for a segmentation; generate answers conversations only, call the model instead")
+        kwargs.pop("condition_index", None)  # of the prompt's length, and without a condition empty
+        if not is_first_iteration and kwargs.get("past_key_values") is not None:
+            for name in ("pixel_values", "image_features", "image_index"):
+                kwargs.pop(name, None)
+        return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeats rows for beams and samples, never images: their index is repeated instead."""
+        if expand_size > 1 and model_kwargs.get("image_index") is None and _has_images(model_kwargs):
+            model_kwargs["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
+        images = {name: model_kwargs.pop(name) for name in ("pixel_values", "image_features") if name in model_kwargs}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        return input_ids, model_kwargs | images
+
+
+def _has_images(model_kwargs: dict[str, Any]) -> bool:
+    return model_kwargs.get("pixel_values") is not None or model_kwargs.get("image_features") is not None
+
+
+def _check_targets(
+    kind: int, num_conditions: list[int], mask_labels: list[Tensor], class_labels: list[Tensor] | None
+) -> None:
+    if len(mask_labels) != len(num_conditions):
+        raise ValueError(f"{len(num_conditions)} rows but mask_labels for {len(mask_labels)}; give one (N, H, W) tensor per row")
+    if kind == CATEGORY and (class_labels is None or len(class_labels) != len(num_conditions)):
+        raise ValueError("category rows with mask_labels need class_labels, one (N,) tensor per row")
+    for row, masks in enumerate(mask_labels):
+        if kind == REGION and len(masks) != num_conditions[row]:
+            raise ValueError(f"row {row}: {num_conditions[row]} regions but {len(masks)} target masks; give one mask per region")
+        if kind == CATEGORY:
+            labels = class_labels[row]
+            if len(labels) != len(masks):
+                raise ValueError(f"row {row}: {len(masks)} target masks but {len(labels)} class labels; give one label per mask")
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_conditions[row] - 1:
+                raise ValueError(f"row {row}: class labels {labels.tolist()} outside the {num_conditions[row] - 1} categories of the prompt")
+
+
+__all__ = ["PsalmForSegmentation", "PsalmImageFeatures", "PsalmModel", "PsalmPreTrainedModel", "PsalmSegmentationOutput"]

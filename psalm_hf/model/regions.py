@@ -1,0 +1,193 @@
+"""Visual prompts: a point, scribble, box or mask becomes a mask, and the mask a distribution over the image tokens.
+
+Coordinates are (x, y) in pixels of the image the prompt was drawn on: the pixel of column c and row r covers [c, c + 1) x
+[r, r + 1), so a point belongs to the pixel (floor(x), floor(y)).
+
+Source: region prompts and region pooling of PSALM (github.com/zamling/PSALM, d5dbfda).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from .image_processing_psalm import Size, content_size, place_mask, read_bitmap
+
+POINT_RADIUS = 10
+SCRIBBLE_RADIUS = 5
+NUM_SAMPLED_PIXELS = 256
+REGION_KINDS = ("point", "points", "box", "scribble", "mask")
+REGION_SAMPLINGS = ("exact", "released")
+
+
+def region_mask(region: Mapping[str, Any], size: Size, name: str) -> np.ndarray:
+    """The pixels a visual prompt covers, at the resolution of its image.
+
+    Args:
+        region: ONE of
+            `{"point": (x, y)}`, `{"points": [(x, y), ...]}`: discs of radius 10;
+            `{"scribble": [(x, y), ...]}`: a line through the points, 5 pixels to each side; a single point is a dot;
+            `{"box": (x0, y0, x1, y1)}`: the pixels whose centre lies inside, at least one; what reaches outside is cut off;
+            `{"mask": bitmap, PIL image or RLE}`: as it is.
+            Point and scribble also take a bitmap (bool or uint8 array), PIL image or RLE whose pixels are enlarged like drawn ones.
+        size: (H, W) of the image it was drawn on.
+        name: how error messages call it.
+
+    Returns:
+        (H, W) bool, at least one pixel set.
+
+    Raises:
+        ValueError: unknown kind, coordinates that are not finite or outside of the image, box with its corners swapped, empty
+            mask, mask of another size.
+    """
+    if not isinstance(region, Mapping) or len(region) != 1 or next(iter(region)) not in REGION_KINDS:
+        got = sorted(map(str, region)) if isinstance(region, Mapping) else type(region).__name__
+        raise ValueError(f"{name}: expected a dictionary with exactly one of the keys {', '.join(REGION_KINDS)}, got {got}")
+    kind, prompt = next(iter(region.items()))
+    if kind == "box":
+        return _fill_box(prompt, size, name)
+    if kind == "mask" or _is_bitmap(prompt):
+        mask = read_bitmap(prompt, size, name)
+        if not mask.any():
+            raise ValueError(f"{name}: the {kind} is empty; set at least one pixel")
+    else:
+        points = _read_points(prompt, size, name)
+        mask = _draw_line(points, size) if kind == "scribble" else _draw_points(points, size)
+    if kind == "mask":
+        return mask
+    return enlarge(mask, SCRIBBLE_RADIUS if kind == "scribble" else POINT_RADIUS)
+
+
+def enlarge(mask: np.ndarray, radius: int) -> np.ndarray:
+    """(H, W) bool -> the same with every set pixel grown to the disc of pixels at most `radius` away (Euclidean)."""
+    height, width = mask.shape
+    rows, columns = np.nonzero(mask)
+    # +1 where a row of a disc begins, -1 behind its end; a running sum along the row then counts the discs over a pixel.
+    edges = np.zeros((height + 2 * radius, width + 2 * radius + 1), dtype=np.int32)
+    for offset in range(-radius, radius + 1):
+        reach = math.isqrt(radius**2 - offset**2)
+        np.add.at(edges, (rows + radius + offset, columns + radius - reach), 1)
+        np.add.at(edges, (rows + radius + offset, columns + radius + reach + 1), -1)
+    return edges.cumsum(axis=1)[radius : radius + height, radius : radius + width] > 0
+
+
+def place_region(mask: np.ndarray, image_size: int) -> np.ndarray:
+    """(H, W) bool, not empty -> (S, S) bool, not empty: `place_mask`, or, if that loses a small region, the pixel under its
+    centre of mass."""
+    placed = place_mask(mask, image_size)
+    if not placed.any():
+        height, width = content_size(mask.shape, image_size)
+        row, column = (np.nonzero(mask)[axis].mean() + 0.5 for axis in (0, 1))
+        placed[int(row * height / mask.shape[0]), int(column * width / mask.shape[1])] = True
+    return placed
+
+
+def region_weights(mask: np.ndarray, image_grid: Size, sampling: str, generator: torch.Generator | None = None) -> Tensor:
+    """How much each image token counts in the pooled feature of a region.
+
+    The released model averages the features at 256 pixels of the region, drawn at random unless there are exactly 256.
+    Features are interpolated bilinearly with the corners of the grid at the corners of the image (align_corners=True) and a
+    pixel at column / width, row / height.
+
+    Args:
+        mask: (S, S) bool in the padded square, at least one pixel.
+        image_grid: (rows, columns) of the image tokens, G = rows * columns.
+        sampling: "exact" = the expectation of the released draw, which is the mean over all pixels of the region, few or
+            many; "released" = one draw of 256.
+        generator: for "released"; default torch's global one.
+
+    Returns:
+        (G,) float32, >= 0, sums to 1.
+    """
+    rows, columns = (_interpolation(side, cells) for side, cells in zip(mask.shape, image_grid, strict=True))  # (S, cells)
+    if sampling == "exact":
+        weights = rows.T @ torch.from_numpy(mask).float() @ columns / mask.sum()  # (rows, columns)
+    else:
+        picked = _draw_pixels(torch.from_numpy(np.argwhere(mask)), generator)  # (256, 2)
+        weights = rows[picked[:, 0]].T @ columns[picked[:, 1]] / NUM_SAMPLED_PIXELS
+    return weights.flatten()
+
+
+def _interpolation(side: int, cells: int) -> Tensor:
+    """(side, cells): weight of every grid cell for every pixel along one axis."""
+    positions = torch.arange(side, dtype=torch.float32) / side * (cells - 1)
+    return (1 - (positions[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def _draw_pixels(pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(n, 2) -> (256, 2): too few are kept and topped up with replacement, too many are drawn from without."""
+    number = len(pixels)
+    if number < NUM_SAMPLED_PIXELS:
+        extra = torch.randint(0, number, (NUM_SAMPLED_PIXELS - number,), generator=generator)
+        return torch.cat([pixels, pixels[extra]])
+    if number > NUM_SAMPLED_PIXELS:
+        return pixels[torch.randperm(number, generator=generator)[:NUM_SAMPLED_PIXELS]]
+    return pixels
+
+
+def _is_bitmap(prompt: Any) -> bool:
+    if isinstance(prompt, Tensor):
+        return prompt.ndim == 2 and prompt.dtype in (torch.bool, torch.uint8)
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim == 2 and prompt.dtype in (np.bool_, np.uint8)
+    return isinstance(prompt, (Image.Image, Mapping))
+
+
+def _read_points(prompt: Any, size: Size, name: str) -> np.ndarray:
+    """(P, 2) float, P >= 1, all inside the image."""
+    try:
+        points = np.asarray(prompt, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected (x, y) coordinates or a list of them, got {prompt!r:.80}") from error
+    points = points[None] if points.shape == (2,) else points
+    if points.ndim != 2 or points.shape[0] < 1 or points.shape[1] != 2:
+        raise ValueError(f"{name}: expected (x, y) coordinates or a list of them, got {prompt!r:.80}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name}: coordinates must be finite numbers, got {points.tolist()!r:.80}")
+    height, width = size
+    outside = (points < 0).any(axis=1) | (points[:, 0] >= width) | (points[:, 1] >= height)
+    if outside.any():
+        raise ValueError(
+            f"{name}: the point (x, y) = {tuple(points[outside][0].tolist())} lies outside of its image, "
+            f"which is {width} wide and {height} high"
+        )
+    return points
+
+
+def _draw_points(points: np.ndarray, size: Size) -> np.ndarray:
+    mask = np.zeros(size, dtype=bool)
+    mask[points[:, 1].astype(int), points[:, 0].astype(int)] = True
+    return mask
+
+
+def _draw_line(points: np.ndarray, size: Size) -> np.ndarray:
+    canvas = Image.new("L", (size[1], size[0]))
+    pixels = [tuple(point) for point in points.astype(int).tolist()]
+    ImageDraw.Draw(canvas).line(pixels if len(pixels) > 1 else pixels * 2, fill=1)
+    return np.asarray(canvas) != 0
+
+
+def _fill_box(box: Sequence[float], size: Size, name: str) -> np.ndarray:
+    corners = np.asarray(box, dtype=np.float64)
+    if corners.shape != (4,):
+        raise ValueError(f"{name}: a box is (x0, y0, x1, y1), got {box!r:.80}")
+    if not np.isfinite(corners).all():
+        raise ValueError(f"{name}: coordinates must be finite numbers, got {corners.tolist()}")
+    x0, y0, x1, y1 = corners.tolist()
+    height, width = size
+    if x1 < x0 or y1 < y0:
+        raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} has x1 < x0 or y1 < y0; give (left, top, right, bottom), not (x, y, w, h)")
+    if x0 >= width or y0 >= height or x1 < 0 or y1 < 0:
+        raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} lies outside of its image, which is {width} wide and {height} high")
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    mask = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
+    if not mask.any():  # thinner than a pixel: the one under its centre
+        row, column = int((y0 + y1) / 2), int((x0 + x1) / 2)
+        mask[min(max(row, 0), height - 1), min(max(column, 0), width - 1)] = True
+    return mask

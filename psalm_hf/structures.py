@@ -1,0 +1,207 @@
+"""What one training or evaluation example is: an image, and the prompts and targets that belong to it.
+
+Plain records without torch, so that builders, worker processes and metrics can import them cheaply. What contradicts itself is refused
+where the record is made, because only there does the message know the image.
+
+Conventions: sizes are (height, width); points are (x, y) and boxes (x0, y0, x1, y1) in pixels of the image as stored in its file;
+masks are COCO RLE at the original image size; category ids are the dataset's own, `Sample.class_labels` is the one place that maps
+them to positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Condition = Literal["category", "sentence", "region", "conversation"]
+RegionKind = Literal["point", "box", "scribble", "mask"]
+
+REGION_KINDS: tuple[RegionKind, ...] = ("point", "box", "scribble", "mask")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One annotated object or stuff region.
+
+    Attributes:
+        mask_rle: COCO RLE `{"size": [height, width], "counts": str | bytes | list[int]}` at the original image size.
+        category_id: the dataset's own id; None where only the mask matters (expressions, visual prompts).
+        is_crowd: a group that was annotated as one; no training target, and ignored by the metrics.
+
+    Raises:
+        ValueError: `mask_rle` is not an RLE.
+    """
+
+    mask_rle: dict
+    category_id: int | None = None
+    is_crowd: bool = False
+
+    def __post_init__(self) -> None:
+        _check_rle(self.mask_rle, "segment")
+
+
+@dataclass(frozen=True)
+class Region:
+    """One visual prompt, either drawn with coordinates or given as the set pixels of a mask.
+
+    Attributes:
+        kind: "point" (one or several points on the same object), "box", "scribble" (a line through two or more points) or "mask".
+        points: (x, y) pixels, one or more for "point", two or more for "scribble", the corners (x0, y0), (x1, y1) for "box".
+        mask_rle: COCO RLE of the prompt's pixels at the original image size; the only form of a "mask".
+        segment: index into `Sample.segments` of the object that is meant; None at inference.
+
+    Points and scribbles are stored as drawn: the processor enlarges them.
+
+    Raises:
+        ValueError: unknown kind, both or neither of `points` and `mask_rle`, too few points, a coordinate that is not finite, or a box
+            whose corners are not in the order (left, top), (right, bottom).
+    """
+
+    kind: RegionKind
+    points: tuple[tuple[float, float], ...] | None = None
+    mask_rle: dict | None = None
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in REGION_KINDS:
+            raise ValueError(f"region: unknown kind {self.kind!r}, expected one of {', '.join(REGION_KINDS)}")
+        if (self.points is None) == (self.mask_rle is None):
+            raise ValueError(f"region of kind {self.kind!r}: give either points or mask_rle, one of the two")
+        if self.mask_rle is not None:
+            _check_rle(self.mask_rle, f"region of kind {self.kind!r}")
+            return
+        if self.kind == "mask":
+            raise ValueError("region of kind 'mask': points were given; give mask_rle")
+        expected = {"point": (1, None), "box": (2, 2), "scribble": (2, None)}[self.kind]
+        if len(self.points) < expected[0] or (expected[1] is not None and len(self.points) > expected[1]):
+            many = f"exactly {expected[0]}" if expected[1] else f"at least {expected[0]}"
+            raise ValueError(f"region of kind {self.kind!r}: expected {many} (x, y) points, got {len(self.points)}")
+        if not all(len(point) == 2 and all(map(math.isfinite, point)) for point in self.points):
+            raise ValueError(f"region of kind {self.kind!r}: points must be finite (x, y) pairs, got {self.points}")
+        if self.kind == "box":
+            (x0, y0), (x1, y1) = self.points
+            if x1 <= x0 or y1 <= y0:
+                raise ValueError(f"region of kind 'box': expected x0 < x1 and y0 < y1, got ({x0}, {y0}, {x1}, {y1})")
+
+    def as_prompt(self) -> dict[str, Any]:
+        """The region as the processor takes it: `{"points" | "point" | "box" | "scribble" | "mask": ...}`."""
+        if self.mask_rle is not None:
+            return {self.kind: self.mask_rle}
+        if self.kind == "point":
+            return {"points": list(self.points)}
+        if self.kind == "box":
+            (x0, y0), (x1, y1) = self.points
+            return {"box": (x0, y0, x1, y1)}
+        return {"scribble": list(self.points)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with ONE kind of prompt, and the segments that answer it.
+
+    Attributes:
+        image: path of the file, its encoded bytes, or a PIL image; None only for a conversation without an image.
+        image_id: the dataset's id; error messages and predictions carry it.
+        image_size: (height, width) of the image as stored in its file; None only without an image.
+        segments: the annotated objects. For `categories`: everything that is annotated. For `expressions`: what the expressions mean,
+            possibly several or none. For `regions`: what the regions point at.
+        categories: category id -> name, in the order in which the categories are prompted; without "background".
+        expressions: one or more sentences that all mean the same segments.
+        regions: visual prompts. Several of them may point at the same segment.
+        conversation: messages `{"role": "user" | "assistant", "content": str}` that take turns.
+
+    Exactly one of the last four is given; `condition` says which.
+
+    Raises:
+        ValueError: the fields contradict each other. The message names the image, and the segment or region by its index.
+    """
+
+    image: Any
+    image_id: str | int
+    image_size: tuple[int, int] | None
+    segments: tuple[Segment, ...] = ()
+    categories: Mapping[int, str] = field(default_factory=dict)
+    expressions: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
+    conversation: tuple[Mapping[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("categories", "expressions", "regions", "conversation") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"image {self.image_id}: expected exactly one of categories, expressions, regions, conversation, "
+                f"got {', '.join(given) or 'none'}; make one sample per kind of prompt"
+            )
+        self._check_image()
+        self._check_segments()
+        self._check_regions()
+        self._check_conversation()
+        for text in (*self.categories.values(), *self.expressions):
+            if not text.strip():
+                raise ValueError(f"image {self.image_id}: a category name or expression is blank; leave it out")
+
+    @property
+    def condition(self) -> Condition:
+        """Which kind of prompt this is."""
+        if self.categories:
+            return "category"
+        if self.expressions:
+            return "sentence"
+        return "region" if self.regions else "conversation"
+
+    @property
+    def class_labels(self) -> tuple[int, ...]:
+        """Position in `categories` of each segment's category id, in the order of `segments`; empty for other conditions."""
+        position = {category_id: index for index, category_id in enumerate(self.categories)}
+        return tuple(position[segment.category_id] for segment in self.segments) if position else ()
+
+    def _check_image(self) -> None:
+        if self.image is None or self.image_size is None:
+            if self.condition != "conversation":
+                raise ValueError(f"image {self.image_id}: {self.condition} prompts need an image and its image_size")
+            return
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image {self.image_id}: expected image_size (height, width) of positive numbers, got {self.image_size}")
+
+    def _check_segments(self) -> None:
+        for index, segment in enumerate(self.segments):
+            self._check_mask_size(segment.mask_rle, f"segment {index}")
+            if self.categories and segment.category_id not in self.categories:
+                raise ValueError(
+                    f"image {self.image_id}: segment {index} has category_id {segment.category_id}, which is none of the "
+                    f"{len(self.categories)} categories; give the dataset's own id, not a position"
+                )
+
+    def _check_regions(self) -> None:
+        for index, region in enumerate(self.regions):
+            if region.mask_rle is not None:
+                self._check_mask_size(region.mask_rle, f"region {index}")
+            if region.segment is not None and not 0 <= region.segment < len(self.segments):
+                raise ValueError(
+                    f"image {self.image_id}: region {index} points at segment {region.segment}, but there are {len(self.segments)} segments"
+                )
+
+    def _check_conversation(self) -> None:
+        for index, message in enumerate(self.conversation):
+            if message.get("role") not in ("user", "assistant") or not isinstance(message.get("content"), str):
+                raise ValueError(
+                    f"image {self.image_id}: message {index} must be {{'role': 'user' | 'assistant', 'content': str}}, got {dict(message)}"
+                )
+            if index and message["role"] == self.conversation[index - 1]["role"]:
+                raise ValueError(
+                    f"image {self.image_id}: messages {index - 1} and {index} are both from the {message['role']}; roles take turns"
+                )
+
+    def _check_mask_size(self, rle: dict, item: str) -> None:
+        if self.image_size is None or tuple(rle["size"]) != tuple(self.image_size):
+            raise ValueError(
+                f"image {self.image_id}: {item} has a mask of size {tuple(rle['size'])}, but the image is {self.image_size}; "
+                f"masks are (height, width) at the original image size"
+            )
+
+
+def _check_rle(rle: Any, item: str) -> None:
+    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys() or len(rle["size"]) != 2:
+        raise ValueError(f"{item}: expected COCO RLE {{'size': [height, width], 'counts': ...}}, got {rle!r:.80}")

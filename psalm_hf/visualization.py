@@ -1,0 +1,381 @@
+"""Overlays a person can look at: masks, their labels, the prompts that led to them, and a legend.
+
+Each mask is a translucent fill with a double contour, light inside and dark outside, so that one of the two shows on any photo. A mask
+carries a numbered label at its most inner place; labels keep clear of each other, and the legend below the picture lists every number
+with its name and score. Small pictures are enlarged and large ones reduced for drawing; masks are never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+Color = tuple[int, int, int]  # RGB, 0..255
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the drawn picture
+
+# The first seven are Okabe and Ito's colours for readers with any colour vision (jfly.uni-koeln.de/color); the others were added greedily,
+# each as far as possible from those before it in OKLab, also as seen with deuteranopia and protanopia (Machado et al. 2009).
+PALETTE: tuple[Color, ...] = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (240, 228, 66),
+    (105, 0, 255), (75, 255, 240), (180, 0, 105), (135, 120, 255), (75, 210, 135), (210, 15, 195), (255, 75, 105),
+    (195, 15, 0), (45, 255, 150), (255, 120, 210), (255, 165, 195), (165, 90, 135), (180, 210, 75), (0, 225, 255),
+    (75, 105, 225), (225, 0, 75), (195, 105, 210),
+)  # fmt: skip
+# Towards white (positive) or black (negative): the first mask of a label has the label's own colour, the next ones its shades.
+SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
+
+DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn picture is brought between these, in pixels
+MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow picture
+FILL_OPACITY = 0.45
+PAPER, INK = (250, 250, 250), (25, 25, 25)
+
+
+def label_colors(labels: Sequence[str]) -> dict[str, Color]:
+    """One colour per distinct label, in order of appearance.
+
+    Give the whole list of categories rather than the ones that were found, and a category has the same colour in every picture.
+    """
+    colors: dict[str, Color] = {}
+    for label in labels:
+        if label not in colors:
+            turn, place = divmod(len(colors), len(PALETTE))
+            colors[label] = _shade(PALETTE[place], SHADES[turn % len(SHADES)])
+    return colors
+
+
+def mask_colors(labels: Sequence[str], colors: Mapping[str, Color] | None = None) -> list[Color]:
+    """One colour per mask: the colour of its label, lighter or darker for the second, third, ... mask of the same label.
+
+    Args:
+        labels: one per mask.
+        colors: label -> RGB; default `label_colors(labels)`.
+    """
+    colors = label_colors(labels) if colors is None else colors
+    seen: dict[str, int] = {}
+    shaded = []
+    for label in labels:
+        turn = seen[label] = seen.get(label, -1) + 1
+        shaded.append(_shade(colors[label], SHADES[turn % len(SHADES)]))
+    return shaded
+
+
+def draw_segmentation(
+    image: Image.Image | np.ndarray,
+    masks: Any,
+    labels: Sequence[str],
+    scores: Sequence[float] | None = None,
+    *,
+    colors: Mapping[str, Color] | None = None,
+    prompts: Sequence[Mapping[str, Any]] = (),
+    note: str | None = None,
+) -> Image.Image:
+    """Picture with masks, labels, prompts and a legend.
+
+    Args:
+        image: PIL image, or (H, W, 3) uint8.
+        masks: (N, H, W) bool, array or tensor on the CPU; masks may overlap, smaller ones are drawn on top.
+        labels: N strings. Glyphs outside of Pillow's built-in font (Latin) show as boxes.
+        scores: N numbers for the legend, usually in [0, 1].
+        colors: label -> RGB 0..255 for every label; default `label_colors(labels)`.
+        prompts: none, or one visual prompt per mask, drawn in the mask's colour: `{"point": (x, y)}`, `{"points": [(x, y), ...]}`,
+            `{"box": (x0, y0, x1, y1)}`, `{"scribble": [(x, y), ...]}` in pixels of `image`, or any kind with a bitmap (H, W) bool.
+        note: a sentence above the legend.
+
+    Returns:
+        RGB image: the picture, its longer side between 640 and 2048 pixels, and the legend below it.
+
+    Raises:
+        ValueError: masks of another size than the image, or another number of labels, scores or prompts than of masks.
+    """
+    image = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
+    masks = np.asarray(masks)
+    masks = masks.reshape(0, image.height, image.width) if masks.size == 0 else masks
+    if masks.ndim != 3 or masks.shape[1:] != (image.height, image.width):
+        raise ValueError(
+            f"masks: expected (N, {image.height}, {image.width}) for an image of {image.height} x {image.width}, got {masks.shape}; "
+            f"pass target_sizes when post-processing"
+        )
+    for name, items in (("labels", labels), ("scores", scores), ("prompts", prompts or None)):
+        if items is not None and len(items) != len(masks):
+            raise ValueError(f"{name}: expected one per mask, got {len(items)} for {len(masks)} masks")
+    if colors is not None and not set(labels) <= colors.keys():
+        raise ValueError(f"colors: no colour for {', '.join(sorted(set(labels) - colors.keys()))}")
+
+    side = max(image.size)
+    scale = float(np.clip(side, *DISPLAY_SIDE)) / side
+    picture = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.LANCZOS)
+    shapes = [_resize_mask(mask != 0, picture.size) for mask in masks]
+    shades = mask_colors(labels, colors)
+    style = _Style.for_side(max(picture.size))
+
+    order = sorted(range(len(shapes)), key=lambda index: -int(shapes[index].sum()))  # small masks last, on top
+    pixels = np.asarray(picture, dtype=np.float32).copy()  # (H', W', 3)
+    for index in order:
+        _blend(pixels, shapes[index], shades[index], FILL_OPACITY)
+    for index in order:
+        _draw_contour(pixels, shapes[index], shades[index], style.line)
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    covered: list[Box] = []
+    for prompt, shade in zip(prompts, shades, strict=bool(prompts)):
+        covered += _draw_prompt(picture, prompt, shade, scale, style)
+    _draw_chips(picture, shapes, [f"{number} {label}" for number, label in enumerate(labels, 1)], shades, covered, style)
+    return _with_legend(picture, labels, scores, shades, note, style)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """Widths in display pixels, and the font; both grow with the picture."""
+
+    line: int
+    pad: int
+    font: ImageFont.FreeTypeFont
+
+    @classmethod
+    def for_side(cls, side: int) -> _Style:
+        size = max(13, round(side / 52))
+        return cls(line=max(1, round(side / 800)), pad=max(3, size // 4), font=ImageFont.load_default(size=size))
+
+    def text_size(self, text: str) -> tuple[int, int]:
+        """Width of the text and height of a line, so that lines align whatever letters they hold."""
+        ascent, descent = self.font.getmetrics()
+        return round(self.font.getlength(text)), ascent + descent
+
+
+def _shade(color: Color, amount: float) -> Color:
+    target = 255 if amount > 0 else 0
+    return tuple(round(value + (target - value) * abs(amount)) for value in color)
+
+
+def _text_color(background: Color) -> Color:
+    """Black or white, whichever has the higher contrast (relative luminance of WCAG 2: linear light, weighted)."""
+    linear = (np.asarray(background) / 255) ** 2.2
+    return (0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else (255, 255, 255)
+
+
+def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest neighbour to (width, height); a mask that falls between the samples keeps one pixel."""
+    resized = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    if mask.any() and not resized.any():
+        row, column = np.argwhere(mask)[0]
+        resized = resized.copy()
+        resized[row * size[1] // mask.shape[0], column * size[0] // mask.shape[1]] = True
+    return resized
+
+
+def _blend(pixels: np.ndarray, where: np.ndarray, color: Color, opacity: float) -> None:
+    pixels[where] += opacity * (np.asarray(color, dtype=np.float32) - pixels[where])
+
+
+def _draw_contour(pixels: np.ndarray, mask: np.ndarray, color: Color, width: int) -> None:
+    """Light line inside of the border, dark line outside; none where the mask meets the edge of the picture."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return
+    margin = width + 1
+    window = np.s_[max(rows[0] - margin, 0) : rows[-1] + margin + 1, max(columns[0] - margin, 0) : columns[-1] + margin + 1]
+    part, square = mask[window], np.ones((3, 3), dtype=bool)
+    inner = part & ~ndimage.binary_erosion(part, square, iterations=width, border_value=1)
+    outer = ndimage.binary_dilation(part, square, iterations=width) & ~part
+    _blend(pixels[window], outer, _shade(color, -0.85), 0.9)
+    _blend(pixels[window], inner, _shade(color, 0.7), 1.0)
+
+
+def _draw_prompt(picture: Image.Image, prompt: Mapping[str, Any], color: Color, scale: float, style: _Style) -> list[Box]:
+    """A prompt as it was given, in three strokes, dark, white and coloured, that keep it apart from the contours of masks.
+
+    Returns the boxes that a label should not cover.
+    """
+    ((kind, value),) = prompt.items()
+    value, drawing = np.asarray(value), ImageDraw.Draw(picture)
+    if value.dtype == bool:
+        return [_draw_prompt_bitmap(picture, value, color, style)]
+    points = [(x * scale, y * scale) for x, y in value.reshape(-1, 2).tolist()]
+    if kind in ("point", "points"):
+        for x, y in points:
+            for radius, fill in zip((8, 6.5, 4.5), (INK, (255, 255, 255), color), strict=True):
+                drawing.circle((x, y), radius * style.line, fill=fill)
+        return [_box_around([point], 8 * style.line) for point in points]
+    corners = points
+    if kind == "box":
+        (x0, y0), (x1, y1) = points
+        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0), (x1, y0)]  # beyond the start, so that its corner is joined too
+    for width, fill in zip((7, 5, 2), (INK, (255, 255, 255), color), strict=True):
+        drawing.line(corners, fill=fill, width=width * style.line, joint="curve")
+    return [] if kind == "box" else [_box_around(ends, 4 * style.line) for ends in pairwise(points)]
+
+
+def _box_around(points: Sequence[tuple[float, float]], margin: int) -> Box:
+    xs, ys = zip(*points, strict=True)
+    return round(min(xs)) - margin, round(min(ys)) - margin, round(max(xs)) + margin, round(max(ys)) + margin
+
+
+def _draw_prompt_bitmap(picture: Image.Image, bitmap: np.ndarray, color: Color, style: _Style) -> Box:
+    """Diagonal stripes, white and dark, over the prompt's pixels. Returns the box around them."""
+    where = _resize_mask(bitmap, picture.size)
+    pixels = np.asarray(picture, dtype=np.float32).copy()
+    y, x = np.indices(where.shape)
+    phase = (x + y) // (2 * style.line) % 6
+    _blend(pixels, where & (phase == 0), (255, 255, 255), 1.0)
+    _blend(pixels, where & (phase == 1), INK, 1.0)
+    _draw_contour(pixels, where, color, 2 * style.line)
+    picture.paste(Image.fromarray(pixels.round().astype(np.uint8)))
+    return _box_around([tuple(spot) for spot in np.argwhere(where)[:, ::-1].tolist()] or [(0, 0)], 0)
+
+
+def _draw_chips(
+    picture: Image.Image,
+    shapes: Sequence[np.ndarray],
+    texts: Sequence[str],
+    shades: Sequence[Color],
+    covered: Sequence[Box],
+    style: _Style,
+) -> None:
+    """A label on every mask: "3 cup" where that fits into the mask, else "3", beside the mask with a line to it if need be.
+
+    Labels keep off each other and off `covered`. Small masks choose first, because large ones have more places to offer. What finds no
+    free place at all is left to the legend.
+    """
+    drawing = ImageDraw.Draw(picture)
+    taken = list(covered)
+    for index in sorted(range(len(shapes)), key=lambda index: int(shapes[index].sum())):
+        if not shapes[index].any():
+            continue
+        spots = _inner_spots(shapes[index], distance=2 * style.text_size("")[1])
+        place = _find_place(shapes[index], spots, _shorten(texts[index], 28), taken, picture.size, style)
+        if place is None:
+            continue
+        text, box = place
+        taken.append(box)
+        x, y = spots[0]
+        if not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) and not shapes[index][_inside_of(box, shapes[index])].any():
+            center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            drawing.line([center, (x, y)], fill=INK, width=3 * style.line)
+            drawing.line([center, (x, y)], fill=_shade(shades[index], 0.7), width=style.line)
+        drawing.rounded_rectangle(box, radius=style.pad, fill=shades[index], outline=INK, width=style.line)
+        drawing.text((box[0] + style.pad, box[1] + style.pad // 2), text, font=style.font, fill=_text_color(shades[index]))
+
+
+def _inner_spots(mask: np.ndarray, distance: int, number: int = 24) -> list[tuple[int, int]]:
+    """Up to `number` places (x, y) inside a mask, the most inner one first, `distance` pixels apart from each other."""
+    step = max(1, max(mask.shape) // 400)  # a label need not be placed to the pixel
+    coarse = mask[::step, ::step]
+    if not coarse.any():
+        row, column = np.argwhere(mask)[0]
+        return [(int(column), int(row))]
+    depth = ndimage.distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]  # padded: the edge of the picture is a border too
+    rows, columns = np.indices(depth.shape, sparse=True)
+    spots = []
+    while len(spots) < number and depth.max() > 0:
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        spots.append((int(column) * step, int(row) * step))
+        depth = np.where((rows - row) ** 2 + (columns - column) ** 2 <= (distance / step) ** 2, 0, depth)
+    return spots
+
+
+def _find_place(
+    mask: np.ndarray, spots: list[tuple[int, int]], text: str, taken: list[Box], size: tuple[int, int], style: _Style
+) -> tuple[str, Box] | None:
+    """Text and box of a label that covers no other label."""
+    number = text.split(" ", 1)[0]
+    for candidate, share_of_mask, share_inside in ((text, 0.35, 0.6), (number, 0.5, 0.5)):
+        for spot in spots:
+            box = _chip_box(spot, candidate, size, style)
+            window = mask[_inside_of(box, mask)]
+            if window.sum() <= share_of_mask * mask.sum() and window.mean() >= share_inside and _is_free(box, taken, style.line):
+                return candidate, box
+    # Too small for a label: look around it, in wider and wider circles, but not so far that nobody sees what belongs together.
+    x, y = spots[0]
+    width, height = style.text_size(number)
+    for radius in np.arange(1, 12) * height * 0.75:
+        for angle in np.arange(0, 360, 30):
+            spot = round(x + radius * np.sin(np.deg2rad(angle))), round(y - radius * np.cos(np.deg2rad(angle)))
+            box = _chip_box(spot, number, size, style)
+            if _is_free(box, taken, style.line) and not (box[0] <= x <= box[2] and box[1] <= y <= box[3]):
+                return number, box
+    return None
+
+
+def _chip_box(center: tuple[int, int], text: str, size: tuple[int, int], style: _Style) -> Box:
+    """Box of a label about `center`, moved into the picture."""
+    width, height = style.text_size(text)
+    width, height = width + 2 * style.pad, height + 2 * (style.pad // 2)
+    left = int(np.clip(center[0] - width // 2, 0, max(size[0] - width - 1, 0)))
+    top = int(np.clip(center[1] - height // 2, 0, max(size[1] - height - 1, 0)))
+    return left, top, left + width, top + height
+
+
+def _inside_of(box: Box, mask: np.ndarray) -> tuple[slice, slice]:
+    return slice(box[1], min(box[3], mask.shape[0])), slice(box[0], min(box[2], mask.shape[1]))
+
+
+def _is_free(box: Box, taken: Sequence[Box], gap: int) -> bool:
+    return all(box[2] + gap < x0 or x1 + gap < box[0] or box[3] + gap < y0 or y1 + gap < box[1] for x0, y0, x1, y1 in taken)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
+
+
+def _with_legend(
+    picture: Image.Image,
+    labels: Sequence[str],
+    scores: Sequence[float] | None,
+    shades: Sequence[Color],
+    note: str | None,
+    style: _Style,
+) -> Image.Image:
+    """The picture above a panel that lists swatch, number, label and score of every mask in as many columns as fit."""
+    canvas_width, margin = max(picture.width, MIN_WIDTH), 2 * style.pad
+    line_height = style.text_size("")[1] + style.pad // 2
+    swatch = line_height - style.pad  # a square in a line, with the same gap to the text as between lines
+    tails = [f"  {score:.2f}" for score in scores] if scores is not None else [""] * len(labels)
+    texts = [f"{number} {label}{tail}" for number, (label, tail) in enumerate(zip(labels, tails, strict=True), 1)]
+    available = canvas_width - 2 * margin
+    indent = swatch + 2 * style.pad
+    widest = max((style.text_size(text)[0] for text in texts), default=0) + indent + 2 * style.pad
+    columns = max(1, min(len(texts), available // min(widest, available)))
+    column_width = available // columns
+    notes = _wrap(note, available, style) if note else []
+    entries = [_wrap(text, column_width - indent, style) for text in texts] or [["no segments"]]
+    per_column = -(-len(entries) // columns)
+    stacks = [entries[start : start + per_column] for start in range(0, len(entries), per_column)]
+    height = margin * 2 + line_height * (len(notes) + max(sum(map(len, stack)) for stack in stacks)) + (style.pad if notes else 0)
+
+    canvas = Image.new("RGB", (canvas_width, picture.height + height), PAPER)
+    canvas.paste(picture, ((canvas_width - picture.width) // 2, 0))
+    drawing = ImageDraw.Draw(canvas)
+    top = picture.height + margin
+    for line in notes:
+        drawing.text((margin, top), line, font=style.font, fill=INK)
+        top += line_height
+    top += style.pad if notes else 0
+    colors = iter(shades)
+    for column, stack in enumerate(stacks):
+        x, y = margin + column * column_width, top
+        for lines in stack:
+            if shades:
+                box = (x, y + style.pad // 2, x + swatch, y + style.pad // 2 + swatch)
+                drawing.rectangle(box, fill=next(colors), outline=INK, width=style.line)
+            for line in lines:
+                drawing.text((x + (indent - style.pad if shades else 0), y), line, font=style.font, fill=INK)
+                y += line_height
+    return canvas
+
+
+def _wrap(text: str, width: int, style: _Style) -> list[str]:
+    """Lines of at most `width` pixels, broken between words, or inside of a word that is longer than a line."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and style.text_size(f"{lines[-1]} {word}")[0] > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        while style.text_size(lines[-1])[0] > width and len(lines[-1]) > 1:
+            cut = next(cut for cut in range(len(lines[-1]) - 1, 0, -1) if cut == 1 or style.text_size(lines[-1][:cut])[0] <= width)
+            lines[-1:] = [lines[-1][:cut], lines[-1][cut:]]
+    return lines

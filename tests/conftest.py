@@ -1,0 +1,23 @@
+"""Where recorded numbers and real samples lie, and the skips for machines without them.
+
+`PSALM_GOLDEN`, `PSALM_EVAL_CASES` and `PSALM_SAMPLES` name other folders of the same format.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = Path(os.environ.get("PSALM_GOLDEN", SHARED / "golden"))
+EVAL_CASES = Path(os.environ.get("PSALM_EVAL_CASES", SHARED / "eval"))
+SAMPLES = Path(os.environ.get("PSALM_SAMPLES", SHARED / "data"))
+
+FOLDERS = {"golden": (GOLDEN, "PSALM_GOLDEN"), "evaluators": (EVAL_CASES, "PSALM_EVAL_CASES"), "samples": (SAMPLES, "PSALM_SAMPLES")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark, (folder, variable) in FOLDERS.items():
+            if item.get_closest_marker(mark) and not folder.is_dir():
+                item.add_marker(pytest.mark.skip(reason=f"{folder} is absent; {variable} names a folder of the same format"))
