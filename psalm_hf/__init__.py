@@ -11,10 +11,9 @@ __version__ = "0.1.0"
 
 AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
 AutoConfig.register(OriginalPsalmConfig.model_type, OriginalPsalmConfig)
-for config_class in (PsalmConfig, OriginalPsalmConfig):
-    AutoModel.register(config_class, PsalmForSegmentation)
-    AutoProcessor.register(config_class, PsalmProcessor)
-    AutoImageProcessor.register(config_class, PsalmImageProcessor)
+AutoModel.register(PsalmConfig, PsalmForSegmentation)
+AutoProcessor.register(PsalmConfig, PsalmProcessor)
+AutoImageProcessor.register(PsalmConfig, PsalmImageProcessor)
 
 # A saved or pushed folder carries its own code, so that it also loads where psalm_hf is not installed (trust_remote_code=True).
 PsalmConfig.register_for_auto_class()

@@ -20,7 +20,7 @@ class Task:
     Attributes:
         condition: the kind of prompt, and so the keyword of `PsalmProcessor.__call__` that carries it: "category" `categories`,
             "sentence" `expressions`, "region" `regions`.
-        prompt: name of the instruction sentence in `model/prompts.py`; for categories also the processor's `task` argument.
+        prompt: name of the instruction in `model.prompts.HUMAN_TURNS`; for categories also the processor's `task` argument.
         post_process: name of the `PsalmProcessor` method that turns outputs into the answer.
         metrics: what the answer is judged by, under the names the benchmarks use.
     """
@@ -36,7 +36,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "panoptic": Task("category", "panoptic", "post_process_panoptic_segmentation", ("PQ",)),
         "semantic": Task("category", "semantic", "post_process_semantic_segmentation", ("mIoU",)),
         "instance": Task("category", "instance", "post_process_instance_segmentation", ("AP",)),
-        "referring": Task("sentence", "referring", "post_process_referring_segmentation", ("cIoU", "mIoU")),
+        "referring": Task("sentence", "sentence", "post_process_referring_segmentation", ("cIoU", "mIoU")),
         "interactive": Task("region", "region", "post_process_region_segmentation", ("cIoU", "mIoU")),
     }
 )

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
