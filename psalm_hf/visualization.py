@@ -319,6 +319,7 @@ def _is_free(box: Box, taken: Sequence[Box], gap: int) -> bool:
 
 
 def _shorten(text: str, length: int) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
 
 

@@ -215,6 +215,12 @@ class PsalmPreTrainedModel(PreTrainedModel):
             for projection in (module.query_projection, module.category_projection, module.sentence_projection):
                 _init_default_linear(projection)
 
+    def enable_input_require_grads(self) -> None:
+        # The inherited version also hooks the vision tower's patch embeddings, whose output is a tuple in Swin; adapters on a frozen
+        # language model need the text embeddings only.
+        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_grad_of_output)
+        self._require_grads_hooks = [self._require_grads_hook]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """Load a folder or Hub repository: our own format, or an original PSALM checkpoint (`model_type: llava_phi`).
@@ -241,6 +247,10 @@ class PsalmPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """As `PreTrainedModel.save_pretrained`; always in our own key names, so that a saved folder reloads bit for bit."""
         return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+def _require_grad_of_output(module: nn.Module, args: tuple, output: Tensor) -> None:
+    output.requires_grad_(True)
 
 
 def _check_loading(info: dict, source: Any) -> None:
@@ -573,7 +583,6 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         class_labels: list[Tensor] | None = None,
         labels: Tensor | None = None,
         original_sizes: Tensor | None = None,
-        row_info: list | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
@@ -596,7 +605,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             region_features: (B, R, D), replaces the four above.
             mask_labels, class_labels: B tensors (N, H, W) and (N,).
             labels: (B, T) language targets, -100 ignored.
-            original_sizes, row_info: carried by the processor for post-processing, not read.
+            original_sizes: carried by the processor for post-processing, not read.
             logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
 
         Raises:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
-from transformers import AddedToken, GPT2Tokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
@@ -76,13 +77,13 @@ class PsalmProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        image_processor,
-        tokenizer,
-        prompt_style="paper",
-        num_queries=100,
-        image_grid=(16, 16),
-        region_sampling="exact",
-        max_length=2048,
+        image_processor: PsalmImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_style: str = "paper",
+        num_queries: int = 100,
+        image_grid: tuple[int, int] = (16, 16),
+        region_sampling: str = "exact",
+        max_length: int = 2048,
     ):
         super().__init__(image_processor, tokenizer)
         if prompt_style not in HUMAN_TURNS:
@@ -102,12 +103,13 @@ class PsalmProcessor(ProcessorMixin):
         self.image_token_id, self.region_token_id, self.mask_query_token_id = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As of every processor; also accepts an ORIGINAL PSALM folder, see `processor_from_original_folder`."""
-        if is_original_folder(pretrained_model_name_or_path):
-            options = {key: value for key, value in kwargs.items() if key in ("prompt_style", "region_sampling", "max_length")}
-            return processor_from_original_folder(pretrained_model_name_or_path, **options)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PsalmProcessor:
+        """As of every processor; also accepts an ORIGINAL PSALM folder or Hub id, see `processor_from_original_folder`."""
+        folder = _locate_original_folder(pretrained_model_name_or_path, kwargs)
+        if folder is None:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        names = ("prompt_style", "num_queries", "image_grid", "region_sampling", "max_length")
+        return processor_from_original_folder(folder, **{name: kwargs[name] for name in names if name in kwargs})
 
     @property
     def model_input_names(self) -> list[str]:
@@ -226,8 +228,6 @@ class PsalmProcessor(ProcessorMixin):
         for index, (image, prompts, drawn_on) in enumerate(per_image):
             builder.add_image(index, image, prompts, drawn_on)
         rows = builder.rows
-        if not rows:
-            raise ValueError("no prompt: give at least one of categories, expressions, regions, conversations")
 
         data = self._tokens(rows, padding, padding_side, self.max_length if max_length is None else max_length)
         data["condition_type"] = torch.tensor([KINDS.index(row.info.kind) for row in rows])
@@ -573,44 +573,52 @@ def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:
 # Original PSALM folders
 
 
-def is_original_folder(path: Any) -> bool:
-    """Whether the path is a folder of the released code: its config.json says `llava_phi`."""
-    config = Path(str(path)) / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "llava_phi"
+def _locate_original_folder(name_or_path: Any, kwargs: Mapping[str, Any]) -> Path | None:
+    """The local folder, without weights if it is downloaded, of a checkpoint whose config.json says `llava_phi`; else None."""
+    hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token", "revision") if name in kwargs}
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
+    except OSError:  # a processor saved alone has no config.json
+        return None
+    if fields.get("model_type") != "llava_phi":
+        return None
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    return Path(snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.txt"], **hub))
 
 
-def processor_from_original_folder(
-    folder: Any, prompt_style: str = "released", region_sampling: str = "exact", max_length: int | None = None
-) -> PsalmProcessor:
+def processor_from_original_folder(folder: str | Path, **options: Any) -> PsalmProcessor:
     """Processor of a folder written by the released code, which has no processor files.
 
     Image size 1024, 100 mask queries and one image token per 64 x 64 pixels, unless the config.json has `image_size`,
-    `num_queries` or `image_grid`; the length is the config's `max_position_embeddings` unless given.
+    `num_queries` or `image_grid`; the length is the config's `max_position_embeddings`; style "released".
+
+    Args:
+        folder: with config.json and the tokenizer's files.
+        options: of `PsalmProcessor`, instead of those.
 
     Raises:
         ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
     """
-    folder = Path(str(folder))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    image_size = config.get("image_size", 1024)
-    return PsalmProcessor(
-        image_processor=PsalmImageProcessor(size={"longest_edge": image_size}),
-        tokenizer=tokenizer_from_original_folder(folder),
-        prompt_style=prompt_style,
-        num_queries=config.get("num_queries", 100),
-        image_grid=config.get("image_grid", (image_size // 64, image_size // 64)),
-        region_sampling=region_sampling,
-        max_length=config.get("max_position_embeddings", 2048) if max_length is None else max_length,
-    )
+    fields = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    image_size = fields.get("image_size", 1024)
+    settings = {
+        "prompt_style": "released",
+        "num_queries": fields.get("num_queries", 100),
+        "image_grid": fields.get("image_grid", (image_size // 64, image_size // 64)),
+        "max_length": fields.get("max_position_embeddings", 2048),
+    }
+    image_processor = PsalmImageProcessor(size={"longest_edge": image_size})
+    return PsalmProcessor(image_processor, tokenizer_from_original_folder(folder), **(settings | options))
 
 
-def tokenizer_from_original_folder(folder: Any) -> PreTrainedTokenizerFast:
+def tokenizer_from_original_folder(folder: str | Path) -> PreTrainedTokenizerFast:
     """Tokenizer of a released folder: GPT-2 BPE from vocab.json, merges.txt and added_tokens.json, or from tokenizer.json.
 
     Raises:
         ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
     """
-    folder = Path(str(folder))
+    folder = Path(folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         merges = [tuple(line.split(" ")) for line in _merge_lines(folder / "merges.txt")]
         tokenizer = GPT2Tokenizer(vocab=json.loads((folder / "vocab.json").read_text(encoding="utf-8")), merges=merges)

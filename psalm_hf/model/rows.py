@@ -104,6 +104,8 @@ class RowBuilder:
         Raises:
             ValueError: naming the image and the category, expression, region or message that is wrong.
         """
+        if all(prompt is None for prompt in prompts.values()):
+            raise ValueError(f"image {index}: no prompt; give it categories, expressions, regions or a conversation")
         segmentation = [name for name in ("categories", "expressions", "regions") if prompts[name] is not None]
         if image is None and segmentation:
             raise ValueError(f"image {index}: {segmentation[0]} need an image, got None")
