@@ -132,7 +132,7 @@ class PsalmConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As `PreTrainedConfig.from_pretrained`; the config.json of an original PSALM folder is translated."""
-        return super().from_pretrained(pretrained_model_name_or_path, name_or_path=str(pretrained_model_name_or_path), **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **({"name_or_path": str(pretrained_model_name_or_path)} | kwargs))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

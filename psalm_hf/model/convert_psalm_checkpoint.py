@@ -119,7 +119,7 @@ def read_weights_file(file: str | Path) -> dict[str, Tensor]:
         # Only the zip format, torch's default since 1.6, can be mapped instead of copied.
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file}: cannot be read as plain tensors ({reason}); the file is damaged or holds executable objects") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":

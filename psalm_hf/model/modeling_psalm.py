@@ -236,9 +236,11 @@ class PsalmPreTrainedModel(PreTrainedModel):
             fields, kwargs["state_dict"] = load_original_checkpoint(original)
             kwargs["config"] = cls.config_class(**fields)
             pretrained_model_name_or_path = None
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
-        if not kwargs.get("ignore_mismatched_sizes", False):
+        wants_info, lenient = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        if not lenient:
             _check_loading(info, original or pretrained_model_name_or_path)
         if original is not None:
             model.name_or_path = model.config.name_or_path = str(original)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from psalm_hf.model.image_processing_psalm import (
     Frame,
@@ -231,10 +232,12 @@ def test_image_processor_normalises_in_pixel_units():
 
 
 def test_image_processor_survives_saving(tmp_path):
-    PsalmImageProcessor(size={"longest_edge": 96}).save_pretrained(tmp_path)
-    loaded = PsalmImageProcessor.from_pretrained(tmp_path)
-    assert loaded.image_size == 96
-    assert loaded.to_dict() == PsalmImageProcessor(size={"longest_edge": 96}).to_dict()
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    processor = PsalmImageProcessor(size={"longest_edge": 96}, image_mean=[1.5, 2, 3])
+    processor.save_pretrained(tmp_path)
+    for loaded in (PsalmImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is PsalmImageProcessor
+        np.testing.assert_array_equal(loaded(image)["pixel_values"], processor(image)["pixel_values"])
 
 
 @pytest.mark.parametrize("size", [{"height": 4, "width": 4}, {"longest_edge": 0}, 512])
