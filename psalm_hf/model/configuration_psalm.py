@@ -122,7 +122,9 @@ class PsalmConfig(PreTrainedConfig):
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim is {self.hidden_dim}; give a multiple of 32 (GroupNorm) that num_heads={self.num_heads} divides")
         if not 0 <= self.projector_level <= 3:
-            raise ValueError(f"projector_level is {self.projector_level}; choose one of the four feature maps 0 (stride 4) to 3 (stride 32)")
+            raise ValueError(
+                f"projector_level is {self.projector_level}; choose one of the four feature maps 0 (stride 4) to 3 (stride 32)"
+            )
         if self.image_size % 32:
             raise ValueError(f"image_size is {self.image_size}; give a multiple of 32, the stride of the last feature map")
         ids = (self.image_token_id, self.region_token_id, self.mask_query_token_id)

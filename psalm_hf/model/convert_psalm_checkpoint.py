@@ -210,9 +210,7 @@ def split_fused(name: str, tensor: Tensor, num_text_heads: int) -> dict[str, Ten
     parts = ("q_proj", "k_proj", "v_proj")
     if ".query_key_value." in name:
         per_head = tensor.unflatten(0, (num_text_heads, 3, -1))  # (heads, 3, head size, ...)
-        return {
-            name.replace("query_key_value", part): per_head[:, index].flatten(0, 1).contiguous() for index, part in enumerate(parts)
-        }
+        return {name.replace("query_key_value", part): per_head[:, index].flatten(0, 1).contiguous() for index, part in enumerate(parts)}
     match = re.search(r"attention\.(qkv\.|in_proj_)(weight|bias)$", name)
     if match is None:
         return {name: tensor}
@@ -256,7 +254,8 @@ def original_config_fields(fields: Mapping[str, Any], shapes: Mapping[str, tuple
 def _original_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
     tower = "model.vision_tower."
     depths = [
-        _count(shapes, rf"^{re.escape(tower)}layers\.{stage}\.blocks\.(\d+)\.") for stage in range(_count(shapes, tower + r"layers\.(\d+)\."))
+        _count(shapes, rf"^{re.escape(tower)}layers\.{stage}\.blocks\.(\d+)\.")
+        for stage in range(_count(shapes, tower + r"layers\.(\d+)\."))
     ]
     tables = [shapes[f"{tower}layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in range(len(depths))]
     embed_dim = shapes[f"{tower}patch_embed.proj.weight"][0]
@@ -304,7 +303,9 @@ def load_language_model(model: nn.Module, folder: str | Path) -> None:
     """
     weights: dict[str, Tensor] = {}
     for name, tensor in read_weights(folder).items():
-        weights |= split_fused(re.sub(r"^model\.(?!language_model\.)", "model.language_model.", name), tensor, _text_config(model).num_attention_heads)
+        weights |= split_fused(
+            re.sub(r"^model\.(?!language_model\.)", "model.language_model.", name), tensor, _text_config(model).num_attention_heads
+        )
     expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("model.language_model.", "lm_head."))}
     if "lm_head.bias" not in expected:
         weights.pop("lm_head.bias", None)

@@ -144,9 +144,7 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first"
-        ) from error
+        raise ValueError(f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first") from error
     except FileNotFoundError as error:
         raise ValueError(f"{name}: no such file") from error
     except _UNREADABLE as error:
@@ -290,9 +288,7 @@ def _decode_rle(rle: Mapping, name: str) -> np.ndarray:
         raise ValueError(f"{name}: the counts of the RLE cannot be read ({type(error).__name__}: {error})") from error
     # The sum is checked because COCO's own decoder leaves pixels it has no run for uninitialised.
     if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(
-            f"{name}: the runs of the RLE add up to {runs.sum()} pixels, but its size {height} x {width} has {height * width}"
-        )
+        raise ValueError(f"{name}: the runs of the RLE add up to {runs.sum()} pixels, but its size {height} x {width} has {height * width}")
     is_set = np.arange(runs.size) % 2 == 1  # the first run is one of zeros
     return np.repeat(is_set, runs).reshape(width, height).T  # runs go down the columns
 

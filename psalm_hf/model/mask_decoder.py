@@ -87,9 +87,7 @@ class PsalmPixelDecoder(nn.Module):
                 reference_points=reference_points,
                 spatial_shapes_list=shapes,
             )[0]
-        levels = tuple(
-            x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(hidden_states.split(sizes, dim=1), shapes, strict=True)
-        )
+        levels = tuple(x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(hidden_states.split(sizes, dim=1), shapes, strict=True))
         lateral = self.lateral(feature_maps[0].to(dtype))  # (I, C, h, w)
         fused = lateral + F.interpolate(levels[2], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return self.mask_projection(self.output(fused)), levels

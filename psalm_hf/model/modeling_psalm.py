@@ -472,9 +472,7 @@ class PsalmModel(PsalmPreTrainedModel):
         elsewhere = region_image_index + len(image_features.image_tokens)
         return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))
 
-    def _insert_regions(
-        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None
-    ) -> Tensor:
+    def _insert_regions(self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None) -> Tensor:
         is_region = input_ids == self.config.region_token_id  # (B, T)
         if region_features is None:
             _check_placeholders(is_region, [0] * len(input_ids), "region tokens", "region_weights or region_features give")
@@ -702,9 +700,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         is_query = numbers[None] < numbers.new_tensor(num_conditions)[:, None] - 1
         return conditions[:, :num_queries], is_query
 
-    def _similarity(
-        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: list[int], num_conditions: list[int]
-    ) -> Tensor:
+    def _similarity(self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: list[int], num_conditions: list[int]) -> Tensor:
         """Condition logits of these rows of one kind, `rows` counted among the decoded rows: layouts of `losses.Prediction`."""
         normed, _, conditions = prediction
         if len(rows) < len(normed):
@@ -792,9 +788,7 @@ def _has_images(model_kwargs: dict[str, Any]) -> bool:
     return model_kwargs.get("pixel_values") is not None or model_kwargs.get("image_features") is not None
 
 
-def _check_targets(
-    kind: int, num_conditions: list[int], mask_labels: list[Tensor], class_labels: list[Tensor] | None
-) -> None:
+def _check_targets(kind: int, num_conditions: list[int], mask_labels: list[Tensor], class_labels: list[Tensor] | None) -> None:
     if len(mask_labels) != len(num_conditions):
         raise ValueError(f"{len(num_conditions)} rows but mask_labels for {len(mask_labels)}; give one (N, H, W) tensor per row")
     if kind == CATEGORY and (class_labels is None or len(class_labels) != len(num_conditions)):
@@ -807,7 +801,9 @@ def _check_targets(
             if len(labels) != len(masks):
                 raise ValueError(f"row {row}: {len(masks)} target masks but {len(labels)} class labels; give one label per mask")
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_conditions[row] - 1:
-                raise ValueError(f"row {row}: class labels {labels.tolist()} outside the {num_conditions[row] - 1} categories of the prompt")
+                raise ValueError(
+                    f"row {row}: class labels {labels.tolist()} outside the {num_conditions[row] - 1} categories of the prompt"
+                )
 
 
 __all__ = ["PsalmForSegmentation", "PsalmImageFeatures", "PsalmModel", "PsalmPreTrainedModel", "PsalmSegmentationOutput"]

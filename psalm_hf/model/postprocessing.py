@@ -71,9 +71,7 @@ def mask_scores(mask_logits: Tensor, frame: Frame | None, mask_threshold: float 
     return torch.cat(scores)
 
 
-def semantic_scores(
-    mask_logits: Tensor, class_logits: Tensor, frame: Frame | None, *, resize_logits: bool = False
-) -> Tensor:
+def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Frame | None, *, resize_logits: bool = False) -> Tensor:
     """Score of every category at every pixel: sum over the queries of class probability times mask probability.
 
     Args:
@@ -224,9 +222,7 @@ def merge_panoptic(
     return table[winner] * winner_is_set, segments
 
 
-def referring_scores(
-    mask_logits: Tensor, referring_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5
-) -> Tensor:
+def referring_scores(mask_logits: Tensor, referring_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w), (Q, 1) -> (Q,): probability that the query is meant, times the mean probability of its mask."""
     return referring_logits.float().sigmoid()[:, 0] * mask_scores(mask_logits, frame, mask_threshold)
 

@@ -34,12 +34,8 @@ SYSTEM_MESSAGE = (
     "and assist the user with a variety of tasks using natural language."
 )
 _CONDITIONS = "{conditions}"
-_RELEASED_CATEGORIES = (
-    "This is an image <image>, Please do %s Segmentation.\nThis is all the candidate categories: {conditions}.\n"
-)
-_PAPER_CATEGORIES = (
-    "This is an image <image>, You need to segment all objects. This is all the candidate categories: {conditions}."
-)
+_RELEASED_CATEGORIES = "This is an image <image>, Please do %s Segmentation.\nThis is all the candidate categories: {conditions}.\n"
+_PAPER_CATEGORIES = "This is an image <image>, You need to segment all objects. This is all the candidate categories: {conditions}."
 # What the user says, by style and by what is asked for. The released instance prompt says "Panoptic" too, and its region
 # prompt has TWO blanks after the colon (they are one token).
 HUMAN_TURNS: dict[str, dict[str, str]] = {
@@ -47,9 +43,7 @@ HUMAN_TURNS: dict[str, dict[str, str]] = {
         "panoptic": _RELEASED_CATEGORIES % "Panoptic",
         "semantic": _RELEASED_CATEGORIES % "Semantic",
         "instance": _RELEASED_CATEGORIES % "Panoptic",
-        "sentence": (
-            "This is an image <image>, Please doing Referring Segmentation according to the following instruction:\n{conditions}"
-        ),
+        "sentence": ("This is an image <image>, Please doing Referring Segmentation according to the following instruction:\n{conditions}"),
         "region": "This is an image <image>, Please segment by given regions\nThis is all regions:  {conditions}.\n",
     },
     "paper": {

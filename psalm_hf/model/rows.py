@@ -170,7 +170,7 @@ class RowBuilder:
         if any(is_background[:-1]):
             # Moving it would shift the categories behind it against the caller's list, unnoticed.
             raise ValueError(
-                f"{where}, category {is_background.index(True)}: {BACKGROUND!r} stands for \"no object\" and goes last or is left "
+                f'{where}, category {is_background.index(True)}: {BACKGROUND!r} stands for "no object" and goes last or is left '
                 "out, because results are indices into the categories as given"
             )
         if is_background[-1]:
@@ -178,7 +178,7 @@ class RowBuilder:
         else:
             columns = [*names, BACKGROUND] if self.options.add_background else list(names)
         if len(columns) < 2:
-            raise ValueError(f"{where}: {columns[0]!r} is the only category, and the last one stands for \"no object\"; name another")
+            raise ValueError(f'{where}: {columns[0]!r} is the only category, and the last one stands for "no object"; name another')
         return columns
 
     def _sentence_rows(self, index: int, expressions: Any) -> list[Row]:
@@ -281,9 +281,7 @@ def prompts_per_image(
     }
     entries = {name: _per_image(value, name, len(images), is_single) for name, value in given.items()}
     region_images = _region_images_per_image(region_images, len(images), is_single)
-    return [
-        (image, {name: values[index] for name, values in entries.items()}, region_images[index]) for index, image in enumerate(images)
-    ]
+    return [(image, {name: values[index] for name, values in entries.items()}, region_images[index]) for index, image in enumerate(images)]
 
 
 def _per_image(value: Any, name: str, num_images: int, is_single: bool) -> list[Any]:

@@ -1,6 +1,6 @@
 """Writes the recipe's weights at full size (1.3B parameters, about 6 GB) as an original, sharded PSALM folder.
 
-    python -m tests.model.full_checkpoint FOLDER
+python -m tests.model.full_checkpoint FOLDER
 """
 
 import json

@@ -156,9 +156,7 @@ def forward_inputs(case: str, config: PsalmConfig) -> dict[str, Tensor]:
     for number, row_ids in enumerate(ids):
         categories, order = _categories(tensors, number)
         expression = tensors.get(f"in.token_refer_id.{number}", torch.empty(0, dtype=torch.int64)).tolist()
-        rows.append(
-            expand_row(row_ids, config, labels=labels[number], categories=categories, category_order=order, expression=expression)
-        )
+        rows.append(expand_row(row_ids, config, labels=labels[number], categories=categories, category_order=order, expression=expression))
     length = max(len(row.input_ids) for row in rows)
     pad_id = index()["derived"]["pad_id"]
     inputs = {

@@ -10,7 +10,6 @@ from torch import Tensor
 from psalm_hf.model.image_processing_psalm import Frame
 from psalm_hf.model.postprocessing import (
     binary_masks,
-    mask_scores,
     merge_panoptic,
     referring_scores,
     region_scores,

@@ -24,7 +24,15 @@ from psalm_hf.model.image_processing_psalm import (
 
 @pytest.mark.parametrize(
     "original, expected",
-    [((512, 1024), (512, 1024)), ((10, 20), (512, 1024)), ((480, 640), (768, 1024)), ((4000, 1), (1024, 1)), ((1, 4000), (1, 1024))],
+    [
+        ((512, 1024), (512, 1024)),
+        ((10, 20), (512, 1024)),
+        ((480, 640), (768, 1024)),
+        ((213, 157), (1024, 755)),  # 754.8
+        ((157, 213), (755, 1024)),
+        ((4000, 1), (1024, 1)),
+        ((1, 4000), (1, 1024)),
+    ],
 )
 def test_longer_side_fills_the_square(original, expected):
     assert content_size(original, 1024) == expected
@@ -139,6 +147,7 @@ def palette_image_with_transparency() -> Image.Image:
         (Image.new("CMYK", (1, 1), (0, 0, 0, 255)), (0, 0, 0)),
         (Image.new("I;16", (1, 1), 257 * 100), (100, 100, 100)),
         (Image.fromarray(np.array([[257 * 100]], dtype=">u2")), (100, 100, 100)),
+        (Image.fromarray(np.array([[200]], dtype=">u2")), (1, 1, 1)),  # nearly black, although it would fit into 8 bit
         (Image.new("I", (1, 1), 257 * 100), (100, 100, 100)),
         (Image.new("I", (1, 1), 100), (100, 100, 100)),
         (Image.new("F", (1, 1), 0.5), (128, 128, 128)),

@@ -117,8 +117,7 @@ def vision_calls(tiny):
     model, _ = tiny
     calls = {"vision_tower": [], "pixel_decoder": []}
     hooks = [
-        getattr(model.model, name).register_forward_pre_hook(lambda module, args, name=name: calls[name].append(args[0]))
-        for name in calls
+        getattr(model.model, name).register_forward_pre_hook(lambda module, args, name=name: calls[name].append(args[0])) for name in calls
     ]
     yield calls
     for hook in hooks:
@@ -217,7 +216,9 @@ def test_every_kind_has_loss_and_gradients(kind, checkpointing):
     outputs.loss.backward()
     name = {"category": "loss_class", "sentence": "loss_referring", "region": "loss_region"}[kind]
     depths = model.config.decoder_layers
-    assert set(outputs.losses) == {stem + end for stem in (name, "loss_mask", "loss_dice") for end in ["", *(f"_{d}" for d in range(depths))]}
+    assert set(outputs.losses) == {
+        stem + end for stem in (name, "loss_mask", "loss_dice") for end in ["", *(f"_{d}" for d in range(depths))]
+    }
     assert torch.equal(outputs.loss, sum(outputs.losses.values()))
     assert model.model.mask_queries.grad.abs().max() > 0
     assert model.model.projector.linear.weight.grad.abs().max() > 0
@@ -294,7 +295,10 @@ def cut_into_image_tokens(inputs: dict, image_token_id: int) -> None:
         (lambda inputs, _: inputs.update(image_index=torch.tensor([-1])), "row 0: the prompt has 16 image tokens but its image gives 0"),
         (lambda inputs, _: inputs.pop("region_weights"), "row 0: the prompt has 2 region tokens"),
         (lambda inputs, _: inputs.update(region_weights=inputs["region_weights"][:, :1]), "names region 2 but features of 1"),
-        (lambda inputs, _: inputs.update(image_index=None, pixel_values=torch.zeros(2, 3, 128, 128)), "1 rows but 2 images; pass image_index"),
+        (
+            lambda inputs, _: inputs.update(image_index=None, pixel_values=torch.zeros(2, 3, 128, 128)),
+            "1 rows but 2 images; pass image_index",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_together_are_refused(tiny, change, message):
@@ -467,7 +471,10 @@ def test_options_are_configuration_only(overrides):
         ({"image_size": 100}, "multiple of 32"),
         ({"projector_level": 4}, "one of the four feature maps"),
         ({"image_token_id": 5, "region_token_id": 5}, "share a token id"),
-        ({"vision_config": {"model_type": "timm_backbone", "backbone": "convnext_atto", "out_indices": [1, 2, 3]}}, "configure it for four"),
+        (
+            {"vision_config": {"model_type": "timm_backbone", "backbone": "convnext_atto", "out_indices": [1, 2, 3]}},
+            "configure it for four",
+        ),
     ],
 )
 def test_impossible_configurations_are_refused(overrides, message):

@@ -82,9 +82,7 @@ def test_encoding_expands_placeholders_and_counts_every_token_of_a_condition():
     pieces = [Piece("ab"), Piece(IMAGE_TOKEN), Piece("c[SEG]", condition=2), Piece(REGION_TOKEN, condition=1), Piece("d", is_answer=True)]
     pieces.append(Piece(MASK_QUERY_TOKEN, is_answer=True))
     token_ids = {"ab": [1, 2], "c[SEG]": [3, 9], "d": [4]}
-    row = encode_row(
-        pieces, token_ids, {IMAGE_TOKEN: 50, REGION_TOKEN: 51, MASK_QUERY_TOKEN: 52}, {IMAGE_TOKEN: 3, MASK_QUERY_TOKEN: 2}
-    )
+    row = encode_row(pieces, token_ids, {IMAGE_TOKEN: 50, REGION_TOKEN: 51, MASK_QUERY_TOKEN: 52}, {IMAGE_TOKEN: 3, MASK_QUERY_TOKEN: 2})
     assert row.input_ids == [1, 2, 50, 50, 50, 3, 9, 51, 4, 52, 52]
     assert row.condition_index == [0, 0, 0, 0, 0, 2, 2, 1, 0, 0, 0]
     assert row.labels == [-100] * 8 + [4, -100, -100]

@@ -1,0 +1,235 @@
+"""The main job from the command line to its two files, with the tiny model of random weights."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
+from psalm_hf.tiny import build_tiny
+from tests.conftest import SAMPLES
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+segment_image = load_script(EXAMPLES / "segment_image.py")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """(48, 64) of two colours."""
+    pixels = np.full((48, 64, 3), 200, dtype=np.uint8)
+    pixels[10:30, 20:50] = (180, 30, 30)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(tmp_path, *arguments):
+    """Overlay and record of a successful call."""
+    prefix = tmp_path / "out" / "result"
+    assert segment_image.main([*map(str, arguments), "--output", str(prefix)]) == 0
+    assert sorted(path.name for path in prefix.parent.iterdir()) == ["result.json", "result.png"]  # and no temporary file
+    overlay = Image.open(f"{prefix}.png")
+    overlay.load()
+    return overlay, json.loads(Path(f"{prefix}.json").read_text())
+
+
+def check_segments(record):
+    height, width = record["image_size"]
+    for segment in record["segments"]:
+        mask = bitmap_from_rle(segment["mask"])
+        assert mask.shape == (height, width)
+        assert tuple(segment["box"]) == box_from_bitmap(mask)
+        assert segment["area"] == area(segment["mask"]) == mask.sum()
+        assert segment["score"] is None or 0 <= segment["score"] <= 1
+
+
+def test_without_arguments_the_bundled_picture_is_segmented_and_the_random_weights_are_admitted(tmp_path, capsys):
+    overlay, record = run(tmp_path)
+    assert record["random_weights"] is True and record["checkpoint"] is None
+    assert record["task"] == "panoptic" and record["thresholds"]["threshold"] == 0.8
+    assert record["image_size"] == [448, 640] and overlay.size[0] == 640 and overlay.size[1] > 448
+    messages = capsys.readouterr()
+    assert "RANDOM" in messages.err and "house" in messages.err and "wrote" in messages.err
+    assert messages.out == ""
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_categories(tmp_path, picture, task):
+    _, record = run(tmp_path, picture, "--categories", "red box", "wall", "--stuff", "wall", "--task", task,
+                    *(() if task == "semantic" else ("--threshold", "0")))  # fmt: skip
+    check_segments(record)
+    assert record["prompt"] == {"categories": ["red box", "wall"]} and record["stuff"] == ["wall"]
+    assert record["segments"] or task != "semantic"
+    assert all(["red box", "wall"][segment["label_id"]] == segment["label"] for segment in record["segments"])
+    if task != "instance":  # no pixel belongs to two segments
+        covered = sum(bitmap_from_rle(segment["mask"]).astype(int) for segment in record["segments"])
+        assert np.max(covered) <= 1
+
+
+def test_a_background_of_the_users_own_changes_nothing(tmp_path, picture):
+    _, plain = run(tmp_path / "a", picture, "--categories", "red box", "wall", "--task", "semantic")
+    _, own = run(tmp_path / "b", picture, "--categories", "red box", "wall", "background", "--task", "semantic")
+    assert own["segments"] == plain["segments"]
+
+
+def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
+    def post_process(outputs, threshold, label_ids_to_fuse, target_sizes, mask_threshold):
+        assert (threshold, label_ids_to_fuse, mask_threshold) == (0.7, {2}, 0.5)
+        infos = [{"id": 1, "label_id": 2, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.8}]
+        return [{"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]
+
+    masks_from = {"target_sizes": [(1, 3)], "mask_threshold": 0.5}
+    found = segment_image.find_categories(post_process, None, "panoptic", {2}, masks_from, 0.7)
+    assert [(index, score, mask.tolist()) for index, score, mask in found] == [
+        (2, 0.9, [[False, True, False]]),
+        (0, 0.8, [[False, False, True]]),
+    ]
+
+
+def test_every_expression_gets_its_best_mask(tmp_path, picture):
+    _, record = run(tmp_path, picture, "--expression", "the red box", "--expression", "everything else")
+    check_segments(record)
+    assert [segment["label"] for segment in record["segments"]] == ["the red box", "everything else"]
+    assert record["task"] == "referring" and record["thresholds"]["threshold"] is None
+
+
+def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
+    mask = np.zeros((48, 64), dtype=np.uint8)
+    mask[12:20, 25:40] = 255
+    Image.fromarray(mask).save(tmp_path / "prompt.png")
+    _, record = run(
+        tmp_path, picture, "--box", "20,10,50,30", "--point", "30,20", "--mask", tmp_path / "prompt.png",
+        "--scribble", "5,5", "60,5", "60,40", "--point", "3,3",
+    )  # fmt: skip
+    check_segments(record)
+    labels = [segment["label"] for segment in record["segments"]]
+    assert labels == ["box 20,10,50,30", "point 30,20", "mask prompt.png", "scribble from 5,5", "point 3,3"]
+    kinds = [kind for region in record["prompt"]["regions"] for kind in region]
+    assert kinds == ["box", "point", "mask", "scribble", "point"]
+    assert record["prompt"]["regions"][3]["scribble"] == [[5, 5], [60, 5], [60, 40]]
+
+
+def test_a_saved_checkpoint_gives_the_masks_of_the_model_it_was_saved_from(tmp_path, picture):
+    model, processor = build_tiny(seed=0)
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    _, built_in = run(tmp_path / "a", picture, "--point", "30,20")
+    _, loaded = run(tmp_path / "b", picture, "--point", "30,20", "--checkpoint", tmp_path / "checkpoint")
+    assert loaded["segments"][0]["mask"] == built_in["segments"][0]["mask"]
+    assert loaded["random_weights"] is False and loaded["checkpoint"] == str(tmp_path / "checkpoint")
+    _, half = run(tmp_path / "c", picture, "--point", "30,20", "--checkpoint", tmp_path / "checkpoint", "--dtype", "bfloat16")
+    check_segments(half)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F", "rotated"])
+def test_any_picture_opens(tmp_path, mode):
+    grey = Image.linear_gradient("L").resize((64, 40))
+    name, options = "picture.tiff", {}
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    elif mode == "rotated":
+        image, name = grey, "picture.jpg"
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6  # to be turned by a quarter
+    else:
+        image = grey.convert(mode)
+    image.save(tmp_path / name, **options)
+    _, record = run(tmp_path, tmp_path / name, "--point", "3,3")
+    assert record["image_size"] == ([64, 40] if mode == "rotated" else [40, 64])
+    check_segments(record)
+
+
+@pytest.mark.samples
+@pytest.mark.parametrize("photo", ["kitchen.jpg", "cat_portrait.png"])
+def test_a_real_photo(tmp_path, photo):
+    path = SAMPLES / "photos" / photo
+    overlay, record = run(tmp_path, path)
+    with Image.open(path) as image:
+        assert record["image_size"] == [image.height, image.width]
+    assert overlay.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.png"], "absent.png"),
+        (["{text}"], "not an image"),
+        (["{picture}", "--categories", "cup", "--stuff", "wall"], "--stuff: wall not among"),
+        (["{picture}", "--categories", "cup", "cup"], "'cup' is also category 0"),
+        (["{picture}", "--point", "99,5"], "outside"),
+        (["{picture}", "--point", "nan,5"], "finite"),
+        (["{picture}", "--box", "30,5,10,9"], "x1 < x0"),
+        (["{picture}", "--expression", "  "], "blank"),
+        (["{picture}", "--mask", "absent.png"], "absent.png"),
+        (["{picture}", "--mask", "{text}"], "cannot identify"),
+        (["{picture}", "--checkpoint", "{folder}/absent"], "absent"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments, message):
+    (tmp_path / "text.png").write_text("no picture")
+    names = {"picture": picture, "text": tmp_path / "text.png", "folder": tmp_path}
+    status = segment_image.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
+    complaint = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2
+    assert complaint.startswith("segment_image: ") and message in complaint
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--point", "3"], "expected 2 numbers"),
+        (["--point", "a,b"], "2 numbers with commas"),
+        (["--categories", "cup", "--point", "1,2"], "one kind of prompt"),
+        (["--stuff", "cup"], "--stuff goes with --categories"),
+        (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
+        (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
+        (["--dtype", "bfloat16"], "--dtype goes with --checkpoint"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        segment_image.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_picture_is_never_overwritten(picture, capsys):
+    before = picture.read_bytes()
+    assert segment_image.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        segment_image.write_atomically(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bundled_picture_is_what_its_script_draws():
+    drawn = load_script(EXAMPLES / "pictures" / "draw_village.py").draw_village()
+    with Image.open(segment_image.BUNDLED_PICTURE) as bundled:
+        difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(bundled, dtype=int))
+    assert difference.mean() < 1  # versions of Pillow may round differently
+    assert segment_image.BUNDLED_PICTURE.stat().st_size <= 100_000

@@ -1,0 +1,77 @@
+"""Matching on cases a person can check."""
+
+import pytest
+import torch
+
+from psalm_hf.model.matching import assign, match_row, pairwise_dice_cost, pairwise_mask_cost, sample_points
+
+INSIDE, OUTSIDE = 50.0, -50.0  # logits whose sigmoid is 1 and 0 in float32
+
+
+def test_sampling_a_pixel_centre_gives_the_pixel():
+    maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    centres = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]])
+    assert sample_points(maps, centres).tolist() == [[1, 2, 3, 4]]
+
+
+def test_sampling_between_pixels_is_their_mean_and_the_border_fades_to_zero():
+    maps = torch.tensor([[[1.0, 3.0]]])
+    points = torch.tensor([[[0.5, 0.5], [0.0, 0.5]]])
+    assert sample_points(maps, points).tolist() == [[2.0, 0.5]]
+
+
+def test_points_may_be_shared_by_all_maps():
+    maps = torch.rand(3, 4, 4)
+    points = torch.rand(1, 5, 2)
+    torch.testing.assert_close(sample_points(maps, points), sample_points(maps, points.expand(3, -1, -1)))
+
+
+def test_mask_cost_is_the_mean_cross_entropy():
+    logits = torch.tensor([[0.0, 0.0], [2.0, -1.0]])
+    targets = torch.tensor([[1.0, 0.0]])
+    pairs = [torch.nn.functional.binary_cross_entropy_with_logits(row, targets[0]) for row in logits]
+    torch.testing.assert_close(pairwise_mask_cost(logits, targets), torch.stack(pairs)[:, None])
+
+
+def test_dice_cost_of_perfect_and_disjoint_masks():
+    logits = torch.tensor([[INSIDE, INSIDE, OUTSIDE, OUTSIDE]])
+    targets = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]])
+    expected = [1 - (2 * 2 + 1) / (4 + 1), 1 - 1 / (4 + 1)]
+    torch.testing.assert_close(pairwise_dice_cost(logits, targets), torch.tensor([expected]))
+
+
+def test_permuting_the_targets_permutes_the_cost_columns():
+    logits, targets, order = torch.randn(5, 9), torch.rand(3, 9), torch.tensor([2, 0, 1])
+    for cost in (pairwise_mask_cost, pairwise_dice_cost):
+        torch.testing.assert_close(cost(logits, targets[order]), cost(logits, targets)[:, order])
+
+
+def test_no_targets_give_an_empty_match():
+    assert pairwise_mask_cost(torch.randn(4, 6), torch.zeros(0, 6)).shape == (4, 0)
+    queries, targets = match_row(torch.randn(4, 8, 8), torch.zeros(0, 8, 8), torch.rand(1, 6, 2), row=0)
+    assert len(queries) == len(targets) == 0
+
+
+def test_assignment_is_the_cheapest_as_a_whole():
+    cost = torch.tensor([[1.0, 2.0], [1.1, 9.0], [5.0, 5.0]])  # query 0 is best for both, but 0 -> 1 and 1 -> 0 is cheapest
+    queries, targets = assign(cost, row=0)
+    assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_cost_names_the_row(bad):
+    with pytest.raises(ValueError, match="row 7: 1 of 2 matching costs are not finite"):
+        assign(torch.tensor([[1.0, bad]]), row=7)
+
+
+def test_class_probability_decides_between_equal_masks():
+    masks = torch.full((2, 4, 4), INSIDE)
+    target = torch.ones(1, 4, 4)
+    probs = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    queries, _ = match_row(masks, target, torch.rand(1, 8, 2), row=0, class_probs=probs, class_labels=torch.tensor([0]))
+    assert queries.tolist() == [1]
+
+
+def test_more_targets_than_queries_match_every_query():
+    queries, targets = match_row(torch.randn(2, 4, 4), torch.rand(5, 4, 4), torch.rand(1, 8, 2), row=0)
+    assert sorted(queries.tolist()) == [0, 1] and len(set(targets.tolist())) == 2

@@ -1,0 +1,88 @@
+"""Which way imports go, and what is not loaded until it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "psalm_hf"
+SCRIPTS = [path for path in sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("data_scripts/*.py")]) if path.name != "__init__.py"]
+
+# Layer -> the layers of the package that it may import, besides itself. A module that is not listed here fails the test below, so
+# that whoever adds one decides where it belongs.
+ALLOWED = {
+    "structures": set(),
+    "masks": set(),
+    "data": {"structures", "masks"},
+    "metrics": {"structures", "masks"},
+    "model": set(),
+    "visualization": {"structures", "masks"},
+    "video": {"structures", "masks", "model"},
+    "tiny": {"model"},
+    "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
+    "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
+    "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
+    "__init__": {"model", "video", "tiny"},
+}
+
+
+def imported_modules(path):
+    """Dotted names of everything a file imports, relative imports resolved; also inside of functions."""
+    package = ["psalm_hf", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            names.add(base)
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(parts):
+    return parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_the_layers(path):
+    own = layer(path.relative_to(PACKAGE).parts)
+    assert own in ALLOWED, f"say in ALLOWED what {own} may import"
+    known = {layer(other.relative_to(PACKAGE).parts) for other in PACKAGE.rglob("*.py")}
+    for name in imported_modules(path):
+        if name.startswith("psalm_hf."):
+            target = name.split(".")[1]
+            assert target == own or target not in known or target in ALLOWED[own], f"{path.relative_to(ROOT)} must not import {name}"
+
+
+def test_the_model_folder_is_flat_and_imports_its_siblings_relatively():
+    for path in PACKAGE.glob("model/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, f"{path.name} imports from outside of its folder"
+                assert node.level == 1 or not node.module.startswith("psalm_hf"), f"{path.name} imports psalm_hf by name"
+    assert not [path for path in PACKAGE.glob("model/*/") if path.name != "__pycache__"]
+
+
+def test_importing_the_package_loads_neither_datasets_nor_deepspeed_nor_pycocotools():
+    code = "import sys, psalm_hf; print(*sorted({'datasets', 'deepspeed', 'pycocotools'} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == ""
+
+
+def test_structures_and_masks_load_without_torch():
+    code = "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'psalm_hf'); import structures, masks"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_is_answered_without_torch(script):
+    code = "import runpy, sys; sys.modules['torch'] = None; script = sys.argv[1]; sys.argv[:] = [script, '--help']; " \
+           "runpy.run_path(script, run_name='__main__')"  # fmt: skip
+    result = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage:")
