@@ -64,7 +64,7 @@ class PsalmProcessor(ProcessorMixin):
 
     Args:
         image_processor: resizes, pads and normalises images.
-        tokenizer: `[PAD]`, `[SEG]` and the placeholders are added to it if missing.
+        tokenizer: with an end-of-text token; `[PAD]`, `[SEG]` and the placeholders are added to it if missing.
         prompt_style: "paper" (default for new training) or "released" (what published weights expect).
         num_queries: mask-query tokens per row, that of the model; 0 for a model with `decouple_masks=False`.
         image_grid: (rows, columns) of the image tokens of one image; G = rows * columns.
@@ -94,6 +94,8 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r}")
         if num_queries < 0 or max_length < 1:
             raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries} and {max_length}")
+        if tokenizer.eos_token is None:
+            raise ValueError("tokenizer: has no eos_token, with which every prompt ends; set it to the end-of-text token")
         self.prompt_style = prompt_style
         self.num_queries = num_queries
         self.image_grid = tuple(image_grid)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor
@@ -63,6 +64,14 @@ def case_tensors(case: str) -> dict[str, Tensor]:
 
 def case_entry(case: str) -> dict:
     return index()["tensors_and_cases"][case]
+
+
+def recorded_file(name: str) -> Path:
+    """A file of the folder; skips the test where this folder does not hold it."""
+    file = GOLDEN / name
+    if not file.is_file():
+        pytest.skip(f"{file} is absent")
+    return file
 
 
 def recipe():
@@ -148,8 +157,11 @@ def expand_row(
 
 
 def forward_inputs(case: str, config: PsalmConfig) -> dict[str, Tensor]:
-    """A recorded case in the keywords of `forward`, right padded, plus its expanded `labels`."""
-    tensors = case_tensors(case)
+    """A recorded tiny case in the keywords of `forward`, right padded, plus its expanded `labels`."""
+    return inputs_of(case_tensors(case), config, pad_id=index()["derived"]["pad_id"])
+
+
+def inputs_of(tensors: dict[str, Tensor], config: PsalmConfig, pad_id: int) -> dict[str, Tensor]:
     ids = tensors["in.input_ids"].tolist()
     labels = tensors["in.labels"].tolist() if "in.labels" in tensors else ids
     rows = []
@@ -158,7 +170,6 @@ def forward_inputs(case: str, config: PsalmConfig) -> dict[str, Tensor]:
         expression = tensors.get(f"in.token_refer_id.{number}", torch.empty(0, dtype=torch.int64)).tolist()
         rows.append(expand_row(row_ids, config, labels=labels[number], categories=categories, category_order=order, expression=expression))
     length = max(len(row.input_ids) for row in rows)
-    pad_id = index()["derived"]["pad_id"]
     inputs = {
         "input_ids": _padded([row.input_ids for row in rows], length, pad_id),
         "condition_index": _padded([row.condition_index for row in rows], length, 0),

@@ -374,7 +374,7 @@ def test_mask2former_folder_gives_its_vision_tower_and_decoder(mask2former):
 
 @pytest.mark.golden
 def test_detectron2_names_map_as_recorded():
-    lines = (GOLDEN / "mask2former_pickle_keys.tsv").read_text().splitlines()[1:]
+    lines = golden.recorded_file("mask2former_pickle_keys.tsv").read_text().splitlines()[1:]
     rows = [line.split("\t") for line in lines]
     shapes = {row[0]: [int(side) for side in row[1].split(",")] if row[1] != "-" else [] for row in rows}
     given = {name: torch.zeros(shape) for name, shape in shapes.items()}
@@ -393,7 +393,7 @@ def write_pickle(folder, content):
 
 def detectron2_weights(model) -> dict[str, np.ndarray]:
     """Weights of a PSALM model under detectron2's names, with extra queries; biases that it does not have are left out."""
-    text = (GOLDEN / "mask2former_pickle_keys.tsv").read_text().splitlines()[1:]
+    text = golden.recorded_file("mask2former_pickle_keys.tsv").read_text().splitlines()[1:]
     state, weights = model.state_dict(), {}
     for name, _, _, original_name in (line.split("\t") for line in text):
         targets = list(split_fused(convert_original_name(original_name), torch.zeros(3), 1))
@@ -514,7 +514,7 @@ def test_stage_1_projector_loads_with_any_prefix(tmp_path, prefix):
 def test_released_projector_file_has_no_running_statistics_and_loads(tmp_path):
     model, _ = build_tiny()
     complete = original_projector(model, "model.")
-    recorded = [line.split("\t")[0] for line in (GOLDEN / "stage1_projector_keys.tsv").read_text().splitlines()[1:]]
+    recorded = [line.split("\t")[0] for line in golden.recorded_file("stage1_projector_keys.tsv").read_text().splitlines()[1:]]
     assert {name for name in complete if "running" not in name and "tracked" not in name} == set(recorded)
     torch.save({name: complete[name] + 1 for name in recorded}, tmp_path / "mm_projector.bin")
     before = model.model.projector.reduce.norm1.running_mean.clone()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,83 +24,98 @@ from tests.model.full_checkpoint import write_full_folder
 
 pytestmark = [pytest.mark.golden, pytest.mark.slow]
 
-FILE = GOLDEN / "full" / "panoptic.safetensors"
+CASES = sorted(file.stem for file in (GOLDEN / "full").glob("*.safetensors"))
 BEFORE_DECODER, DECODER = 5e-5, 2e-4
 # Rounding decides some of the 10^7 attention masks at full size: deviations may be this multiple of what the original shows
 # between one thread and two.
 ROUNDING_SLACK = 10
 PEAK_MEMORY_GB = 12
+CLASS_LOGITS = {"pred_class_name_logits": "class_queries_logits", "pred_SEG_logits": "referring_queries_logits"}
 
 
-def recording() -> dict:
-    return json.loads((GOLDEN / "full" / "panoptic.json").read_text())
+def recording(case: str) -> dict:
+    return json.loads((GOLDEN / "full" / f"{case}.json").read_text())
 
 
+def recorded(case: str) -> dict[str, Tensor]:
+    return golden.load(GOLDEN / "full" / f"{case}.safetensors")
+
+
+@cache
 def noise() -> dict:
-    return json.loads((GOLDEN / "full" / "tolerance.json").read_text())["one_thread_vs_two_threads"]
+    return json.loads(golden.recorded_file("full/tolerance.json").read_text())["one_thread_vs_two_threads"]
 
 
-def recorded_image() -> Tensor:
-    """As the recording describes it, (1, 3, S, S)."""
-    shape = recording()["image"]["stats"]["shape"]
-    rng = np.random.default_rng(77)
+def recorded_image(case: str) -> Tensor:
+    """Made as the recording describes it, (1, 3, S, S)."""
+    entry = recording(case)["image"]
+    shape = entry["stats"]["shape"]
+    rng = np.random.default_rng(int(re.search(r"default_rng\((\d+)\)", entry["how"])[1]))
     coarse = torch.from_numpy(rng.standard_normal((1, 3, 16, 16)).astype(np.float32))
     fine = torch.from_numpy(rng.standard_normal(tuple(shape)).astype(np.float32))
     image = torch.nn.functional.interpolate(coarse, size=shape[-2:], mode="bicubic", align_corners=False) + 0.3 * fine
-    return image.half().float()
+    image = image.half().float()
+    assert abs(image.double().norm().item() - entry["stats"]["l2"]) < 1e-3 * entry["stats"]["l2"]
+    return image
 
 
 @pytest.fixture(scope="module")
-def tensors(tmp_path_factory):
+def model(tmp_path_factory):
     folder = Path(os.environ.get("PSALM_FULL_CHECKPOINT", tmp_path_factory.mktemp("full")))
-    model = PsalmForSegmentation.from_pretrained(write_full_folder(folder), dtype=torch.float32)
-    found = run(model)
-    found["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return found
+    return PsalmForSegmentation.from_pretrained(write_full_folder(folder), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tensors(model):
+    """Runs a case once and returns its tensors under the recorded names."""
+    return cache(lambda case: run(model, case))
 
 
 @torch.no_grad()
-def run(model: PsalmForSegmentation) -> dict[str, Tensor]:
-    recorded, config = golden.load(FILE), model.config
-    numbers, tokens = recorded["in.cls_indices"][0].tolist(), recorded["in.class_name_ids"][0].tolist()
-    names = [[token for token, own in zip(tokens, numbers, strict=True) if own == number] for number in sorted(set(numbers) - {-1})]
-    ids = recorded["in.input_ids"][0].tolist()
-    row = golden.expand_row(ids, config, labels=ids, categories=names, category_order=list(range(len(names))), expression=[])
-    inputs = {"input_ids": torch.tensor([row.input_ids]), "condition_index": torch.tensor([row.condition_index])}
-    inputs |= {"attention_mask": torch.ones_like(inputs["input_ids"]), "condition_type": torch.tensor([0])}
-
+def run(model: PsalmForSegmentation, case: str) -> dict[str, Tensor]:
+    inputs = golden.inputs_of(recorded(case), model.config, pad_id=model.config.pad_token_id)
+    labels = inputs.pop("labels")
+    inputs.setdefault("pixel_values", recorded_image(case))
     seen = {}
-    model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.update(inputs_embeds=kwargs["inputs_embeds"]), with_kwargs=True
-    )
-    model.model.language_model.register_forward_hook(lambda module, args, output: seen.update(hidden=output.last_hidden_state))
-    model.model.vision_tower.register_forward_hook(lambda module, args, output: seen.update(maps=output.feature_maps))
-    model.model.query_projection.register_forward_hook(lambda module, args, output: seen.update(queries=output))
-    model.model.category_projection.register_forward_hook(lambda module, args, output: seen.update(categories=output))
-    outputs = model(**inputs, pixel_values=recorded_image(), output_auxiliary_logits=True, output_image_features=True)
-    features = outputs.image_features
+    hooks = [
+        model.model.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.update(inputs_embeds=kwargs["inputs_embeds"]), with_kwargs=True
+        ),
+        model.model.vision_tower.register_forward_hook(lambda module, args, output: seen.update(maps=output.feature_maps)),
+        model.model.register_forward_hook(lambda module, args, output: seen.update(inner=output)),
+    ]
+    outputs = model(**inputs, output_auxiliary_logits=True, output_image_features=True)
+    for hook in hooks:
+        hook.remove()
+    inner, features, conditions = seen["inner"], outputs.image_features, inputs["condition_index"]
     found = {
         "inputs_embeds": seen["inputs_embeds"],
-        "last_hidden_state": seen["hidden"],
+        "last_hidden_state": inner.last_hidden_state,
         "attention_mask": inputs["attention_mask"],
-        "layout.labels": torch.tensor([row.labels]),
-        "layout.seg_query_mask": (inputs["input_ids"] == config.mask_query_token_id).long(),
-        "layout.class_name_embedding_indices": inputs["condition_index"],
+        "layout.labels": labels,
+        "layout.seg_query_mask": (inputs["input_ids"] == model.config.mask_query_token_id).long(),
+        "layout.class_name_embedding_indices": conditions,
+        "layout.refer_embedding_indices": conditions,
+        "layout.region_embedding_masks": (conditions > 0).long(),
         "image_tokens.0": features.image_tokens,
-        "decoder_in.seg_query": seen["queries"],
-        "decoder_in.class_name_embedding": seen["categories"],
+        "decoder_in.seg_query": inner.query_embeds,
+        "decoder_in.class_name_embedding": inner.condition_embeds,
+        "decoder_in.SEG_embedding": inner.condition_embeds,
+        "decoder_in.region_embedding.0": inner.condition_embeds[0],
         "mask_features": features.mask_features,
     }
     found |= {f"multi_scale.{level}": x for level, x in enumerate(features.multi_scale)}
     found |= {f"swin.res{stage + 2}": x for stage, x in enumerate(seen["maps"])}
     for depth, prediction in enumerate([*outputs.auxiliary_outputs, outputs]):
         found[f"layer{depth}.pred_masks"] = prediction["masks_queries_logits"]
-        found[f"layer{depth}.pred_class_name_logits"] = prediction["class_queries_logits"]
-    return found | post_process(outputs)
+        found |= {f"layer{depth}.{theirs}": prediction[ours] for theirs, ours in CLASS_LOGITS.items() if ours in prediction}
+        if "region_queries_logits" in prediction:
+            found[f"layer{depth}.pred_region_logits.0"] = prediction["region_queries_logits"][0]
+    return found | (post_process(case, outputs) if "class_queries_logits" in outputs else {})
 
 
-def post_process(outputs) -> dict[str, Tensor]:
-    entry = recording()
+def post_process(case: str, outputs) -> dict[str, Tensor]:
+    entry = recording(case)
     padded = entry["image"]["stats"]["shape"][-1]
     frame = Frame((padded, padded), tuple(entry["content_hw"]), tuple(entry["original_hw"]))
     masks, classes = outputs.masks_queries_logits[0], outputs.class_queries_logits[0]
@@ -120,15 +136,18 @@ def tolerance(name: str) -> float:
     return max(floor, ROUNDING_SLACK * noise().get(name, {}).get("max_abs", 0.0))
 
 
-def recorded_names() -> list[str]:
-    return [name for name in golden.load(FILE) if name.startswith("out.")] if FILE.is_file() else []
+def names_of(part: str) -> list[tuple[str, str]]:
+    """(case, name) of every recorded output, or of every tensor with statistics."""
+    if part == "slices":
+        return [(case, name) for case in CASES for name in recorded(case) if name.startswith("out.")]
+    return [(case, name) for case in CASES for name in recording(case)["statistics"]]
 
 
-@pytest.mark.parametrize("stored", recorded_names())
-def test_full_size_slices_equal_recording(tensors, stored):
-    expected = golden.load(FILE)[stored]
+@pytest.mark.parametrize(("case", "stored"), names_of("slices"))
+def test_full_size_slices_equal_recording(tensors, case, stored):
+    expected = recorded(case)[stored]
     name, *strides = re.fullmatch(r"out\.(.*?)(?:__every_(\d+)_(\d+))?", stored).groups()
-    actual = tensors[name]
+    actual = tensors(case)[name]
     if strides[0] is not None:
         first, second = map(int, strides)
         if name.startswith("image_tokens"):
@@ -152,10 +171,10 @@ def test_full_size_slices_equal_recording(tensors, stored):
         assert torch.equal(actual.long(), expected.long())
 
 
-@pytest.mark.parametrize("name", recording()["statistics"] if FILE.is_file() else [])
-def test_full_size_statistics_equal_recording(tensors, name):
-    statistics = recording()["statistics"][name]
-    actual = tensors[name].double()
+@pytest.mark.parametrize(("case", "name"), names_of("statistics"))
+def test_full_size_statistics_equal_recording(tensors, case, name):
+    statistics = recording(case)["statistics"][name]
+    actual = tensors(case)[name].double()
     spread = statistics["std"]
     assert list(actual.shape) == statistics["shape"]
     assert abs(actual.mean().item() - statistics["mean"]) <= 1e-4 * spread
@@ -165,5 +184,7 @@ def test_full_size_statistics_equal_recording(tensors, name):
         assert abs(getattr(actual, extreme)().item() - statistics[extreme]) <= tolerance(name)
 
 
-def test_full_size_memory_peak(tensors):
-    assert tensors["peak_gb"] <= PEAK_MEMORY_GB
+def test_full_size_memory_peak(model, tensors):
+    for case in CASES:
+        tensors(case)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 <= PEAK_MEMORY_GB

@@ -41,7 +41,7 @@ def ask(processor: PsalmProcessor, name: str, case: dict):
     if CATEGORY_NAME in ids:
         names = case.get("class_names") or [f"name {index}" for index in range(ids.count(CATEGORY_NAME) - 1)] + ["background"]
         task = next((task for task in ("semantic", "instance") if task in name), "panoptic")
-        return processor(PHOTO, categories=names, task=task), CATEGORY_NAME
+        return processor(PHOTO, categories=names, task=task, add_background=False), CATEGORY_NAME
     if EXPRESSION in ids:
         return processor(PHOTO, expressions=[case["sentences"]]), EXPRESSION
     if REGION in ids:
@@ -108,7 +108,7 @@ def test_labels(processor, name, monkeypatch):
 
 @pytest.mark.parametrize("text", recorded()["tokenizer_samples"])
 def test_tokenizer_ids(tokenizer, processor, text):
-    """Before and after the processor adds its placeholders, and after saving and loading."""
+    """Before and after the processor adds its placeholders."""
     expected = recorded()["tokenizer_samples"][text]
     for each in (tokenizer_from_original_folder(FOLDER), processor.tokenizer):
         assert each(text, add_special_tokens=False)["input_ids"] == expected["fast"] == expected["slow"]
@@ -132,7 +132,7 @@ def test_placeholders_follow_the_released_vocabulary(processor):
 def test_shuffled_categories(processor):
     example = recorded()["shuffled_class_order_example"]
     names = next(case["class_names"] for case in recorded()["tasks"].values() if "class_names" in case)
-    inputs = processor(PHOTO, categories=names, shuffle_categories=True, seed=example["seed"])
+    inputs = processor(PHOTO, categories=names, add_background=False, shuffle_categories=True, seed=example["seed"])
     conditions = inputs["condition_index"][0]
     assert inputs["input_ids"][0][conditions > 0].tolist() == example["class_name_ids"]
     written = list(dict.fromkeys(conditions[conditions > 0].tolist()))  # categories, numbered as given, in the order of the text

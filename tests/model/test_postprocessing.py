@@ -128,6 +128,13 @@ def test_panoptic_overlap_counts_won_pixels_against_the_own_mask():
     assert merge_panoptic(masks, classes, None, overlap_mask_area_threshold=0.75)[0].tolist() == [[1, 2, 2, 2]]
 
 
+def test_panoptic_won_pixels_count_also_outside_the_own_mask():
+    """Query 1 wins 3 pixels, one of them in its mask of 2: 1.5 of its mask, and a segment of one pixel."""
+    masks = logits([[[0.99, 0.1, 0.1, 0.1]], [[0.8, 0.8, 0.3, 0.3]]])
+    classes = class_logits([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]])
+    assert merge_panoptic(masks, classes, None)[0].tolist() == [[1, 2, 0, 0]]
+
+
 def test_panoptic_fuses_stuff_but_not_things():
     masks = logits([[[0.9, 0.1, 0.1]], [[0.1, 0.9, 0.1]], [[0.1, 0.1, 0.9]]])
     classes = class_logits([[0.9, 0.1], [0.97, 0.03], [0.95, 0.05]])

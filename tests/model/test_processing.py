@@ -316,8 +316,8 @@ def test_original_folder_with_vocabulary_files(tmp_path):
     (tmp_path / "added_tokens.json").write_text(json.dumps(dict(reversed(added.items()))))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_phi", "image_size": 64}))
     processor = processor_from_original_folder(tmp_path)
-    assert processor.tokenizer("a  b   [SEG]", add_special_tokens=False)["input_ids"] == [
-        vocabulary["a"], 257, vocabulary["b"], 258, 260
+    assert processor.tokenizer("a  b   [SEG] [SEG]", add_special_tokens=False)["input_ids"] == [
+        vocabulary["a"], 257, vocabulary["b"], 258, 260, vocabulary["Ġ"], 260
     ]  # fmt: skip
     assert [processor.tokenizer.pad_token_id, processor.image_token_id, processor.mask_query_token_id] == [259, 261, 263]
 

@@ -103,6 +103,9 @@ REFUSED = {
         {"images": PHOTO, "conversations": [*QUESTION, {"role": "assistant", "content": "<image>"}]}, "message 1: contains '<image>'",
     ),
     "region mentioned": ({"images": PHOTO, "conversations": [{"role": "user", "content": "<region>?"}]}, "message 0: contains '<region>'"),
+    "region mentioned beside the image": (
+        {"images": PHOTO, "conversations": [{"role": "user", "content": "<image> <region>"}]}, "message 0: contains '<region>'",
+    ),
     "plain style with a question": ({"images": PHOTO, "conversations": QUESTION, "prompt_style": "plain"}, "expected the role 'assistant'"),
     "plain style with categories": ({"images": PHOTO, "categories": ["a"], "prompt_style": "plain"}, "plain style has captions"),
     "plain style without image": (
@@ -189,6 +192,13 @@ def test_a_file_that_breaks_while_it_is_read_names_its_image(processor, tmp_path
 def test_constructor_options(options, message):
     with pytest.raises(ValueError, match=message):
         PsalmProcessor(PsalmImageProcessor(), byte_tokenizer(), **options)
+
+
+def test_tokenizer_without_end_of_text():
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no eos_token"):
+        PsalmProcessor(PsalmImageProcessor(), tokenizer)
 
 
 def test_original_folder_without_tokenizer(tmp_path):

@@ -52,7 +52,18 @@ def test_paper_prompts():
 
 def test_released_sentences_are_one_condition():
     pieces = sentence_pieces(["the cup", "left one"], style="released", end_of_text=END)
+    assert text_of(pieces) == (
+        f"{SYSTEM}This is an image <image>, Please doing Referring Segmentation according to the following instruction:\n"
+        " the cup. left one.[SEG]" + ANSWER
+    )
     assert [(piece.text, piece.condition) for piece in pieces if piece.condition] == [(" the cup. left one.[SEG]", 1)]
+
+
+def test_released_regions():
+    assert text_of(region_pieces(2, style="released", end_of_text=END)) == (
+        f"{SYSTEM}This is an image <image>, Please segment by given regions\nThis is all regions:  <region>, <region>.\n"
+        " [/INST] \n[SEG]<mask_query> <end>"
+    )
 
 
 def test_shuffled_names_keep_their_numbers():
