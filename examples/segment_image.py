@@ -34,6 +34,7 @@ GENERAL_CATEGORIES = {
 }  # fmt: skip
 # The released thresholds; but for instances it keeps everything, as average precision wants it, and nobody can look at 100 masks.
 DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
+RANDOM_THRESHOLDS = {"panoptic": 0.0, "instance": 0.06}  # random weights are never sure; so there is at least something to look at
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,7 +218,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     if not options.expressions and not options.regions:
         options.task = options.task or "panoptic"
         if options.threshold is None:
-            options.threshold = DEFAULT_THRESHOLDS.get(options.task)
+            defaults = DEFAULT_THRESHOLDS if options.checkpoint else RANDOM_THRESHOLDS
+            options.threshold = defaults.get(options.task)
         if options.categories is None:
             known = BUNDLED_CATEGORIES if options.image == str(BUNDLED_PICTURE) else GENERAL_CATEGORIES
             options.categories, options.stuff = list(known), [name for name, is_stuff in known.items() if is_stuff]

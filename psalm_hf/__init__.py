@@ -13,7 +13,8 @@ AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
 AutoConfig.register(OriginalPsalmConfig.model_type, OriginalPsalmConfig)
 AutoModel.register(PsalmConfig, PsalmForSegmentation)
 AutoProcessor.register(PsalmConfig, PsalmProcessor)
-AutoImageProcessor.register(PsalmConfig, PsalmImageProcessor)
+# One class for both backends: pixels are Pillow's, bit for bit, wherever torchvision is installed too.
+AutoImageProcessor.register(PsalmConfig, image_processor_classes={"torchvision": PsalmImageProcessor, "pil": PsalmImageProcessor})
 
 # A saved or pushed folder carries its own code, so that it also loads where psalm_hf is not installed (trust_remote_code=True).
 PsalmConfig.register_for_auto_class()

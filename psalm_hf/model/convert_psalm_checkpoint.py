@@ -159,17 +159,22 @@ def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------------------------------- original PSALM folders
 
 
-def locate_original_folder(name_or_path: Any, kwargs: Mapping[str, Any]) -> Path | None:
-    """The local folder of an original PSALM checkpoint (downloaded if it is a Hub id), or None for any other checkpoint."""
-    if name_or_path is None or kwargs.get("state_dict") is not None:
-        return None
-    hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token", "revision") if name in kwargs}
+def locate_original_folder(name_or_path: Any, options: Mapping[str, Any], patterns: list[str]) -> Path | None:
+    """The local folder of an original PSALM checkpoint, or None for any other checkpoint.
+
+    Args:
+        name_or_path: folder or Hub id.
+        options: keywords of `from_pretrained`; those about the Hub are used.
+        patterns: files to download if it is a Hub id.
+    """
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+    hub = {name: options[name] for name in names if name in options}
     fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
     if fields.get("model_type") != ORIGINAL_MODEL_TYPE:
         return None
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
-    return Path(snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.txt", "*.bin", "*.safetensors"], **hub))
+    return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub))
 
 
 def load_original_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

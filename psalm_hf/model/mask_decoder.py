@@ -229,9 +229,13 @@ class PsalmMaskDecoder(nn.Module):
         """
         dtype = self.norm.weight.dtype
         queries, mask_features = queries.to(dtype), mask_features.to(dtype)
-        sources = [x.to(dtype).flatten(2).transpose(1, 2) + embed for x, embed in zip(multi_scale, self.level_embed.weight, strict=True)]
+        # Embeddings are called, not read: sharded engines gather a module's weights when it is called.
+        levels = self.level_embed(torch.arange(3, device=queries.device))
+        sources = [x.to(dtype).flatten(2).transpose(1, 2) + embed for x, embed in zip(multi_scale, levels, strict=True)]
         positions = [self.positions(x.to(dtype)) for x in multi_scale]
-        query_positions = self.query_positions.weight.expand_as(queries) if self.decouple_masks else torch.zeros_like(queries)
+        query_positions = torch.zeros_like(queries)
+        if self.decouple_masks:
+            query_positions = self.query_positions(torch.arange(queries.shape[1], device=queries.device)).expand_as(queries)
         key_allowed = None if is_query is None else is_query[:, None, None, :]
 
         predictions = [self._predict(queries, mask_features, layout)]

@@ -231,7 +231,9 @@ class PsalmPreTrainedModel(PreTrainedModel):
             ValueError: keys are missing, unexpected or of another shape; the message lists them. `ignore_mismatched_sizes=True`
                 turns this off, and new weights are initialised.
         """
-        original = locate_original_folder(pretrained_model_name_or_path, kwargs)
+        original = None
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
         if original is not None:
             fields, kwargs["state_dict"] = load_original_checkpoint(original)
             kwargs["config"] = cls.config_class(**fields)
@@ -293,6 +295,8 @@ def _init_sampling_ring(module: nn.Module) -> None:
 
 class PsalmModel(PsalmPreTrainedModel):
     """Vision tower, projector, pixel decoder, language model, and the read-outs that the mask decoder needs."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^mask_decoder\.", r"^lm_head\."]  # of a checkpoint with heads
 
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
@@ -710,16 +714,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             return torch.einsum("bqc,bkc->bqk", self.mask_decoder.sentence_head(normed), conditions)  # (b, Q, 1)
         numbers = torch.arange(conditions.shape[1], device=normed.device)
         counts = numbers.new_tensor(num_conditions)[:, None]
-        smallest = torch.finfo(normed.dtype).min
         if kind == REGION:
             logits = torch.einsum("bkc,bqc->bkq", conditions, self.mask_decoder.region_head(normed))  # (b, R_max, Q)
-            return logits.masked_fill((numbers >= counts)[:, :, None], smallest)
+            return logits.masked_fill((numbers >= counts)[:, :, None], torch.finfo(logits.dtype).min)
         logits = torch.einsum("bqc,bkc->bqk", self.mask_decoder.category_head(normed), conditions)  # (b, Q, K_max + 1)
         # A row's own `background` sits behind its own categories; move it to the last column.
         source = torch.where(numbers == conditions.shape[1] - 1, counts - 1, numbers)  # (b, K_max + 1)
         padding = (numbers >= counts - 1) & (numbers < conditions.shape[1] - 1)
         logits = logits.gather(2, source[:, None].expand_as(logits))
-        return logits.masked_fill(padding[:, None], smallest)
+        return logits.masked_fill(padding[:, None], torch.finfo(logits.dtype).min)  # its dtype may be autocast's
 
     def _segmentation_fields(
         self, prediction: tuple[Tensor, Tensor, Tensor], rows: list[int], kinds: list[int], num_conditions: list[int]

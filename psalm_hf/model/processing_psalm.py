@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
-from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AddedToken, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
+from .convert_psalm_checkpoint import locate_original_folder
 from .image_processing_psalm import Frame, PsalmImageProcessor, Size, place_mask, place_polygons, read_bitmap
 from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
 from .prompts import (
@@ -107,7 +107,10 @@ class PsalmProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PsalmProcessor:
         """As of every processor; also accepts an ORIGINAL PSALM folder or Hub id, see `processor_from_original_folder`."""
-        folder = _locate_original_folder(pretrained_model_name_or_path, kwargs)
+        try:
+            folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])
+        except OSError:  # a processor saved alone has no config.json
+            folder = None
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         names = ("prompt_style", "num_queries", "image_grid", "region_sampling", "max_length")
@@ -573,20 +576,6 @@ def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:
 
 
 # Original PSALM folders
-
-
-def _locate_original_folder(name_or_path: Any, kwargs: Mapping[str, Any]) -> Path | None:
-    """The local folder, without weights if it is downloaded, of a checkpoint whose config.json says `llava_phi`; else None."""
-    hub = {name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token", "revision") if name in kwargs}
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
-    except OSError:  # a processor saved alone has no config.json
-        return None
-    if fields.get("model_type") != "llava_phi":
-        return None
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    return Path(snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.txt"], **hub))
 
 
 def processor_from_original_folder(folder: str | Path, **options: Any) -> PsalmProcessor:

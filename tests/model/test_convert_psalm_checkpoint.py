@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from data_scripts import convert_checkpoint
-from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
+from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmModel, PsalmProcessor
 from psalm_hf.model.convert_psalm_checkpoint import (
     convert_detectron2,
     convert_original_name,
@@ -196,6 +196,12 @@ def test_original_saved_and_loaded_again_is_bit_identical(original, tmp_path):
 
 
 @pytest.mark.golden
+def test_original_folder_loads_with_a_device_map(original, original_weights):
+    model = PsalmForSegmentation.from_pretrained(original(), device_map="auto")
+    assert torch.equal(model.model.mask_queries, original_weights["seg_query"])
+
+
+@pytest.mark.golden
 def test_auto_classes_open_an_original_folder(original):
     folder = original()
     config = AutoConfig.from_pretrained(folder)
@@ -264,6 +270,12 @@ def test_auto_classes_open_a_saved_folder(saved):
 def test_device_map_auto_gives_the_same_outputs(saved):
     folder, model, processor = saved
     assert_same_outputs(model, PsalmForSegmentation.from_pretrained(folder, device_map="auto"), processor)
+
+
+def test_base_model_loads_from_a_checkpoint_with_heads(saved):
+    folder, model, _ = saved
+    base = PsalmModel.from_pretrained(folder)
+    assert torch.equal(base.mask_queries, model.model.mask_queries)
 
 
 def test_bfloat16_keeps_masks_in_float32_and_stays_close(saved):

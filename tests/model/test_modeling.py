@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Trainer, TrainingArguments
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation
 from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions
@@ -239,6 +240,38 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-5, rtol=1e-4)
 
 
+def test_autocast_step_has_finite_losses_and_gradients():
+    model, processor = build_tiny()
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(**training_inputs(processor, "category"))
+    outputs.loss.backward()
+    assert torch.isfinite(outputs.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_trainer_takes_a_step_and_evaluates(tmp_path):
+    """The outputs survive the Trainer's gathering, and the loss is not rescaled behind our back."""
+    model, processor = build_tiny()
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
+    options |= {"max_steps": 1, "report_to": "none", "remove_unused_columns": False, "logging_steps": 1, "gradient_accumulation_steps": 2}
+    options["label_names"] = ["mask_labels", "class_labels"]  # the Trainer's guess also waits for language labels
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**options),
+        train_dataset=list(range(4)),
+        eval_dataset=list(range(2)),
+        data_collator=lambda rows: training_inputs(processor, "category"),
+    )
+    torch.manual_seed(0)
+    loss = trainer.train().training_loss
+    with torch.no_grad():
+        alone = model(**training_inputs(processor, "category")).loss.item()
+    assert loss == pytest.approx(alone, rel=0.2)  # the mean of two micro-batches, not their sum
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(alone, rel=0.2)
+
+
 @pytest.mark.parametrize("kind", ["category", "sentence"])
 def test_batch_without_any_target_trains_the_similarity_only(kind):
     model, processor = build_tiny()
@@ -317,11 +350,12 @@ def test_image_features_without_masks_cannot_segment(tiny):
         model(**inputs, image_features=features)
 
 
-class TestNonDecoupled:
-    @pytest.fixture(scope="class")
-    def model_and_processor(self):
-        return build_tiny(decouple_masks=False)
+@pytest.fixture(scope="module")
+def model_and_processor():
+    return build_tiny(decouple_masks=False)
 
+
+class TestNonDecoupled:
     @torch.no_grad()
     def test_queries_are_the_categories(self, model_and_processor):
         model, processor = model_and_processor

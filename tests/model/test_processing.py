@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer
 
+from psalm_hf.model import convert_psalm_checkpoint
 from psalm_hf.model.image_processing_psalm import PsalmImageProcessor
 from psalm_hf.model.processing_psalm import PsalmProcessor, processor_from_original_folder
 from psalm_hf.model.rows import RowInfo
@@ -328,8 +329,6 @@ def save_bytes(folder):
 
 
 def test_original_checkpoint_of_the_hub_is_downloaded_without_weights(tmp_path, monkeypatch):
-    from psalm_hf.model import processing_psalm
-
     write_original_folder(tmp_path, {"image_size": 64})
     asked = {}
 
@@ -337,7 +336,7 @@ def test_original_checkpoint_of_the_hub_is_downloaded_without_weights(tmp_path, 
         asked.update(name=name, allow_patterns=allow_patterns, **hub)
         return str(tmp_path)
 
-    monkeypatch.setattr(processing_psalm.PreTrainedConfig, "get_config_dict", lambda name, **hub: ({"model_type": "llava_phi"}, {}))
-    monkeypatch.setattr(processing_psalm, "snapshot_download", download)
+    monkeypatch.setattr(convert_psalm_checkpoint.PreTrainedConfig, "get_config_dict", lambda name, **hub: ({"model_type": "llava_phi"}, {}))
+    monkeypatch.setattr(convert_psalm_checkpoint, "snapshot_download", download)
     assert PsalmProcessor.from_pretrained("me/psalm", revision="v1").image_processor.image_size == 64
     assert asked == {"name": "me/psalm", "allow_patterns": ["*.json", "*.txt"], "revision": "v1"}
