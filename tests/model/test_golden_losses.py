@@ -1,5 +1,6 @@
 """Matching, losses and gradients against the recordings: formulas on given points, seeded draws, and the norm of every gradient."""
 
+import copy
 import json
 from functools import cache
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from psalm_hf import PsalmConfig
 from psalm_hf.model.convert_psalm_checkpoint import convert_original_weights
 from psalm_hf.model.losses import (
     CATEGORY,
@@ -36,6 +38,13 @@ TERMS = {
     "loss_region_class": "loss_region",
     "loss_mask": "loss_mask",
     "loss_dice": "loss_dice",
+}
+WEIGHTS = {
+    "loss_class": "class_weight",
+    "loss_referring": "referring_weight",
+    "loss_region": "region_weight",
+    "loss_mask": "mask_weight",
+    "loss_dice": "dice_weight",
 }
 
 
@@ -115,18 +124,34 @@ def crafted_prediction(tensors: dict[str, Tensor], depth: str) -> tuple[Predicti
     raise KeyError(depth)
 
 
-def compare_seeds(recorded: dict, weights: dict[str, float], losses_of_seed) -> None:
+def criterion_config(config: PsalmConfig, entry: dict) -> PsalmConfig:
+    """The model's configuration with the sampling settings and weights of a recording, where it names them."""
+    config = copy.deepcopy(config)
+    for theirs, ours in (
+        ("num_points", "train_num_points"),
+        ("oversample_ratio", "oversample_ratio"),
+        ("importance_sample_ratio", "importance_sample_ratio"),
+    ):
+        setattr(config, ours, entry.get(theirs, getattr(config, ours)))
+    for term, weight in entry.get("weights", {}).items():
+        setattr(config, WEIGHTS[TERMS[term]], weight)
+    return config
+
+
+def compare_seeds(entry: dict, config: PsalmConfig, losses_of_seed) -> None:
     """Every seed within 1e-4, term by term: our draws follow the recorded order. Recorded terms are unweighted."""
+    recorded = entry["loss_terms"]
     for seed in range(len(next(iter(recorded.values()))["seeds"])):
         torch.manual_seed(seed)
         losses = losses_of_seed()
         assert len(losses) == len(recorded)
         for term, values in recorded.items():
             stem, _, depth = term.rpartition("_")
-            name = f"{TERMS[stem]}_{depth}" if depth.isdigit() else TERMS[term]
-            weight = weights[stem if depth.isdigit() else term]
-            actual = losses[name].item() / weight
+            name = TERMS[stem] if depth.isdigit() else TERMS[term]
+            actual = losses[f"{name}_{depth}" if depth.isdigit() else name].item() / getattr(config, WEIGHTS[name])
             assert abs(actual - values["seeds"][seed]) < SAMPLED, f"seed {seed}, {term}: {actual} against {values['seeds'][seed]}"
+        total, expected = sum(losses.values()).item(), entry["total_weighted"]["seeds"][seed]
+        assert abs(total - expected) < 1e-5 * expected + SAMPLED, f"seed {seed}: total {total} against {expected}"
 
 
 @pytest.mark.parametrize("case", cases_with("in.last.pred_masks"))
@@ -135,9 +160,9 @@ def test_crafted_losses_equal_recording_for_every_seed(model, case):
     last, kind = crafted_prediction(tensors, "last")
     earlier = [crafted_prediction(tensors, f"aux{depth}")[0] for depth in range(9) if f"in.aux{depth}.pred_masks" in tensors]
     masks, labels = targets_of(tensors)
-    recorded = recording("losses_crafted.json")[case.removeprefix("criterion_")]["loss_terms"]
-    weights = dict.fromkeys(TERMS, 2.0) | {"loss_mask": 5.0, "loss_dice": 5.0}
-    compare_seeds(recorded, weights, lambda: segmentation_losses([*earlier, last], kind, masks, labels, model.config))
+    entry = recording("losses_crafted.json")[case.removeprefix("criterion_")]
+    config = criterion_config(model.config, entry)
+    compare_seeds(entry, config, lambda: segmentation_losses([*earlier, last], kind, masks, labels, config))
 
 
 @cache
@@ -169,7 +194,22 @@ def test_training_losses_equal_recording_for_every_seed(model, case):
     predictions, kind = predictions_of(model, case)
     masks, labels = targets_of(case_tensors(case))
     entry = recording("losses.json")[case.removeprefix("loss_")]
-    compare_seeds(entry["loss_terms"], entry["weights"], lambda: segmentation_losses(predictions, kind, masks, labels, model.config))
+    config = criterion_config(model.config, entry)
+    compare_seeds(entry, config, lambda: segmentation_losses(predictions, kind, masks, labels, config))
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_loss_of_a_forward_call_equals_recording(model, case):
+    """From images, prompts and targets to the loss in one call, the sums over all depths beside it."""
+    recorded = recording("losses.json")[case.removeprefix("loss_")]["forward_after_manual_seed_0"]
+    masks, labels = targets_of(case_tensors(case))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        outputs = model(**training_inputs(case, model.config), mask_labels=masks, class_labels=labels)
+    assert abs(outputs.loss.item() - recorded["loss"]) < 1e-5 * recorded["loss"] + DECODER
+    for term, name in TERMS.items():
+        total = sum(value.item() for own, value in outputs.losses.items() if own == name or own.startswith(f"{name}_"))
+        assert abs(total - recorded[term]) < 1e-5 * abs(recorded[term]) + DECODER, term
 
 
 @pytest.mark.parametrize(("case", "name"), golden.outputs_of(LOSSES))
