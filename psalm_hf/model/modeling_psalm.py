@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import ModelOutput, can_return_tuple
@@ -167,6 +169,29 @@ def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tens
     own = F.one_hot(token_index, num_images).to(region_weights.dtype)  # (B, R, J)
     weights = (own[..., None] * region_weights[:, :, None, :]).flatten(2)  # (B, R, J*G)
     return weights.to(image_tokens.dtype) @ image_tokens.reshape(num_images * num_tokens, width)
+
+
+def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[int, Tensor]:
+    """How many leading tokens all rows on one image have in common, in every image of the batch.
+
+    Args:
+        input_ids, attention_mask: (B, T); image_index: (B,), -1 = no image, then a row shares with nobody.
+        region_token_id: equal ids of regions stand for different features, so a region ends the prefix.
+
+    Returns:
+        The number of tokens, 0 if no two rows look at the same image; and for each row the first row of its image, (B,).
+    """
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | torch.eye(
+        len(rows), device=rows.device
+    ).bool()
+    first_row = same_image.int().argmax(dim=1)
+    if bool((first_row == rows).all()):
+        return 0, first_row
+    common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
+    if attention_mask is not None:  # padding on the left leaves rows without a common beginning
+        common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
+    return int(common.all(dim=0).int().cumprod(dim=0).sum()), first_row
 
 
 class PsalmPreTrainedModel(PreTrainedModel):
@@ -380,14 +405,20 @@ class PsalmModel(PsalmPreTrainedModel):
                 inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features)
         if position_ids is None and attention_mask is not None and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=bool(use_cache),
-            **kwargs,
-        )
+        prefix, first_row = 0, None
+        if segments and self._may_share_prefix(use_cache, kwargs):
+            prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
+        if prefix > 0:
+            outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, prefix, first_row)
+        else:
+            outputs = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=bool(use_cache),
+                **kwargs,
+            )
         query_embeds = condition_embeds = None
         if segments:
             query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, kinds)
@@ -401,6 +432,37 @@ class PsalmModel(PsalmPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
+        """Whether rows on one image may read their common beginning once.
+
+        Not in training and not with several processes, where every process must call the same modules equally often; not where the
+        caller asks for the cache, or for states and attentions of whole rows.
+        """
+        text = self.language_model.config
+        several_processes = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return not (self.training or several_processes or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
+
+    def _run_shared_prefix(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, prefix: int, first_row: Tensor
+    ) -> BaseModelOutputWithPast:
+        """The language model in two passes: the first `prefix` tokens once per image, then the rest of every row behind them."""
+        representatives, group = first_row.unique(return_inverse=True)
+        beginning = self.language_model(
+            inputs_embeds=inputs_embeds[representatives, :prefix],
+            position_ids=None if position_ids is None else position_ids[representatives, :prefix],
+            use_cache=True,
+        )
+        cache = beginning.past_key_values
+        cache.batch_select_indices(group)
+        rest = self.language_model(
+            inputs_embeds=inputs_embeds[:, prefix:],
+            attention_mask=attention_mask,
+            position_ids=None if position_ids is None else position_ids[:, prefix:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
 
     def _image_index(self, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor | None) -> Tensor:
         num_rows = len(input_ids)

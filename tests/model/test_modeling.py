@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation
-from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions
+from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions, shared_prefix
 from psalm_hf.tiny import build_tiny
 
 SEGMENTATION_FIELDS = ("masks_queries_logits", "class_queries_logits", "referring_queries_logits", "region_queries_logits")
@@ -134,6 +134,45 @@ def test_vision_runs_once_however_many_rows_look_at_the_image(tiny, vision_calls
     assert len(outputs.masks_queries_logits) == num_rows
     assert len(vision_calls["vision_tower"]) == len(vision_calls["pixel_decoder"]) == 1
     assert len(vision_calls["vision_tower"][0]) == 1  # one image, not one per row
+
+
+def test_prefix_is_what_the_rows_of_every_image_share():
+    """Two images with two rows each, one row alone; 9 is a region."""
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5], [7, 2, 3, 9], [7, 2, 3, 9], [8, 8, 8, 8]])
+    image_index = torch.tensor([0, 0, 1, 1, -1])
+    assert shared_prefix(ids, None, image_index, region_token_id=9)[0] == 3
+    assert shared_prefix(ids, None, image_index, region_token_id=9)[1].tolist() == [0, 0, 2, 2, 4]
+    assert shared_prefix(ids, None, image_index, region_token_id=2)[0] == 1
+    assert shared_prefix(ids, None, torch.arange(5), region_token_id=9)[0] == 0  # nobody shares an image
+    assert shared_prefix(ids, None, torch.full((5,), -1), region_token_id=9)[0] == 0
+    mask = torch.ones(5, 4, dtype=torch.int64)
+    mask[1, 0] = 0  # padded on the left
+    assert shared_prefix(ids, mask, image_index, region_token_id=9)[0] == 0
+
+
+LLAMA = {"model_type": "llama", "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64}
+LLAMA |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("overrides", [{}, {"text_config": LLAMA}], ids=["phi", "llama"])
+@torch.no_grad()
+def test_language_model_reads_the_common_beginning_once(overrides):
+    model, processor = build_tiny(**overrides)
+    lengths = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    texts = ["the red cup", "the table", "a"]
+    inputs = processor(images=[picture(0), picture(1)], expressions=[texts, texts], return_tensors="pt")
+    shared = model(**inputs)
+    (images, prefix), (rows, rest) = lengths
+    hook.remove()
+    assert (images, rows) == (2, 6) and prefix + rest == inputs["input_ids"].shape[1]
+    before_expression = int((inputs["condition_index"][0] > 0).int().argmax())
+    assert prefix >= before_expression
+    whole = model(**inputs, output_hidden_states=True)  # asks for states of whole rows, so rows are read whole
+    torch.testing.assert_close(shared.masks_queries_logits, whole.masks_queries_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared.referring_queries_logits, whole.referring_queries_logits, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -485,8 +524,7 @@ def test_hidden_states_and_attentions_on_request(tiny):
         {"projector_level": 3, "projector_stride": 1},
         {"lm_head_bias": True},
         {"vision_config": {"model_type": "timm_backbone", "backbone": "convnext_atto", "out_indices": [0, 1, 2, 3]}},
-        {"text_config": {"model_type": "llama", "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-                         "num_attention_heads": 2, "num_key_value_heads": 2}},
+        {"text_config": LLAMA},
     ],
     ids=["linear projector with positions", "other feature level", "head bias", "timm backbone", "other language model"],
 )  # fmt: skip
