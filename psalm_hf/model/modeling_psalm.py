@@ -50,6 +50,7 @@ class PsalmModelOutput(ModelOutput):
         query_embeds: (B, Q, C), projected mask-query states; zero for conversation rows; None if there is no other row.
         condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
         image_features: `PsalmImageFeatures` of the I images, None without images.
+        image_index: (B,) int64, the image of each row, -1 for none.
         past_key_values, hidden_states, attentions: of the language model.
     """
 
@@ -57,6 +58,7 @@ class PsalmModelOutput(ModelOutput):
     query_embeds: Tensor | None = None
     condition_embeds: Tensor | None = None
     image_features: PsalmImageFeatures | None = None
+    image_index: Tensor | None = None
     past_key_values: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -388,6 +390,10 @@ class PsalmModel(PsalmPreTrainedModel):
         is_continuation = past_key_values is not None and past_key_values.get_seq_length() > 0
         kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
         segments = not is_continuation and any(kind != CONVERSATION for kind in kinds)
+        if condition_index is None and segments:
+            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+        if condition_type is None and condition_index is not None and bool(condition_index.any()):
+            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
         if is_continuation:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         else:
@@ -428,6 +434,7 @@ class PsalmModel(PsalmPreTrainedModel):
             query_embeds=query_embeds,
             condition_embeds=condition_embeds,
             image_features=image_features,
+            image_index=image_index,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -498,13 +505,15 @@ class PsalmModel(PsalmPreTrainedModel):
 
     def _touch_vision(self, inputs_embeds: Tensor) -> Tensor:
         """A text-only training step still runs vision tower and projector, at weight 0: a process without an image must call the
-        same modules as the others, or sharded engines wait forever. The projector's batch statistics must not see the blank image.
+        same modules as the others, or sharded engines wait forever. No batch norm may count the blank image.
         """
-        was_training = self.projector.training
-        self.projector.eval()
+        in_training = [module for part in (self.vision_tower, self.projector) for module in part.modules() if module.training]
+        for module in in_training:
+            module.training = False
         blank = inputs_embeds.new_zeros(1, 3, self.config.image_size, self.config.image_size)
         tokens = self.get_image_features(blank, masks=False).image_tokens
-        self.projector.train(was_training)
+        for module in in_training:
+            module.training = True
         return inputs_embeds + tokens.sum().to(inputs_embeds.dtype) * 0
 
     def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor:
@@ -706,7 +715,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         segmentation: dict[str, Any] = {}
         rows = [row for row, kind in enumerate(kinds) if kind != CONVERSATION]
         if outputs.condition_embeds is not None:
-            predictions, num_conditions = self._decode(outputs, rows, kinds, image_index, condition_index)
+            predictions, num_conditions = self._decode(outputs, rows, kinds, condition_index)
             segmentation = self._segmentation_fields(predictions[-1], rows, kinds, num_conditions)
             if output_auxiliary_logits:
                 auxiliary = [self._segmentation_fields(prediction, rows, kinds, num_conditions) for prediction in predictions[:-1]]
@@ -724,7 +733,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             **segmentation,
             num_conditions=None if condition_index is None else condition_index.amax(dim=1),
             condition_type=condition_type,
-            image_index=image_index,
+            image_index=outputs.image_index,
             image_features=outputs.image_features if output_image_features else None,
             logits=None if logits_to_keep is None else self._language_logits(outputs.last_hidden_state, logits_to_keep),
             past_key_values=outputs.past_key_values,
@@ -733,15 +742,13 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         )
 
     def _decode(
-        self, outputs: PsalmModelOutput, rows: list[int], kinds: list[int], image_index: Tensor | None, condition_index: Tensor
+        self, outputs: PsalmModelOutput, rows: list[int], kinds: list[int], condition_index: Tensor
     ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[int]]:
         """Mask decoder on the rows that segment: per depth (query states, mask logits, condition embeds) of these rows."""
         features = outputs.image_features
         if features is None or features.mask_features is None:
             raise ValueError("rows that segment need an image: pass pixel_values, or image_features computed with masks=True")
-        device = condition_index.device
-        index = torch.arange(len(kinds), device=device) if image_index is None else image_index.to(device)
-        index = index[rows]
+        index = outputs.image_index[rows]
         if int(index.min()) < 0:
             raise ValueError(f"row {rows[int(index.argmin())]}: a row that segments has no image (image_index -1); give it one")
         used, index = index.unique(return_inverse=True)

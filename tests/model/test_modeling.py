@@ -189,6 +189,17 @@ def test_given_image_features_replace_vision(tiny, vision_calls):
 
 
 @torch.no_grad()
+def test_rows_take_the_images_in_order_unless_told(tiny):
+    model, processor = tiny
+    inputs = processor(images=[picture(0), picture(1)], categories=[["cup"], ["cup"]], return_tensors="pt")
+    expected = model(**inputs)
+    inputs.pop("image_index")
+    outputs = model(**inputs)
+    assert outputs.image_index.tolist() == expected.image_index.tolist() == [0, 1]
+    assert torch.equal(outputs.masks_queries_logits, expected.masks_queries_logits)
+
+
+@torch.no_grad()
 def test_conversation_skips_the_pixel_decoder(tiny, vision_calls):
     model, processor = tiny
     model(**processor(images=picture(0), conversations=QUESTION, return_tensors="pt"))
@@ -365,6 +376,8 @@ def cut_into_image_tokens(inputs: dict, image_token_id: int) -> None:
         (lambda inputs, _: inputs.pop("pixel_values"), "image_index names image 0 but 0 images were given"),
         (lambda inputs, _: inputs.update(image_index=torch.tensor([1])), "image_index names image 1 but 1 images"),
         (lambda inputs, _: inputs.update(image_index=torch.tensor([-1])), "row 0: the prompt has 16 image tokens but its image gives 0"),
+        (lambda inputs, _: inputs.pop("condition_type"), "no condition_type"),
+        (lambda inputs, _: inputs.pop("condition_index"), "no condition_index"),
         (lambda inputs, _: inputs.pop("region_weights"), "row 0: the prompt has 2 region tokens"),
         (lambda inputs, _: inputs.update(region_weights=inputs["region_weights"][:, :1]), "names region 2 but features of 1"),
         (
@@ -473,11 +486,12 @@ def test_text_only_training_step_calls_vision_at_weight_zero():
     model.train()
     answer = [*QUESTION, {"role": "assistant", "content": "A cup."}]
     inputs = processor(conversations=[answer], return_tensors="pt")
+    model.model.projector.reduce.norm2.eval()  # frozen by the caller
     statistics = copy.deepcopy(model.model.projector.reduce.norm1.running_mean)
     model(**inputs).loss.backward()
     assert model.model.projector.linear.weight.grad.abs().max() == 0  # in the graph, without effect
     assert torch.equal(model.model.projector.reduce.norm1.running_mean, statistics)
-    assert model.model.projector.training
+    assert model.model.projector.training and not model.model.projector.reduce.norm2.training
 
 
 def test_conversation_loss_is_the_cross_entropy_of_supervised_tokens(tiny):
