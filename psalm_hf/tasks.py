@@ -36,7 +36,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "panoptic": Task("category", "panoptic", "post_process_panoptic_segmentation", ("PQ",)),
         "semantic": Task("category", "semantic", "post_process_semantic_segmentation", ("mIoU",)),
         "instance": Task("category", "instance", "post_process_instance_segmentation", ("AP",)),
-        "referring": Task("sentence", "sentence", "post_process_referring_segmentation", ("cIoU", "mIoU")),
-        "interactive": Task("region", "region", "post_process_region_segmentation", ("cIoU", "mIoU")),
+        "referring": Task("sentence", "sentence", "post_process_referring_segmentation", ("cIoU", "gIoU", "N-acc", "T-acc")),
+        "interactive": Task("region", "region", "post_process_region_segmentation", ("mIoU", "cIoU")),
     }
 )

@@ -1,0 +1,19 @@
+"""What answers are judged by: each measure adds up with `update` and `+=`, and only `compute` divides.
+
+A measure gets predictions and truth at the original image size, as numpy arrays or COCO RLE; it knows neither models nor files.
+Workers fill one measure each, and adding these gives the same numbers, to the last bit, as one worker that saw everything: what is
+kept are integers and lists of IoUs, which are summed exactly.
+
+`compute` returns percent under the names that benchmarks use, and nan where a number is not defined (the AP of small objects where
+there are none). It raises ValueError before the first update.
+"""
+
+from .label_map import label_map
+from .mask_ap import MaskAP
+from .mean_iou import MeanIoU
+from .object_size import COCO_SIZES, size_bin
+from .panoptic_quality import PanopticQuality
+from .referring import ReferringIoU
+from .region import RegionIoU
+
+__all__ = ["COCO_SIZES", "MaskAP", "MeanIoU", "PanopticQuality", "ReferringIoU", "RegionIoU", "label_map", "size_bin"]

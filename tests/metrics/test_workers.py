@@ -1,0 +1,113 @@
+"""Laws of all measures: workers that see a part each, and are added, know what one worker knows that saw everything."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from psalm_hf.masks import rle_from_bitmap
+from psalm_hf.metrics import MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU
+from psalm_hf.structures import Segment
+from tests.metrics.drawing import random_ids, random_mask
+from tests.metrics.test_panoptic_quality import IS_THING, random_image
+
+
+def ap_image(rng, image_id):
+    """Arguments of an update with many equal scores, crowds, and images without predictions or objects."""
+    masks = [random_mask(rng) for _ in range(rng.integers(0, 6))]
+    targets = [
+        Segment(rle_from_bitmap(random_mask(rng)), int(rng.integers(1, 3)), bool(rng.random() < 0.2)) for _ in range(rng.integers(4))
+    ]
+    # Some predictions are an object's own mask: without matches there would be nothing to compare.
+    masks += [target.mask_rle for target in targets if rng.random() < 0.5]
+    return image_id, masks, rng.integers(1, 3, len(masks)), rng.choice([0.3, 0.6], len(masks)), targets
+
+
+# name -> (an empty measure, arguments of update number `index`)
+MEASURES = {
+    "panoptic": (lambda: PanopticQuality(IS_THING), lambda rng, index: random_image(rng)),
+    "semantic": (lambda: MeanIoU(4), lambda rng, index: (random_ids(rng, 4), random_ids(rng, 4))),
+    "instance": (MaskAP, ap_image),
+    "referring": (ReferringIoU, lambda rng, index: (random_mask(rng), random_mask(rng))),
+    "region": (RegionIoU, lambda rng, index: (random_mask(rng), random_mask(rng))),
+}
+
+
+def updates(name, number=40):
+    rng = np.random.default_rng(0)
+    return [MEASURES[name][1](rng, index) for index in range(number)]
+
+
+def numbers(metric):
+    """Everything that it tells, in an order that does not depend on that of the updates."""
+    per_category = metric.per_category() if hasattr(metric, "per_category") else {}
+    return metric.compute(), {category: per_category[category] for category in sorted(per_category)}
+
+
+def filled(name, rows):
+    metric = MEASURES[name][0]()
+    for arguments in rows:
+        metric.update(*arguments)
+    return metric
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+def test_workers_add_up_to_the_same_bits(name, num_workers):
+    rows = updates(name)
+    merged = filled(name, rows[0::num_workers])
+    for worker in range(1, num_workers):
+        merged += filled(name, rows[worker::num_workers])
+    assert str(numbers(merged)) == str(numbers(filled(name, rows)))  # text: every digit, and nan equals nan
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_workers_that_saw_nothing_change_nothing(name):
+    metric = filled(name, updates(name, 5))
+    before = str(numbers(metric))
+    metric += MEASURES[name][0]()
+    assert str(numbers(metric)) == before
+    empty = MEASURES[name][0]()
+    empty += metric
+    assert str(numbers(empty)) == before
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_adding_leaves_the_other_as_it_was(name):
+    rows = updates(name, 6)
+    first, second = filled(name, rows[:3]), filled(name, rows[3:])
+    before = str(numbers(second))
+    merged = MEASURES[name][0]()
+    merged += second
+    merged += first
+    assert str(numbers(second)) == before
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_travels_between_processes(name):
+    metric = filled(name, updates(name, 5))
+    assert str(numbers(pickle.loads(pickle.dumps(metric)))) == str(numbers(metric))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_results_are_plain_numbers(name):
+    result, per_category = numbers(filled(name, updates(name)))
+    assert {type(value) for value in result.values()} == {float}
+    assert {type(category) for category in per_category} <= {int}
+    assert {type(value) for values in per_category.values() for value in values.values()} <= {float}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (PanopticQuality(IS_THING), PanopticQuality({1: True})),
+        (PanopticQuality(IS_THING), PanopticQuality(IS_THING, (0, 100))),
+        (MeanIoU(4), MeanIoU(5)),
+        (MeanIoU(4), MeanIoU(4, ignore_label=7)),
+        (MaskAP(), MaskAP(area_ranges={"all of them": (0, 1e9)})),
+        (MaskAP(), MaskAP(max_detections=(1, 10, 300))),
+    ],
+)
+def test_only_measures_made_alike_can_be_added(first, second):
+    with pytest.raises(ValueError, match="only measures made alike can be added"):
+        first += second
