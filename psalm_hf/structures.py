@@ -88,7 +88,8 @@ class Region:
     def as_prompt(self) -> dict[str, Any]:
         """The region as the processor takes it: `{"points" | "point" | "box" | "scribble" | "mask": ...}`."""
         if self.mask_rle is not None:
-            return {self.kind: self.mask_rle}
+            # A box drawn as pixels is used as it is, like a mask; points and scribbles are still enlarged.
+            return {"mask" if self.kind == "box" else self.kind: self.mask_rle}
         if self.kind == "point":
             return {"points": list(self.points)}
         if self.kind == "box":

@@ -43,6 +43,7 @@ def test_regions_become_what_the_processor_takes():
     assert Region("scribble", ((0, 0), (2, 1))).as_prompt() == {"scribble": [(0, 0), (2, 1)]}
     assert Region("mask", mask_rle=RLE).as_prompt() == {"mask": RLE}
     assert Region("point", mask_rle=RLE).as_prompt() == {"point": RLE}
+    assert Region("box", mask_rle=RLE).as_prompt() == {"mask": RLE}  # pixels of a box are used as they are
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and pictures are read."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from ..structures import Sample, Segment
+
+# Where a sample's prompt goes in a call of the processor: one entry per image.
+_PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
+    "category": ("categories", lambda sample: list(sample.categories.values())),
+    # All sentences of a sample mean the same, so they are one row: a list in the list of expressions.
+    "sentence": ("expressions", lambda sample: [list(sample.expressions)]),
+    "region": ("regions", lambda sample: [region.as_prompt() for region in sample.regions]),
+    "conversation": ("conversations", lambda sample: [dict(message) for message in sample.conversation]),
+}
+
+
+class PsalmCollator:
+    """`collator(samples)` is the batch, one row per sample and in the order of the samples.
+
+    A picture that several samples share (same `image_id`, and the same path, bytes or pixels) is in the batch once. Crowds are no
+    targets, and neither are regions that point at them. What is random depends on `seed` and the images of the batch alone, so that a
+    run that resumes sees the same batches.
+
+    Args:
+        processor: a `PsalmProcessor`.
+        task: "panoptic", "semantic" or "instance": the instruction of category rows.
+        with_targets: add `mask_labels` and `class_labels`; for conversations `labels` come with them or without, wherever the last
+            message is the assistant's.
+        shuffle_categories: write the categories in random order.
+        prompt_style: see `PsalmProcessor`; default its own. "plain" for captions (first stage of training).
+        seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
+
+    Raises:
+        ValueError: when called: no samples, samples of different kinds, a picture that cannot be read or has another size than the
+            sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
+            message names the image id.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        task: str = "panoptic",
+        with_targets: bool = True,
+        shuffle_categories: bool = False,
+        prompt_style: str | None = None,
+        seed: int = 0,
+    ):
+        self.processor = processor
+        self.task = task
+        self.with_targets = with_targets
+        self.shuffle_categories = shuffle_categories
+        self.prompt_style = prompt_style
+        self.seed = seed
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        condition = _only_condition(samples)
+        if condition == "region" and self.with_targets:
+            samples = [_without_crowd_regions(sample) for sample in samples]
+        keyword, prompt_of = _PROMPTS[condition]
+        positions = _picture_positions(samples)
+        pictures = _open_pictures(samples, positions)
+        try:
+            inputs = self.processor(
+                images=pictures,
+                targets=[_targets(sample) for sample in samples] if self.with_targets else None,
+                task=self.task,
+                prompt_style=self.prompt_style,
+                shuffle_categories=self.shuffle_categories,
+                seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
+                **{keyword: [prompt_of(sample) for sample in samples]},
+            )
+        except ValueError as error:
+            ids = ", ".join(f"{index} = {sample.image_id}" for index, sample in enumerate(samples))
+            raise ValueError(f"{error} (images of this batch: {ids})") from error
+        return _share_pictures(dict(inputs), positions)
+
+
+def _only_condition(samples: Sequence[Sample]) -> str:
+    if not samples:
+        raise ValueError("collator: no samples; a batch has at least one")
+    condition = samples[0].condition
+    for sample in samples:
+        if sample.condition != condition:
+            raise ValueError(
+                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {samples[0].image_id} in the same batch has "
+                f"{condition}; a batch has one kind, let the sampler draw all of a batch from one task"
+            )
+    return condition
+
+
+def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
+    """For every sample the first sample that has the same picture, possibly itself; None without a picture."""
+    firsts: dict[str | int, list[int]] = defaultdict(list)
+    positions: list[int | None] = []
+    for number, sample in enumerate(samples):
+        if sample.image is None:
+            positions.append(None)
+            continue
+        # Ids of different datasets may coincide, so they only say where to look.
+        same = (first for first in firsts[sample.image_id] if _is_same_picture(samples[first].image, sample.image))
+        first = next(same, number)
+        if first == number:
+            firsts[sample.image_id].append(number)
+        positions.append(first)
+    return positions
+
+
+def _is_same_picture(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and one == other)
+
+
+def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
+    opened = {first: _open_picture(samples[first]) for first in dict.fromkeys(positions) if first is not None}
+    for sample, first in zip(samples, positions, strict=True):
+        if first is not None and (opened[first].height, opened[first].width) != tuple(sample.image_size):
+            raise ValueError(
+                f"image {sample.image_id}: the picture is {opened[first].height} x {opened[first].width}, but the sample says "
+                f"{tuple(sample.image_size)}; sizes are (height, width) as stored in the file, before any rotation"
+            )
+    return [None if first is None else opened[first] for first in positions]
+
+
+def _open_picture(sample: Sample) -> Image.Image:
+    """As stored: an EXIF orientation is not applied, because masks and prompts know nothing of it."""
+    image = sample.image
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        picture.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, TypeError) as error:
+        name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
+        raise ValueError(f"image {sample.image_id}: cannot be read from {name} ({type(error).__name__}: {error})") from error
+    return picture
+
+
+def _targets(sample: Sample) -> dict[str, Any] | None:
+    if sample.condition == "conversation":
+        return None
+    if sample.condition == "region":
+        return {"masks": [_meant_by(sample, index).mask_rle for index in range(len(sample.regions))]}
+    kept = [index for index, segment in enumerate(sample.segments) if not segment.is_crowd]
+    masks = [sample.segments[index].mask_rle for index in kept]
+    if sample.condition == "category":
+        labels = sample.class_labels
+        return {"masks": masks, "class_labels": [labels[index] for index in kept]}
+    if sample.segments and not kept:
+        raise ValueError(
+            f"image {sample.image_id}: {sample.expressions[0]!r} means crowds only, which are no targets; leave the sample out"
+        )
+    return {"masks": masks}
+
+
+def _meant_by(sample: Sample, index: int) -> Segment:
+    segment = sample.regions[index].segment
+    if segment is None:
+        raise ValueError(f"image {sample.image_id}: region {index} points at no segment; training needs the segment that is meant")
+    return sample.segments[segment]
+
+
+def _without_crowd_regions(sample: Sample) -> Sample:
+    kept = tuple(region for index, region in enumerate(sample.regions) if not _meant_by(sample, index).is_crowd)
+    if len(kept) == len(sample.regions):
+        return sample
+    if not kept:
+        raise ValueError(f"image {sample.image_id}: all regions point at crowds, which are no targets; leave it out")
+    return Sample(sample.image, sample.image_id, sample.image_size, segments=sample.segments, regions=kept)
+
+
+def _share_pictures(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:
+    """Keeps every picture once; `image_index` follows."""
+    given = [first for first in positions if first is not None]  # in the order of `pixel_values`
+    distinct = list(dict.fromkeys(given))
+    if len(distinct) < len(given):
+        batch["pixel_values"] = batch["pixel_values"][[given.index(first) for first in distinct]]
+        place = [-1 if first is None else distinct.index(first) for first in positions]
+        batch["image_index"] = batch["image_index"].new_tensor(place)
+    return batch

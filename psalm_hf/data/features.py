@@ -1,0 +1,209 @@
+"""The row schema: what every builder yields, however its files look, and the way from a row to a `Sample` and back.
+
+A row is one `Sample`: one picture with one kind of prompt. Rows hold plain values that Arrow stores, None where there is nothing to say.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from datasets import Features, List, Value
+from PIL import Image
+
+from ..masks import compress_rle
+from ..structures import Region, Sample, Segment
+
+_RLE = {"size": List(Value("int32")), "counts": Value("string")}
+
+ROW_FEATURES = Features(
+    {
+        # Never decoded by datasets, which would rotate a picture by its EXIF orientation, but not its masks.
+        "image": datasets.Image(decode=False),
+        "image_id": Value("string"),
+        "image_size": List(Value("int32")),  # [height, width]; None without a picture
+        "condition": Value("string"),  # "category", "sentence", "region" or "conversation"
+        "segments": List({"mask": _RLE, "category_id": Value("int64"), "is_crowd": Value("bool")}),
+        "categories": List({"id": Value("int64"), "name": Value("string")}),  # of this row alone; None = those of the dataset
+        "expressions": List(Value("string")),
+        "regions": List({"kind": Value("string"), "points": List(List(Value("float64"))), "mask": _RLE, "segment": Value("int32")}),
+        "conversation": List({"role": Value("string"), "content": Value("string")}),
+        "tags": List(Value("string")),  # by which results can be printed apart, such as the kind of an expression
+    }
+)
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category of a dataset: its own id, its name as it is prompted, and whether it is a thing (countable) or stuff."""
+
+    id: int
+    name: str
+    is_thing: bool = True
+
+
+@dataclass
+class RowConfig(datasets.BuilderConfig):
+    """What every builder is asked for: one split, so that nobody waits for the others."""
+
+    split: str = "train"
+
+
+class RowBuilder(datasets.GeneratorBasedBuilder):
+    """Base of the builders. A subclass gives `categories`, `shards` and `_generate_examples(**shards)`, which yields (key, row)."""
+
+    BUILDER_CONFIG_CLASS = RowConfig
+    VERSION = datasets.Version("1.0.0")  # to be raised when other rows come out: it is part of the name of the cached files
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Of the rows whose own `categories` are None, in the order in which they are prompted."""
+        raise NotImplementedError
+
+    def shards(self) -> dict[str, list]:
+        """Arguments of `_generate_examples`: lists of equal length that processes and streams divide among themselves."""
+        raise NotImplementedError
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=ROW_FEATURES)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=self.config.split, gen_kwargs=self.shards())]
+
+
+class SampleDataset:
+    """The rows of one split as samples: `dataset[0]`, `len(dataset)`, `for sample in dataset`.
+
+    Attributes:
+        rows: `datasets.Dataset`, or `datasets.IterableDataset` if streamed, in the schema of `ROW_FEATURES`. To select, shuffle, shard or
+            filter, do it with the rows and wrap them again.
+        categories: of the dataset.
+    """
+
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, categories: Sequence[Category]):
+        self.rows = rows
+        self.categories = tuple(categories)
+        self._names = {category.id: category.name for category in self.categories}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample(self.rows[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.sample, self.rows)
+
+    def sample(self, row: Mapping[str, Any]) -> Sample:
+        """A row of this dataset as a sample."""
+        return sample_from_row(row, self._names)
+
+
+def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None = None) -> Sample:
+    """A row as a sample; the row stays as it is.
+
+    Args:
+        row: in the schema of `ROW_FEATURES`, where what is missing counts as None. `image` is `{"bytes", "path"}`, a path, encoded
+            bytes or a PIL image; of bytes and path, bytes are taken, because a path may lead into an archive.
+        categories: id -> name of the dataset, for rows with condition "category" and no categories of their own.
+
+    Raises:
+        ValueError: the row contradicts itself; the message names its image.
+    """
+    condition = row["condition"]
+    own = row.get("categories")
+    names = dict(categories or {}) if own is None else {entry["id"]: entry["name"] for entry in own}
+    if condition == "category" and not names:
+        raise ValueError(f"image {row['image_id']}: a row with condition 'category' needs categories, its own or the dataset's")
+    image_size = row.get("image_size")
+    sample = Sample(
+        image=_read_image(row.get("image")),
+        image_id=row["image_id"],
+        image_size=None if image_size is None else tuple(image_size),
+        segments=tuple(
+            Segment(dict(entry["mask"]), category_id=entry["category_id"], is_crowd=bool(entry["is_crowd"]))
+            for entry in row.get("segments") or ()
+        ),
+        categories=names if condition == "category" else {},
+        expressions=tuple(row.get("expressions") or ()),
+        regions=tuple(_read_region(entry) for entry in row.get("regions") or ()),
+        conversation=tuple(dict(message) for message in row.get("conversation") or ()),
+    )
+    if sample.condition != condition:
+        raise ValueError(f"image {sample.image_id}: the row says condition {condition!r}, but holds a {sample.condition} prompt")
+    return sample
+
+
+def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories: bool = False) -> dict[str, Any]:
+    """A sample as a row.
+
+    Args:
+        sample: its image may be a path, encoded bytes, or a PIL image, which is stored as PNG.
+        tags: by which results can be printed apart.
+        with_categories: write the categories into the row. Leave them out where they are the dataset's: 133 names in every row of COCO
+            would be most of it.
+    """
+    return {
+        "image": _write_image(sample.image),
+        "image_id": str(sample.image_id),
+        "image_size": None if sample.image_size is None else list(sample.image_size),
+        "condition": sample.condition,
+        "segments": [
+            {"mask": _write_rle(segment.mask_rle), "category_id": segment.category_id, "is_crowd": segment.is_crowd}
+            for segment in sample.segments
+        ],
+        "categories": [{"id": id, "name": name} for id, name in sample.categories.items()] if with_categories else None,
+        "expressions": list(sample.expressions),
+        "regions": [
+            {
+                "kind": region.kind,
+                "points": None if region.points is None else [list(point) for point in region.points],
+                "mask": None if region.mask_rle is None else _write_rle(region.mask_rle),
+                "segment": region.segment,
+            }
+            for region in sample.regions
+        ],
+        "conversation": [dict(message) for message in sample.conversation],
+        "tags": list(tags),
+    }
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """A picture without loss; quickly rather than small."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _read_image(image: Any) -> Any:
+    if isinstance(image, Mapping):
+        return image["bytes"] if image.get("bytes") is not None else image.get("path")
+    return image
+
+
+def _write_image(image: Any) -> dict[str, Any] | None:
+    if image is None:
+        return None
+    if isinstance(image, Image.Image):
+        image = encode_png(image)
+    return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
+
+
+def _read_region(entry: Mapping[str, Any]) -> Region:
+    points, mask = entry.get("points"), entry.get("mask")
+    return Region(
+        entry["kind"],
+        points=None if points is None else tuple(tuple(point) for point in points),
+        mask_rle=None if mask is None else dict(mask),
+        segment=entry.get("segment"),
+    )
+
+
+def _write_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        return {"size": list(rle["size"]), "counts": counts}
+    return compress_rle(dict(rle))

@@ -1,0 +1,63 @@
+"""Which samples make the batches of a training run: one task per batch, tasks drawn by weight, everything from a seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from ..structures import Sample
+
+Position = tuple[str, int]  # task, index of the sample in that task's source
+
+
+class TaskSources(Dataset):
+    """Several sources of samples under the names of their tasks; `sources[("panoptic", 7)]` is sample 7 of that task.
+
+    Args:
+        sources: task -> anything whose `[index]` is a `Sample`, endless streams included.
+    """
+
+    def __init__(self, sources: Mapping[str, Sequence[Sample]]):
+        self.sources = sources
+
+    def __getitem__(self, position: Position) -> Sample:
+        task, index = position
+        return self.sources[task][index]
+
+
+class OneTaskPerBatch(Sampler[list[Position]]):
+    """Batches of positions for `TaskSources`: each batch from one task, samples of a task in their own order.
+
+    Prompts of different kinds share no class axis, so a batch with targets holds one kind. The sequence is a function of the arguments
+    alone: a run that resumes at batch n skips n batches and goes on with the same ones.
+
+    Args:
+        weights: task -> how often it is drawn, relative to the others.
+        batch_sizes: task -> samples of a batch.
+        num_batches: length of the run.
+        seed: of the draws.
+
+    Raises:
+        ValueError: tasks without batch size, weights that are not positive, batch sizes below 1.
+    """
+
+    def __init__(self, weights: Mapping[str, float], batch_sizes: Mapping[str, int], num_batches: int, seed: int):
+        for task, weight in weights.items():
+            if weight <= 0:
+                raise ValueError(f"task {task!r} has weight {weight}; give a positive number, or leave the task out")
+            if batch_sizes.get(task, 0) < 1:
+                raise ValueError(f"task {task!r} has batch size {batch_sizes.get(task)}; give every task one of at least 1")
+        self.weights, self.batch_sizes, self.num_batches, self.seed = weights, batch_sizes, num_batches, seed
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        tasks, shares = list(self.weights), np.array(list(self.weights.values()), dtype=np.float64)
+        drawn = np.random.default_rng(self.seed).choice(len(tasks), size=self.num_batches, p=shares / shares.sum())
+        following = dict.fromkeys(tasks, 0)
+        for number in drawn:
+            task = tasks[number]
+            first = following[task]
+            following[task] = first + self.batch_sizes[task]
+            yield [(task, index) for index in range(first, following[task])]
