@@ -597,11 +597,11 @@ def _check_placeholders(is_placeholder: Tensor, expected: list[int], what: str, 
             )
 
 
-def _spread(rows_only: Tensor, rows: list[int], num_rows: int, fill: float = 0.0) -> Tensor:
-    """(len(rows), ...) -> (num_rows, ...) with `fill` in the other rows."""
+def _spread(rows_only: Tensor, rows: list[int], num_rows: int) -> Tensor:
+    """(len(rows), ...) -> (num_rows, ...), zero in the other rows."""
     if len(rows) == num_rows:
         return rows_only
-    spread = rows_only.new_full((num_rows, *rows_only.shape[1:]), fill)
+    spread = rows_only.new_zeros(num_rows, *rows_only.shape[1:])
     spread[rows] = rows_only
     return spread
 
