@@ -106,9 +106,13 @@ def load_model(options: argparse.Namespace) -> tuple:
         processor = PsalmProcessor.from_pretrained(options.checkpoint)
         model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype or "float32")
         note = None
+    try:
+        model.to(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"model: {parameters / 1e6:.1f} million parameters on {device}")
-    return model.to(device).eval(), processor, note
+    return model.eval(), processor, note
 
 
 def read_prompt(options: argparse.Namespace) -> tuple[str, dict]:
@@ -131,7 +135,10 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
     from PIL import Image
 
     with Image.open(value) as file:
-        return {"mask": np.asarray(file.convert("L")) > 0}
+        is_set = np.asarray(file.convert("L")) > 0
+        if file.has_transparency_data:  # what is transparent is not drawn, whatever colour hides there
+            is_set &= np.asarray(file.convert("RGBA"))[..., 3] > 0
+        return {"mask": is_set}
 
 
 def read_segments(processor, outputs, sizes, task: str, options: argparse.Namespace) -> list[dict]:

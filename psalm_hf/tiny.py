@@ -79,5 +79,6 @@ def build_tiny(seed: int = 0, **overrides: Any) -> tuple[PsalmForSegmentation, P
         tokenizer=tokenizer,
         num_queries=config.num_queries if config.decouple_masks else 0,
         image_grid=config.image_grid,
+        max_length=config.text_config.max_position_embeddings,
     )
     return model, processor

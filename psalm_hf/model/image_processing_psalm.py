@@ -8,6 +8,7 @@ Source: preprocessing of PSALM (github.com/zamling/PSALM, d5dbfda), that is dete
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import struct
@@ -142,7 +143,7 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as opened:
                 opened.load()
-                upright = ImageOps.exif_transpose(opened)
+                upright = _turn_upright(opened)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first") from error
     except FileNotFoundError as error:
@@ -152,8 +153,15 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
     return to_rgb(upright, name)
 
 
-# What Pillow's decoders raise on broken files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+# What Pillow's decoders raise on broken files, and what a broken address raises.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, http.client.HTTPException)
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, struct.error, ValueError, KeyError, TypeError):
+        return image.copy()  # the pixels are fine, only the EXIF block is broken: there is no orientation to follow
 
 
 def to_rgb(image: Any, name: str = "image") -> Image.Image:
@@ -280,12 +288,12 @@ def read_bitmap(mask: Any, size: Size, name: str) -> np.ndarray:
 def _decode_rle(rle: Mapping, name: str) -> np.ndarray:
     if not {"size", "counts"} <= set(rle):
         raise ValueError(f"{name}: an RLE has the keys 'size' and 'counts', got {sorted(map(str, rle))}")
-    height, width = (int(side) for side in rle["size"])
     counts = rle["counts"]
     try:
+        height, width = (int(side) for side in rle["size"])
         runs = _unpack_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, dtype=np.int64)
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{name}: the counts of the RLE cannot be read ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{name}: size or counts of the RLE cannot be read ({type(error).__name__}: {error})") from error
     # The sum is checked because COCO's own decoder leaves pixels it has no run for uninitialised.
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f"{name}: the runs of the RLE add up to {runs.sum()} pixels, but its size {height} x {width} has {height * width}")

@@ -16,6 +16,7 @@ from .configuration_psalm import PsalmConfig
 from .matching import Match, match_row, sample_points
 
 CATEGORY, SENTENCE, REGION, CONVERSATION = 0, 1, 2, 3
+IGNORED = -100
 CONDITION_LOSS = {CATEGORY: "loss_class", SENTENCE: "loss_referring", REGION: "loss_region"}
 
 
@@ -31,19 +32,28 @@ class Prediction:
     condition_logits: Tensor
 
 
-def class_loss(class_logits: Tensor, matches: Sequence[Match], class_labels: Sequence[Tensor], no_object_weight: float) -> Tensor:
+def class_loss(
+    class_logits: Tensor,
+    matches: Sequence[Match],
+    class_labels: Sequence[Tensor],
+    no_object_weight: float,
+    is_query: Tensor | None = None,
+) -> Tensor:
     """Cross entropy of all queries, unmatched ones against `background`, the last column.
 
     Args:
         class_logits: (B, Q, K_max + 1); class_labels: B tensors (N_b,) in [0, K_b).
         no_object_weight: weight of `background`; the mean divides by the sum of weights.
+        is_query: (B, Q) bool, False on queries that only pad a row; they do not count.
     """
     targets = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.int64)  # (B, Q)
     for row, (queries, indices) in enumerate(matches):
         targets[row, queries] = class_labels[row][indices].to(targets.device)
+    if is_query is not None:
+        targets = targets.masked_fill(~is_query, IGNORED)
     weight = class_logits.new_ones(class_logits.shape[2], dtype=torch.float32)
     weight[-1] = no_object_weight
-    return F.cross_entropy(class_logits.float().transpose(1, 2), targets, weight)
+    return F.cross_entropy(class_logits.float().transpose(1, 2), targets, weight, ignore_index=IGNORED)
 
 
 def referring_loss(referring_logits: Tensor, matches: Sequence[Match], num_masks: float) -> Tensor:
@@ -128,6 +138,19 @@ def match_predictions(
     return matches
 
 
+def check_finite(prediction: Prediction, mask_labels: Sequence[Tensor], config: PsalmConfig) -> None:
+    """Rows that are matched show NaN and infinity in their costs; the others are checked here, or their loss would hide it.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    for row, masks in enumerate(mask_labels):
+        if (len(masks) == 0 or not config.decouple_masks) and not torch.isfinite(prediction.mask_logits[row]).all():
+            raise ValueError(
+                f"row {row}: its mask logits are not finite; check its image, and lower the learning rate if training diverged"
+            )
+
+
 def prediction_losses(
     prediction: Prediction,
     kind: int,
@@ -137,9 +160,14 @@ def prediction_losses(
     config: PsalmConfig,
 ) -> dict[str, Tensor]:
     """Weighted terms of one depth. Random draws come in the released order: points of each row's matching, then mask points."""
+    check_finite(prediction, mask_labels, config)
     matches = match_predictions(prediction, kind, mask_labels, class_labels, config)
     if kind == CATEGORY:
-        similarity = config.class_weight * class_loss(prediction.condition_logits, matches, class_labels, config.no_object_weight)
+        is_query = None
+        if not config.decouple_masks:  # query k is category k, and exists where that category's column is no padding
+            columns = prediction.condition_logits[:, 0, :-1]
+            is_query = columns > torch.finfo(columns.dtype).min
+        similarity = config.class_weight * class_loss(prediction.condition_logits, matches, class_labels, config.no_object_weight, is_query)
     elif kind == SENTENCE:
         similarity = config.referring_weight * referring_loss(prediction.condition_logits, matches, num_masks)
     else:

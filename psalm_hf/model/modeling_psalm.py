@@ -167,10 +167,9 @@ def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tens
     Returns:
         (B, R, D). Source: released region pooling, whose 256 sampled points are such weights; see docs/prompts.md.
     """
-    num_images, num_tokens, width = image_tokens.shape
-    own = F.one_hot(token_index, num_images).to(region_weights.dtype)  # (B, R, J)
-    weights = (own[..., None] * region_weights[:, :, None, :]).flatten(2)  # (B, R, J*G)
-    return weights.to(image_tokens.dtype) @ image_tokens.reshape(num_images * num_tokens, width)
+    pooled = torch.einsum("brg,jgd->brjd", region_weights.to(image_tokens.dtype), image_tokens)
+    # Every region over every image, then the right ones: a product with zeros would carry NaN of one image into the others' rows.
+    return pooled.take_along_dim(token_index[:, :, None, None], dim=2)[:, :, 0]
 
 
 def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[int, Tensor]:
@@ -181,7 +180,8 @@ def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index:
         region_token_id: equal ids of regions stand for different features, so a region ends the prefix.
 
     Returns:
-        The number of tokens, 0 if no two rows look at the same image; and for each row the first row of its image, (B,).
+        The number of tokens, 0 if no two rows look at the same image and T - 1 at most, so that every row has something left to read;
+        and for each row the first row of its image, (B,).
     """
     rows = torch.arange(len(input_ids), device=input_ids.device)
     same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | torch.eye(
@@ -193,7 +193,7 @@ def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index:
     common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
     if attention_mask is not None:  # padding on the left leaves rows without a common beginning
         common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
-    return int(common.all(dim=0).int().cumprod(dim=0).sum()), first_row
+    return min(int(common.all(dim=0).int().cumprod(dim=0).sum()), input_ids.shape[1] - 1), first_row
 
 
 class PsalmPreTrainedModel(PreTrainedModel):
@@ -397,6 +397,7 @@ class PsalmModel(PsalmPreTrainedModel):
         if is_continuation:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         else:
+            self._check_length(input_ids)
             if image_features is None and pixel_values is not None:
                 image_features = self.get_image_features(pixel_values, masks=segments)
             image_index = self._image_index(input_ids, image_features, image_index)
@@ -439,6 +440,14 @@ class PsalmModel(PsalmPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _check_length(self, input_ids: Tensor) -> None:
+        positions = getattr(self.config.text_config, "max_position_embeddings", None)
+        if positions is not None and input_ids.shape[1] > positions:
+            raise ValueError(
+                f"the longest row has {input_ids.shape[1]} tokens but the language model has {positions} positions; shorten the prompt or "
+                "split it into several rows (the processor's max_length checks this per row)"
+            )
 
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
         """Whether rows on one image may read their common beginning once.
@@ -536,6 +545,14 @@ class PsalmModel(PsalmPreTrainedModel):
         region_image_tokens: Tensor | None,
     ) -> Tensor:
         """(B, R, D). Own images come first in the pool of token sources, the images that regions were drawn on behind them."""
+        if image_features is None:
+            raise ValueError("region_weights were given without an image; pass pixel_values or image_features, or region_features instead")
+        num_tokens = image_features.image_tokens.shape[1]
+        if region_weights.shape[2] != num_tokens:
+            raise ValueError(
+                f"region_weights are over {region_weights.shape[2]} image tokens but an image has {num_tokens}; take processor and model "
+                "from the same checkpoint"
+            )
         own = image_index.clamp(min=0)[:, None].expand(-1, region_weights.shape[1])  # (B, R)
         if region_image_index is None:
             return pool_regions(region_weights, image_features.image_tokens, own)
@@ -543,6 +560,11 @@ class PsalmModel(PsalmPreTrainedModel):
             if region_pixel_values is None:
                 raise ValueError("region_image_index was given without region_pixel_values or region_image_tokens to index into")
             region_image_tokens = self.get_image_features(region_pixel_values, masks=False).image_tokens
+        if int(region_image_index.max()) >= len(region_image_tokens):
+            raise ValueError(
+                f"region_image_index names image {int(region_image_index.max())} but {len(region_image_tokens)} region images were given; "
+                "indices go from 0, a negative one is the row's own image"
+            )
         sources = torch.cat((image_features.image_tokens, region_image_tokens))  # (I + J, G, D)
         elsewhere = region_image_index + len(image_features.image_tokens)
         return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))

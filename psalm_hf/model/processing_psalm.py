@@ -44,12 +44,15 @@ from .rows import KINDS, Row, RowBuilder, RowInfo, RowOptions, prompts_per_image
 
 
 class PsalmInputs(BatchFeature):
-    """The tensors for the model, and `row_info`: one `RowInfo` per row. It is an attribute, not an item, so that
-    `model(**inputs)` passes tensors only."""
+    """The tensors for the model, and `row_info`: one `RowInfo` per row. It is found as an attribute and by its name, but is no item,
+    so that `model(**inputs)` passes tensors only."""
 
     def __init__(self, data: dict[str, Any] | None = None, row_info: Sequence[RowInfo] = ()):
         super().__init__(data)
         self.row_info = tuple(row_info)
+
+    def __getitem__(self, item: Any) -> Any:
+        return self.row_info if item == "row_info" else super().__getitem__(item)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"data": self.data, "row_info": self.row_info}
@@ -345,8 +348,8 @@ class PsalmProcessor(ProcessorMixin):
         outputs: Any,
         threshold: float = 0.0,
         mask_threshold: float = 0.5,
-        top_k: int = 100,
         target_sizes: Any = None,
+        top_k: int = 100,
         label_ids: Collection[int] | None = None,
         return_binary_maps: bool = False,
         return_coco_annotation: bool = False,
@@ -431,7 +434,7 @@ class PsalmProcessor(ProcessorMixin):
                 threshold=threshold,
                 mask_threshold=mask_threshold,
                 overlap_mask_area_threshold=overlap_mask_area_threshold,
-                label_ids_to_fuse=label_ids_to_fuse or (),
+                label_ids_to_fuse=() if label_ids_to_fuse is None else {int(label) for label in label_ids_to_fuse},
             )
             return {"segmentation": segmentation, "segments_info": segments}
 
@@ -510,7 +513,10 @@ class PsalmProcessor(ProcessorMixin):
                 continue
             frame = None
             if target_sizes is not None:
-                height, width = (int(side) for side in target_sizes[row])
+                try:
+                    height, width = (int(side) for side in target_sizes[row])
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"target_sizes[{row}]: expected (height, width), got {target_sizes[row]!r:.80}") from error
                 if height < 1 or width < 1:
                     raise ValueError(f"target_sizes[{row}]: expected (height, width), each at least 1, got {(height, width)}")
                 frame = Frame.of_image((height, width), self.image_processor.image_size)
@@ -535,6 +541,8 @@ def _read_target(target: Mapping, row: Row, image_size: int, name: str) -> tuple
     if not isinstance(target, Mapping) or "masks" not in target:
         raise ValueError(f"{name}: expected a dictionary with 'masks', got {target!r:.80}")
     given = target["masks"]
+    if not isinstance(given, (list, tuple, np.ndarray, Tensor)):
+        raise ValueError(f"{name}: 'masks' is an (N, H, W) array or a list of N masks, got {type(given).__name__}")
     masks = torch.zeros((len(given), image_size, image_size), dtype=torch.bool)
     for index, mask in enumerate(given):
         masks[index] = torch.from_numpy(_place_target(mask, row.size, image_size, f"{name}, mask {index}"))
@@ -542,7 +550,10 @@ def _read_target(target: Mapping, row: Row, image_size: int, name: str) -> tuple
         raise ValueError(f"{name}: {len(masks)} masks for {len(row.region_weights)} regions; give one per region, in their order")
     if row.info.kind != "category":
         return masks, torch.zeros(len(masks), dtype=torch.int64)
-    labels = torch.as_tensor(target.get("class_labels", ()), dtype=torch.int64)
+    try:
+        labels = torch.as_tensor(target.get("class_labels", ()), dtype=torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: class_labels are indices into the categories, got {target['class_labels']!r:.80}") from error
     if labels.shape != (len(masks),):
         raise ValueError(f"{name}: {len(masks)} masks, but class_labels of shape {tuple(labels.shape)}; give one label per mask")
     num_categories = len(row.info.conditions) - 1

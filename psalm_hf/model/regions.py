@@ -174,7 +174,10 @@ def _draw_line(points: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _fill_box(box: Sequence[float], size: Size, name: str) -> np.ndarray:
-    corners = np.asarray(box, dtype=np.float64)
+    try:
+        corners = np.asarray(box, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: a box is (x0, y0, x1, y1), got {box!r:.80}") from error
     if corners.shape != (4,):
         raise ValueError(f"{name}: a box is (x0, y0, x1, y1), got {box!r:.80}")
     if not np.isfinite(corners).all():
@@ -183,7 +186,7 @@ def _fill_box(box: Sequence[float], size: Size, name: str) -> np.ndarray:
     height, width = size
     if x1 < x0 or y1 < y0:
         raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} has x1 < x0 or y1 < y0; give (left, top, right, bottom), not (x, y, w, h)")
-    if x0 >= width or y0 >= height or x1 < 0 or y1 < 0:
+    if x0 >= width or y0 >= height or x1 < 0 or y1 < 0 or (x0 < 0 and x1 == 0) or (y0 < 0 and y1 == 0):
         raise ValueError(f"{name}: the box {(x0, y0, x1, y1)} lies outside of its image, which is {width} wide and {height} high")
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     mask = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]

@@ -280,7 +280,7 @@ def prompts_per_image(
         "conversations": conversations,
     }
     entries = {name: _per_image(value, name, len(images), is_single) for name, value in given.items()}
-    region_images = _region_images_per_image(region_images, len(images), is_single)
+    region_images = _region_images_per_image(region_images, len(images))
     return [(image, {name: values[index] for name, values in entries.items()}, region_images[index]) for index, image in enumerate(images)]
 
 
@@ -302,13 +302,15 @@ def _per_image(value: Any, name: str, num_images: int, is_single: bool) -> list[
     return list(value)
 
 
-def _region_images_per_image(value: Any, num_images: int, is_single: bool) -> list[Any]:
+def _region_images_per_image(value: Any, num_images: int) -> list[Any]:
+    """Per image None, one picture for all its regions, or a list of one per region."""
     if value is None:
         return [None] * num_images
-    if is_single or (num_images == 1 and not isinstance(value, (list, tuple))):
-        return [value]
-    if not isinstance(value, (list, tuple)) or len(value) != num_images:
-        got = f"{len(value)} entries" if isinstance(value, (list, tuple)) else type(value).__name__
+    is_list = isinstance(value, (list, tuple))
+    if num_images == 1:  # the entry itself, or a list over the one image
+        return [value[0] if is_list and len(value) == 1 else value]
+    if not is_list or len(value) != num_images:
+        got = f"{len(value)} entries" if is_list else type(value).__name__
         raise ValueError(f"region_images: {got} for {num_images} images; give one entry per image, None where regions are on their own")
     return list(value)
 
@@ -331,15 +333,29 @@ def regions_from_sam(input_points: Any, input_labels: Any, input_boxes: Any) -> 
     if input_points is not None and input_boxes is not None:
         raise ValueError("input_points and input_boxes together would say one object by both, which a region cannot; use regions")
     if input_boxes is not None:
-        return [[{"box": box} for box in boxes] for boxes in _as_lists(input_boxes)]
-    points = _as_lists(input_points)
+        boxes = _nested(input_boxes, "input_boxes", 3, "[image][object][x0, y0, x1, y1]")
+        return [[{"box": box} for box in image_boxes] for image_boxes in boxes]
+    points = _nested(input_points, "input_points", 4, "[image][object][point][x, y]", may_lack_objects=True)
     if input_labels is not None:
-        _check_point_labels(points, _as_lists(input_labels))
+        _check_point_labels(points, _nested(input_labels, "input_labels", 3, "[image][object][point]", may_lack_objects=True))
     return [[{"points": object_points} for object_points in image_points] for image_points in points]
 
 
-def _as_lists(value: Any) -> list[Any]:
-    return value.tolist() if isinstance(value, (Tensor, np.ndarray)) else list(value)
+def _nested(value: Any, name: str, depth: int, meaning: str, may_lack_objects: bool = False) -> list[Any]:
+    """The argument as lists of this depth. One level less is SAM's older form, where the points of an image are ONE object."""
+    value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+    found = _depth(value)
+    if may_lack_objects and found == depth - 1:
+        return [[entry] for entry in value]
+    if found != depth:
+        raise ValueError(f"{name}: expected {meaning}, that is lists nested {depth} deep, got {value!r:.80}")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists are nested, along their first entries."""
+    value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+    return 1 + (_depth(value[0]) if len(value) else 0) if isinstance(value, (list, tuple)) else 0
 
 
 def _check_point_labels(points: list[Any], labels: list[Any]) -> None:

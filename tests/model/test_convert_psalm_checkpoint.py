@@ -31,6 +31,7 @@ from psalm_hf.model.convert_psalm_checkpoint import (
     load_language_model,
     load_mask2former,
     load_projector,
+    read_detectron2_pickle,
     split_fused,
 )
 from psalm_hf.model.mask_decoder import RowLayout
@@ -433,6 +434,13 @@ def test_detectron2_pickle_fills_the_model(tmp_path):
     weights.pop("backbone.patch_embed.norm.weight")
     with pytest.raises(ValueError, match="missing: model.vision_tower.swin.embeddings.norm.weight"):
         load_mask2former(target, write_pickle(tmp_path, {"model": weights}))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_are_read_in_every_pickle_protocol(tmp_path, protocol):
+    file = tmp_path / "arrays.pkl"
+    file.write_bytes(pickle.dumps({"model": {"a": np.arange(6.0).reshape(2, 3)}}, protocol=protocol))
+    assert read_detectron2_pickle(file)["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,18 @@ def test_load_image_turns_upright_but_the_processor_does_not(tmp_path):
         assert to_rgb(opened).size == (4, 2)
 
 
+def test_broken_exif_does_not_make_an_image_unreadable(tmp_path):
+    for suffix in ("png", "jpg"):
+        path = tmp_path / f"broken.{suffix}"
+        Image.new("RGB", (4, 2), (9, 9, 9)).save(path, exif=b"Exif\0\0garbagegarbage")
+        assert load_image(path).size == (4, 2)
+
+
+def test_broken_address_is_named():
+    with pytest.raises(ValueError, match="exa mple"):
+        load_image("http://exa mple.com/x.png")
+
+
 def test_load_image_takes_file_objects_and_urls(tmp_path):
     path = tmp_path / "red.png"
     Image.new("RGB", (3, 2), (255, 0, 0)).save(path)

@@ -126,6 +126,36 @@ def test_non_decoupled_queries_learn_their_own_category():
     assert (mask_logits.grad[0, 1] < 0).any() and (mask_logits.grad[0, 1] <= 0).all()  # category 1 must grow everywhere
 
 
+def test_non_decoupled_row_does_not_depend_on_a_longer_neighbour():
+    """A row of one category beside one of three: queries that only pad it do not count."""
+    config = small_config(decouple_masks=False, auxiliary_loss=False)
+    masks = [torch.rand(1, 8, 8).round().bool(), torch.rand(1, 8, 8).round().bool()]
+    labels = [torch.tensor([0]), torch.tensor([2])]
+    logits = torch.randn(2, 3, 4)
+    logits[0, :, 1:3] = SMALLEST
+    both = Prediction(torch.randn(2, 3, 8, 8), logits)
+    together = segmentation_losses([both], CATEGORY, masks, labels, config)["loss_class"]
+    short = Prediction(both.mask_logits[:1, :1], logits[:1, :1, [0, 3]])
+    long = Prediction(both.mask_logits[1:], logits[1:])
+    alone = [
+        segmentation_losses([prediction], CATEGORY, masks[row : row + 1], labels[row : row + 1], config)["loss_class"]
+        for row, prediction in enumerate((short, long))
+    ]
+    weights = [1.0, 1.2]  # one present category; one present and two absent, which weigh 0.1 each
+    expected = sum(weight * value for weight, value in zip(weights, alone, strict=True)) / sum(weights)
+    torch.testing.assert_close(together, expected)
+
+
+@pytest.mark.parametrize("decouple_masks", [True, False])
+def test_rows_that_are_not_matched_do_not_hide_nan(decouple_masks):
+    mask_logits = torch.zeros(2, 2, 8, 8)
+    mask_logits[1] = float("nan")
+    masks, labels = [torch.zeros(0, 8, 8)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
+    with pytest.raises(ValueError, match="row 1: its mask logits are not finite"):
+        config = small_config(decouple_masks=decouple_masks)
+        segmentation_losses([Prediction(mask_logits, torch.zeros(2, 2, 3))], CATEGORY, masks, labels, config)
+
+
 def test_mask_count_is_at_least_one():
     assert count_masks([torch.zeros(0, 2, 2)], torch.device("cpu")) == 1.0
     assert count_masks([torch.zeros(3, 2, 2), torch.zeros(2, 2, 2)], torch.device("cpu")) == 5.0

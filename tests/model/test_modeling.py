@@ -176,6 +176,34 @@ def test_language_model_reads_the_common_beginning_once(overrides):
 
 
 @torch.no_grad()
+def test_the_same_prompt_twice_on_one_image(tiny):
+    model, processor = tiny
+    twice = model(**processor(images=picture(0), expressions=["cup", "cup"], return_tensors="pt"))
+    once = model(**processor(images=picture(0), expressions=["cup"], return_tensors="pt"))
+    for row in range(2):
+        torch.testing.assert_close(twice.masks_queries_logits[row], once.masks_queries_logits[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompts", [{"expressions": [["a"], ["a"]]}, {"regions": [[{"point": (3, 4)}], [{"point": (3, 4)}]]}])
+@torch.no_grad()
+def test_a_broken_image_breaks_its_own_rows_only(tiny, prompts):
+    model, processor = tiny
+    inputs = processor(images=[picture(0), picture(1)], **prompts, return_tensors="pt")
+    inputs["pixel_values"][1] = float("nan")
+    masks = model(**inputs).masks_queries_logits
+    assert torch.isfinite(masks[0]).all() and not torch.isfinite(masks[1]).any()
+
+
+def test_more_tokens_than_positions_are_refused():
+    sizes = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model, processor = build_tiny(text_config={"model_type": "phi", "max_position_embeddings": 64} | sizes)
+    with pytest.raises(ValueError, match="at most 64 fit"):
+        processor(images=picture(0), categories=["cup"], return_tensors="pt")
+    with pytest.raises(ValueError, match="has 64 positions"):
+        model(**processor(images=picture(0), categories=["cup"], max_length=2048, return_tensors="pt"))
+
+
+@torch.no_grad()
 def test_given_image_features_replace_vision(tiny, vision_calls):
     model, processor = tiny
     inputs = processor(images=picture(0), expressions=["cup", "table"], return_tensors="pt")
@@ -390,6 +418,22 @@ def test_inputs_that_do_not_fit_together_are_refused(tiny, change, message):
     model, processor = tiny
     inputs = dict(processor(images=picture(0), regions=[{"point": (3, 4)}, {"point": (30, 40)}], return_tensors="pt"))
     change(inputs, model.config.image_token_id)
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda inputs: inputs.update(region_weights=inputs["region_weights"][:, :, :9]), "over 9 image tokens but an image has 16"),
+        (lambda inputs: inputs.update(region_image_index=torch.ones(1, 1, dtype=torch.int64)), "names image 1 but 1 region images"),
+        (lambda inputs: inputs.pop("region_pixel_values"), "without region_pixel_values"),
+    ],
+)
+def test_region_inputs_that_do_not_fit_are_refused(tiny, change, message):
+    model, processor = tiny
+    inputs = dict(processor(images=picture(0), regions=[{"point": (3, 4)}], region_images=picture(1), return_tensors="pt"))
+    change(inputs)
     with pytest.raises(ValueError, match=message):
         model(**inputs)
 

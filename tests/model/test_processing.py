@@ -1,6 +1,7 @@
 import json
 import pickle
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,35 @@ def test_an_image_for_all_regions_is_encoded_once(processor):
     assert len(inputs["region_pixel_values"]) == 1
 
 
+@pytest.mark.parametrize("images", [PHOTO, [PHOTO]], ids=["bare", "list"])
+@pytest.mark.parametrize("region_images", [[OTHER, None], [[OTHER, None]]], ids=["entry", "list over images"])
+def test_region_images_of_one_image_may_be_its_entry_or_a_list(processor, images, region_images):
+    inputs = processor(images, regions=[BOX, BOX], region_images=region_images)
+    assert inputs["region_image_index"].tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize("region_images", [OTHER, [OTHER]])
+def test_one_region_image_serves_all_regions_of_one_image(processor, region_images):
+    assert processor([PHOTO], regions=[BOX, BOX], region_images=region_images)["region_image_index"].tolist() == [[0, 0]]
+
+
+def test_row_info_is_found_by_name_but_is_no_item(processor):
+    inputs = processor(PHOTO, categories=["cup"])
+    assert inputs["row_info"] == inputs.row_info and "row_info" not in dict(inputs)
+
+
+def test_stuff_may_be_named_by_a_tensor(processor):
+    outputs = SimpleNamespace(
+        masks_queries_logits=torch.full((1, 2, 4, 4), 9.0),
+        class_queries_logits=torch.tensor([[[9.0, -9.0], [9.0, -9.0]]]),
+        condition_type=torch.tensor([0]),
+        num_conditions=torch.tensor([2]),
+    )
+    for stuff in (torch.tensor([0]), np.array([0]), {0}, [0]):
+        (answer,) = processor.post_process_panoptic_segmentation(outputs, label_ids_to_fuse=stuff)
+        assert [segment["was_fused"] for segment in answer["segments_info"]] == [True]
+
+
 def test_sam_prompts_are_regions(processor):
     points = [[[[5, 6], [9, 9]], [[7, 7]]]]
     ours = processor([PHOTO], regions=[[{"points": [(5, 6), (9, 9)]}, {"points": [(7, 7)]}]])
@@ -217,6 +247,8 @@ def test_sam_prompts_are_regions(processor):
     assert torch.equal(sam["region_weights"], ours["region_weights"]) and torch.equal(sam["input_ids"], ours["input_ids"])
     boxes = torch.tensor([[[2.0, 3.0, 20.0, 21.0]]])
     assert torch.equal(processor(PHOTO, input_boxes=boxes)["region_weights"], processor(PHOTO, regions=[BOX])["region_weights"])
+    older = processor([PHOTO], input_points=[[[1, 1], [2, 2]]], input_labels=[[1, 1]])  # the points of an image are one object
+    assert torch.equal(older["region_weights"], processor([PHOTO], regions=[{"points": [(1, 1), (2, 2)]}])["region_weights"])
     array = processor(PHOTO, input_points=np.array([[[[7, 7]]]]), input_labels=torch.ones(1, 1, 1))
     assert torch.equal(array["region_weights"][0, 0], ours["region_weights"][0, 1])
 

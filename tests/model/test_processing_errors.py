@@ -82,7 +82,26 @@ REFUSED = {
         {"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": [[[1], [1]]]}, "image 0: 2 objects, but input_points has 1",
     ),
     "labels of another number of images": (
-        {"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": []}, "input_labels: 0 images, but input_points has 1",
+        {"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": [[[1]], [[1]]]}, "input_labels: 2 images, but input_points has 1",
+    ),
+    "no labels of points": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": []}, "input_labels: expected .* 3 deep"),
+    "a bare label": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": 0}, "input_labels: expected .* 3 deep"),
+    "a background point of the older form": (
+        {"images": PHOTO, "input_points": [[[1, 2]]], "input_labels": [[0]]}, r"image 0, object 0: got \[0\]",
+    ),
+    "points that are no lists": ({"images": PHOTO, "input_points": 5}, "input_points: expected .* 4 deep"),
+    "boxes that are not nested": ({"images": PHOTO, "input_boxes": [1, 2, 3, 4]}, "input_boxes: expected .* 3 deep"),
+    "a box left of the image": ({"images": PHOTO, "regions": [{"box": (-5, 3, 0, 9)}]}, "image 0, region 0: .* lies outside"),
+    "a box above the image": ({"images": PHOTO, "regions": [{"box": (2, -5, 9, 0)}]}, "image 0, region 0: .* lies outside"),
+    "a box in words": ({"images": PHOTO, "regions": [{"box": "abc"}]}, "image 0, region 0: a box is"),
+    "a box with names": ({"images": PHOTO, "regions": [{"box": {"x": 1}}]}, "image 0, region 0: a box is"),
+    "an RLE without size": ({"images": PHOTO, "regions": [{"mask": {"size": None, "counts": [9]}}]}, "image 0, region 0: size or counts"),
+    "an RLE of three sizes": ({"images": PHOTO, "regions": [{"mask": {"size": [30, 60, 3], "counts": [1]}}]}, "region 0: size or counts"),
+    "targets without masks": (
+        {"images": PHOTO, "categories": ["a"], "targets": {"masks": None}}, r"targets\[0\].*'masks' is an \(N, H, W\) array",
+    ),
+    "labels in words": (
+        {"images": PHOTO, "categories": ["a"], "targets": {"masks": [MASK], "class_labels": ["a"]}}, r"targets\[0\].*indices into",
     ),
     "labels without points": ({"images": PHOTO, "input_labels": [[[1]]]}, "input_labels: given without input_points"),
     "points and boxes": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_boxes": [[[1, 2, 3, 4]]]}, "together"),
