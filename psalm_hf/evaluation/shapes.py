@@ -11,6 +11,7 @@ from ..data.collator import PsalmCollator
 from ..data.shapes import CATEGORIES, ShapesStream
 from ..masks import bitmap_from_rle
 from ..metrics import MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU, label_map, size_bin
+from ..model.regions import region_mask
 from ..structures import REGION_KINDS, Sample
 
 SIZES = {"below 2 %": (0.0, 0.02), "larger": (0.02, 1.01)}
@@ -133,8 +134,6 @@ def _largest(stream: ShapesStream, sample: Sample) -> np.ndarray:
 
 
 def _interactive(model, processor, split: str, num_images: int, batch_size: int) -> dict[str, float]:
-    from ..model.regions import region_mask
-
     results = {}
     for kind in REGION_KINDS:
         total, baseline, by_size = RegionIoU(), RegionIoU(), {name: RegionIoU() for name in SIZES}

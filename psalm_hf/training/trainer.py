@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
-KIND_NAMES = ("category", "sentence", "region", "conversation")
+from ..model.rows import KINDS
 
 
 class PsalmTrainer(Trainer):
@@ -59,7 +59,7 @@ class PsalmTrainer(Trainer):
         if model.training:
             self.accelerator.unwrap_model(model).model.vision_tower.eval()  # no drop path, no new batch statistics
         outputs = model(**inputs)
-        kind = KIND_NAMES[int(inputs["condition_type"][0])]
+        kind = KINDS[int(inputs["condition_type"][0])]
         if model.training:
             for name, value in outputs.losses.items():
                 if not name[-1].isdigit():  # of the last depth; the earlier ones follow it
