@@ -17,7 +17,9 @@ from pathlib import Path
 class VisionArguments:
     """Fields of the config file; each is also a command-line option that overrides it."""
 
-    model_file: str = field(metadata={"help": "YAML with vocab_size and the fields of PsalmConfig under `model`"})
+    model_file: str = field(
+        metadata={"help": "YAML: vocab_size, fields of PsalmConfig under `model`, options of PsalmProcessor under `processor`"}
+    )
     output_dir: str = field(metadata={"help": "folder for the PSALM checkpoint"})
     steps: int = 1400
     batch_size: int = 16
@@ -78,6 +80,7 @@ def build(model_file: str, seed: int) -> tuple:
         tokenizer,
         num_queries=config.num_queries,
         image_grid=config.image_grid,
+        **sizes["processor"],
     )
     return model, processor
 

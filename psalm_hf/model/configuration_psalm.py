@@ -56,6 +56,8 @@ class PsalmConfig(PreTrainedConfig):
         decoder_layers, decoder_ffn_dim: masked-attention decoder; it predicts once before its first layer and after each.
         auxiliary_loss: also supervises the predictions before the last one.
         class_weight, referring_weight, region_weight, mask_weight, dice_weight: weights of the loss terms and of the matching cost.
+        score_cost: weight of the score in the matching cost of sentence and region rows. Released: 0, masks alone decide there, so of
+            several queries on the target any one may be called right and the others wrong.
         no_object_weight: weight of `background` in the class cross entropy.
         train_num_points, oversample_ratio, importance_sample_ratio: point sampling of the mask losses (PointRend).
 
@@ -96,6 +98,7 @@ class PsalmConfig(PreTrainedConfig):
     region_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
+    score_cost: float = 0.0
     no_object_weight: float = 0.1
     train_num_points: int = 12544
     oversample_ratio: float = 3.0

@@ -123,6 +123,9 @@ def match_predictions(
         if kind == CATEGORY:
             probs = prediction.condition_logits[row].float().softmax(-1)
             similarity = {"class_probs": probs, "class_labels": class_labels[row].to(device)}
+        elif config.score_cost > 0:
+            logits = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
+            similarity = {"scores": (logits if kind == SENTENCE else logits[: len(masks)].T).sigmoid()}
         matches.append(
             match_row(
                 prediction.mask_logits[row].float(),
@@ -132,6 +135,7 @@ def match_predictions(
                 mask_weight=config.mask_weight,
                 dice_weight=config.dice_weight,
                 class_weight=config.class_weight,
+                score_weight=config.score_cost,
                 **similarity,
             )
         )

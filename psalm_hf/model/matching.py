@@ -86,20 +86,25 @@ def match_row(
     row: int,
     class_probs: Tensor | None = None,
     class_labels: Tensor | None = None,
+    scores: Tensor | None = None,
     mask_weight: float = 5.0,
     dice_weight: float = 5.0,
     class_weight: float = 2.0,
+    score_weight: float = 0.0,
 ) -> Match:
     """Match the queries of one row to its targets.
 
     Args:
         mask_logits: (Q, h, w); target_masks: (N, H, W) bool or float; points: (1, P, 2) in [0, 1], shared by all masks.
-        class_probs: (Q, K + 1) after the softmax, with class_labels (N,); without them masks alone decide, as for sentence and
-            region conditions (their logits have no part in the released cost).
+        class_probs: (Q, K + 1) after the softmax, with class_labels (N,), of a category row.
+        scores: (Q, 1) or (Q, N) in [0, 1], of a sentence or region row: how much a query means each target. They have no part in the
+            released cost (score_weight 0): masks alone decide there.
     """
     logits = sample_points(mask_logits, points)  # (Q, P)
     targets = sample_points(target_masks, points)  # (N, P)
     cost = mask_weight * pairwise_mask_cost(logits, targets) + dice_weight * pairwise_dice_cost(logits, targets)
     if class_probs is not None:
         cost = cost - class_weight * class_probs[:, class_labels]
+    if scores is not None:
+        cost = cost - score_weight * scores
     return assign(cost, row)

@@ -413,7 +413,7 @@ class PsalmModel(PsalmPreTrainedModel):
         if position_ids is None and attention_mask is not None and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
         prefix, first_row = 0, None
-        if segments and self._may_share_prefix(use_cache, kwargs):
+        if not is_continuation and self._may_share_prefix(use_cache, kwargs):
             prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
         if prefix > 0:
             outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, prefix, first_row)
@@ -452,12 +452,13 @@ class PsalmModel(PsalmPreTrainedModel):
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
         """Whether rows on one image may read their common beginning once.
 
-        Not in training and not with several processes, where every process must call the same modules equally often; not where the
-        caller asks for the cache, or for states and attentions of whole rows.
+        Not with several processes, where every process must call the same modules equally often; not with gradient checkpointing, which
+        keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
         """
         text = self.language_model.config
+        is_checkpointing = self.training and any(getattr(x, "gradient_checkpointing", False) for x in self.language_model.modules())
         several_processes = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        return not (self.training or several_processes or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
+        return not (is_checkpointing or several_processes or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
     def _run_shared_prefix(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, prefix: int, first_row: Tensor

@@ -39,7 +39,7 @@ from .prompts import (
     prepare_tokenizer,
     tokenize_texts,
 )
-from .regions import REGION_SAMPLINGS
+from .regions import PROMPT_RADII, REGION_SAMPLINGS
 from .rows import KINDS, Row, RowBuilder, RowInfo, RowOptions, prompts_per_image, regions_from_sam
 
 
@@ -72,6 +72,8 @@ class PsalmProcessor(ProcessorMixin):
         num_queries: mask-query tokens per row, that of the model; 0 for a model with `decouple_masks=False`.
         image_grid: (rows, columns) of the image tokens of one image; G = rows * columns.
         region_sampling: "exact" (expectation of the released random draw) or "released" (256 random pixels per region).
+        prompt_radii: of point prompts and of scribbles to each side of the line, in pixels of the image they are drawn on. The released
+            ones are meant for photographs of 640 pixels; a model for small pictures needs smaller ones.
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
 
     Raises:
@@ -86,6 +88,7 @@ class PsalmProcessor(ProcessorMixin):
         num_queries: int = 100,
         image_grid: tuple[int, int] = (16, 16),
         region_sampling: str = "exact",
+        prompt_radii: tuple[int, int] = PROMPT_RADII,
         max_length: int = 2048,
     ):
         super().__init__(image_processor, tokenizer)
@@ -93,6 +96,8 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"prompt_style: expected one of {', '.join(HUMAN_TURNS)}, got {prompt_style!r}")
         if region_sampling not in REGION_SAMPLINGS:
             raise ValueError(f"region_sampling: expected one of {', '.join(REGION_SAMPLINGS)}, got {region_sampling!r}")
+        if len(prompt_radii) != 2 or min(prompt_radii) < 0:
+            raise ValueError(f"prompt_radii: expected (of points, of scribbles), each at least 0 pixels, got {prompt_radii!r}")
         if len(image_grid) != 2 or min(image_grid) < 1:
             raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r}")
         if num_queries < 0 or max_length < 1:
@@ -103,6 +108,7 @@ class PsalmProcessor(ProcessorMixin):
         self.num_queries = num_queries
         self.image_grid = tuple(image_grid)
         self.region_sampling = region_sampling
+        self.prompt_radii = tuple(prompt_radii)
         self.max_length = max_length
         prepare_tokenizer(tokenizer)
         self.image_token_id, self.region_token_id, self.mask_query_token_id = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
@@ -116,7 +122,7 @@ class PsalmProcessor(ProcessorMixin):
             folder = None
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        names = ("prompt_style", "num_queries", "image_grid", "region_sampling", "max_length")
+        names = ("prompt_style", "num_queries", "image_grid", "region_sampling", "prompt_radii", "max_length")
         return processor_from_original_folder(folder, **{name: kwargs[name] for name in names if name in kwargs})
 
     @property
@@ -219,6 +225,7 @@ class PsalmProcessor(ProcessorMixin):
                 image_size=self.image_processor.image_size,
                 image_grid=self.image_grid,
                 region_sampling=self.region_sampling,
+                prompt_radii=self.prompt_radii,
                 end_of_text=self.tokenizer.eos_token,
                 special_tokens=tuple(self.tokenizer.all_special_tokens),
                 shuffler=shuffler,

@@ -21,23 +21,25 @@ from .image_processing_psalm import Size, content_size, place_mask, read_bitmap
 
 POINT_RADIUS = 10
 SCRIBBLE_RADIUS = 5
+PROMPT_RADII = (POINT_RADIUS, SCRIBBLE_RADIUS)
 NUM_SAMPLED_PIXELS = 256
 REGION_KINDS = ("point", "points", "box", "scribble", "mask")
 REGION_SAMPLINGS = ("exact", "released")
 
 
-def region_mask(region: Mapping[str, Any], size: Size, name: str) -> np.ndarray:
+def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[int, int] = PROMPT_RADII) -> np.ndarray:
     """The pixels a visual prompt covers, at the resolution of its image.
 
     Args:
         region: ONE of
-            `{"point": (x, y)}`, `{"points": [(x, y), ...]}`: discs of radius 10;
-            `{"scribble": [(x, y), ...]}`: a line through the points, 5 pixels to each side; a single point is a dot;
+            `{"point": (x, y)}`, `{"points": [(x, y), ...]}`: discs;
+            `{"scribble": [(x, y), ...]}`: a line through the points; a single point is a dot;
             `{"box": (x0, y0, x1, y1)}`: the pixels whose centre lies inside, at least one; what reaches outside is cut off;
             `{"mask": bitmap, PIL image or RLE}`: as it is.
             Point and scribble also take a bitmap (bool or uint8 array), PIL image or RLE whose pixels are enlarged like drawn ones.
         size: (H, W) of the image it was drawn on.
         name: how error messages call it.
+        radii: of points and of scribbles to each side of the line, in pixels of that image.
 
     Returns:
         (H, W) bool, at least one pixel set.
@@ -61,7 +63,7 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str) -> np.ndarray:
         mask = _draw_line(points, size) if kind == "scribble" else _draw_points(points, size)
     if kind == "mask":
         return mask
-    return enlarge(mask, SCRIBBLE_RADIUS if kind == "scribble" else POINT_RADIUS)
+    return enlarge(mask, radii[kind == "scribble"])
 
 
 def enlarge(mask: np.ndarray, radius: int) -> np.ndarray:

@@ -75,6 +75,7 @@ class RowOptions:
     image_size: int
     image_grid: Size
     region_sampling: str
+    prompt_radii: tuple[int, int]
     end_of_text: str
     special_tokens: tuple[str, ...]
     shuffler: random.Random | None  # None = categories are written in the order given
@@ -211,7 +212,8 @@ class RowBuilder:
         for position, (region, region_image) in enumerate(zip(regions, region_images, strict=True)):
             name = f"image {index}, region {position}"
             drawn_on, pixel_index = (picture, -1) if region_image is None else self._region_picture(region_image, name)
-            mask = place_region(region_mask(region, (drawn_on.height, drawn_on.width), name), options.image_size)
+            drawn = region_mask(region, (drawn_on.height, drawn_on.width), name, options.prompt_radii)
+            mask = place_region(drawn, options.image_size)
             row.region_weights.append(region_weights(mask, options.image_grid, options.region_sampling, options.generator))
             row.region_pixel_index.append(pixel_index)
         row.info = RowInfo(index, "region", tuple(next(iter(region)) for region in regions))

@@ -156,6 +156,16 @@ def test_rows_that_are_not_matched_do_not_hide_nan(decouple_masks):
         segmentation_losses([Prediction(mask_logits, torch.zeros(2, 2, 3))], CATEGORY, masks, labels, config)
 
 
+@pytest.mark.parametrize("kind", [SENTENCE, REGION])
+def test_among_equal_masks_the_query_with_the_higher_score_is_the_positive_one(kind):
+    logits = torch.tensor([[[-1.0], [2.0], [-1.0]]], requires_grad=True)  # of three queries
+    masks = [torch.ones(1, 8, 8)]
+    prediction = Prediction(torch.full((1, 3, 8, 8), 5.0), logits if kind == SENTENCE else logits.transpose(1, 2))
+    losses = segmentation_losses([prediction], kind, masks, None, small_config(score_cost=2.0))
+    sum(losses.values()).backward()
+    assert (logits.grad.flatten() < 0).tolist() == [False, True, False]  # only that one is pushed up
+
+
 def test_mask_count_is_at_least_one():
     assert count_masks([torch.zeros(0, 2, 2)], torch.device("cpu")) == 1.0
     assert count_masks([torch.zeros(3, 2, 2), torch.zeros(2, 2, 2)], torch.device("cpu")) == 5.0

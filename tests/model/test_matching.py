@@ -72,6 +72,19 @@ def test_class_probability_decides_between_equal_masks():
     assert queries.tolist() == [1]
 
 
+def test_score_decides_between_equal_masks_where_it_has_a_weight():
+    masks = torch.full((3, 4, 4), INSIDE)
+    two = torch.ones(2, 4, 4)
+    points = torch.rand(1, 8, 2)
+    sentence = torch.tensor([[0.1], [0.9], [0.8]])  # how much each query means the sentence
+    assert match_row(masks, two, points, row=0, scores=sentence, score_weight=2.0)[0].tolist() == [1, 2]
+    regions = torch.tensor([[0.1, 0.2], [0.9, 0.1], [0.8, 0.9]])  # one column per region
+    queries, targets = match_row(masks, two, points, row=0, scores=regions, score_weight=2.0)
+    assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {1: 0, 2: 1}
+    released, _ = match_row(masks, two, points, row=0, scores=sentence)
+    assert released.tolist() == match_row(masks, two, points, row=0)[0].tolist()
+
+
 def test_more_targets_than_queries_match_every_query():
     queries, targets = match_row(torch.randn(2, 4, 4), torch.rand(5, 4, 4), torch.rand(1, 8, 2), row=0)
     assert sorted(queries.tolist()) == [0, 1] and len(set(targets.tolist())) == 2

@@ -175,6 +175,33 @@ def test_language_model_reads_the_common_beginning_once(overrides):
     torch.testing.assert_close(shared.referring_queries_logits, whole.referring_queries_logits, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("prompt", ["expressions", "conversations"])
+def test_training_reads_the_common_beginning_once_with_the_same_gradients(tiny, prompt):
+    model, processor = tiny
+    model.train()
+    if prompt == "expressions":
+        masks = torch.zeros(1, 64, 64, dtype=torch.bool)
+        masks[:, 8:40, 8:30] = True
+        inputs = processor(images=[picture(0)], expressions=[["the red cup", "the table"]], return_tensors="pt")
+        inputs["mask_labels"] = [masks, masks]
+    else:
+        turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in ("a cup?", "is it red?")]
+        inputs = processor(images=[picture(0), picture(0)], conversations=turns, return_tensors="pt")
+        inputs["pixel_values"], inputs["image_index"] = inputs["pixel_values"][:1], torch.tensor([0, 0])
+    gradients, calls = [], []
+    hook = model.model.language_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    for options in ({}, {"output_hidden_states": True}):  # the second asks for states of whole rows
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(**inputs, **options).loss.backward()
+        gradients.append({name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None})
+    hook.remove()
+    model.eval()
+    assert len(calls) == 2 + 1 and gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @torch.no_grad()
 def test_the_same_prompt_twice_on_one_image(tiny):
     model, processor = tiny

@@ -311,13 +311,13 @@ def test_row_info_stays_out_of_the_model_and_with_the_batch(processor):
 
 
 def test_processor_survives_saving(tmp_path):
-    processor = make_processor(prompt_style="released", region_sampling="released", max_length=999)
+    processor = make_processor(prompt_style="released", region_sampling="released", prompt_radii=(4, 2), max_length=999)
     processor.save_pretrained(tmp_path)
     call = {"categories": ["cup"], "regions": [BOX], "conversations": ANSWERED, "seed": 0}
     expected = processor(PHOTO, **call)
     for loaded in (PsalmProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is PsalmProcessor
-        assert loaded.max_length == 999
+        assert (loaded.max_length, loaded.prompt_radii) == (999, (4, 2))
         inputs = loaded(PHOTO, **call)
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
         assert len(loaded.tokenizer) == len(processor.tokenizer)

@@ -202,6 +202,8 @@ def test_a_file_that_breaks_while_it_is_read_names_its_image(processor, tmp_path
     [
         ({"prompt_style": "plain"}, "prompt_style: expected one of released, paper"),
         ({"region_sampling": "mean"}, "region_sampling: expected one of exact, released"),
+        ({"prompt_radii": (10, -1)}, "prompt_radii: expected .* at least 0 pixels"),
+        ({"prompt_radii": (10,)}, "prompt_radii"),
         ({"image_grid": (0, 4)}, "image_grid"),
         ({"image_grid": (4,)}, "image_grid"),
         ({"num_queries": -1}, "num_queries >= 0"),

@@ -136,3 +136,9 @@ def test_released_sampling_follows_the_seed():
     mask = np.random.default_rng(1).random((64, 64)) < 0.5
     draw = [region_weights(mask, (4, 4), "released", torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+
+
+def test_radii_of_points_and_scribbles_can_be_chosen():
+    np.testing.assert_array_equal(region_mask({"point": (30, 20)}, (50, 80), "r", (4, 2)), disc((50, 80), 30, 20, 4))
+    np.testing.assert_array_equal(region_mask({"scribble": [(30, 20)]}, (50, 80), "r", (4, 2)), disc((50, 80), 30, 20, 2))
+    assert region_mask({"point": (30, 20)}, (50, 80), "r", (0, 0)).sum() == 1
