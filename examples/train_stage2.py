@@ -2,61 +2,74 @@
 
     python examples/train_stage2.py --config examples/configs/tiny_shapes.yaml [--max_steps 100 --output_dir DIR]
 
-The config holds the fields of `MixtureArguments` and `PsalmTrainingArguments`; options of the command line override them. An interrupted
-run goes on from its last checkpoint when started again with `--resume true`.
+Fields of the config; `--field value` overrides each of them, values are read as YAML:
+
+    checkpoint      folder or Hub id to start from
+    weights         task -> share of the steps
+    batch_sizes     task -> samples per batch
+    options         task -> options of its source
+    model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
+    eval_images     validation pictures per evaluation, 0 = none
+
+and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
+save_steps, eval_strategy, seed, ...) and vision_learning_rate, the rate of the vision tower (left out = frozen).
+
+A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
 """
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[str, dict[str, Any], bool]:
-    """Config file, overrides, and whether to resume."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and what overrides fields of the config."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="YAML file")
     parser.add_argument("--resume", choices=("true", "false"), default="false", help="go on from the last checkpoint of output_dir")
-    options, rest = parser.parse_known_args(arguments)
-    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]):
-        parser.error(f"overrides are pairs `--field value`, got {' '.join(rest)}")
-    return options.config, dict(zip((name[2:] for name in rest[::2]), rest[1::2], strict=True)), options.resume == "true"
-
-
-def read_config(config: str, overrides: dict[str, str]) -> tuple:
-    """`MixtureArguments` and `PsalmTrainingArguments`; values of the command line are read as YAML."""
-    import yaml
-    from transformers import HfArgumentParser
-
-    from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments
-
-    fields = yaml.safe_load(Path(config).read_text()) | {name: yaml.safe_load(value) for name, value in overrides.items()}
-    return HfArgumentParser((MixtureArguments, PsalmTrainingArguments)).parse_dict(fields)
+    return parser.parse_known_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    config, overrides, resume = parse_arguments(arguments)
-    mixture, training = read_config(config, overrides)
+    options, overrides = parse_arguments(arguments)
 
-    from psalm_hf import PsalmForSegmentation, PsalmProcessor
+    from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
     from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
     from psalm_hf.data.shapes import ShapesStream
-    from psalm_hf.training.trainer import PsalmTrainer
+    from psalm_hf.evaluation.shapes import evaluate_shapes
+    from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
+    from psalm_hf.training.trainer import PsalmTrainer, last_checkpoint
 
-    processor = PsalmProcessor.from_pretrained(mixture.checkpoint)
-    model = PsalmForSegmentation.from_pretrained(mixture.checkpoint)
+    mixture, training = read_config(options.config, overrides, (MixtureArguments, PsalmTrainingArguments))
+    checkpoint = last_checkpoint(training.output_dir) if options.resume == "true" else None
+
+    config = PsalmConfig.from_pretrained(mixture.checkpoint, **mixture.model)
+    num_queries = config.num_queries if config.decouple_masks else 0
+    processor = PsalmProcessor.from_pretrained(mixture.checkpoint, num_queries=num_queries)
+    model = PsalmForSegmentation.from_pretrained(mixture.checkpoint, config=config, ignore_mismatched_sizes=bool(mixture.model))
+
     size = processor.image_processor.image_size
     streams = {task: ShapesStream(task=task, image_size=size, **mixture.options.get(task, {})) for task in mixture.weights}
+    num_batches = training.max_steps * training.gradient_accumulation_steps
+    measure = partial(
+        evaluate_shapes,
+        processor=processor,
+        split="validation",
+        num_images=mixture.eval_images,
+        batch_size=training.per_device_eval_batch_size,
+    )
+
     trainer = PsalmTrainer(
         model=model,
         args=training,
         train_dataset=TaskSources(streams),
-        batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed),
+        batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, num_batches, training.seed),
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
+        evaluation=measure if mixture.eval_images else None,
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     return 0
 

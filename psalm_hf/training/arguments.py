@@ -1,7 +1,12 @@
-"""What can be set in a training run's YAML file."""
+"""What can be set in a training run's YAML file, and reading it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from transformers import TrainingArguments
 
 
@@ -19,17 +24,82 @@ class PsalmTrainingArguments(TrainingArguments):
 
 
 @dataclass
+class AlignmentArguments:
+    """Stage 1: where the model comes from and which of its parts learn from captions.
+
+    Args:
+        checkpoint: folder or Hub id of the model and processor to start from.
+        trainable: submodules that learn, by their names in the state dict; everything else is frozen. The paper trains the projector.
+    """
+
+    checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
+    trainable: list[str] = field(default_factory=lambda: ["model.projector"], metadata={"help": "submodules that learn"})
+
+
+@dataclass
 class MixtureArguments:
-    """Where the model comes from and what it learns.
+    """Stage 2: where the model comes from, what it learns and on how much it is measured meanwhile.
 
     Args:
         checkpoint: folder or Hub id of the model and processor to start from.
         weights: task -> share of the steps.
         batch_sizes: task -> samples per batch.
         options: task -> options of its source.
+        model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
+        eval_images: pictures of the validation split in every evaluation during training, 0 = no evaluation. When it happens is said by
+            `eval_strategy` and `eval_steps`, how many pictures a forward pass takes by `per_device_eval_batch_size`.
     """
 
     checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
     weights: dict = field(metadata={"help": "task -> share of the steps"})
     batch_sizes: dict = field(metadata={"help": "task -> samples per batch"})
     options: dict = field(default_factory=dict, metadata={"help": "task -> options of its source"})
+    model: dict = field(default_factory=dict, metadata={"help": "fields of PsalmConfig that differ from the checkpoint's"})
+    eval_images: int = field(default=0, metadata={"help": "validation pictures per evaluation, 0 = none"})
+
+
+def read_config(config: str | Path, overrides: Sequence[str], classes: Sequence[type]) -> tuple[Any, ...]:
+    """The objects that a YAML file and a command line describe.
+
+    Args:
+        config: YAML file with fields of all classes, in any order.
+        overrides: `["--field", "value", ...]`, stronger than the file; values are read as YAML.
+        classes: dataclasses.
+
+    Returns:
+        One object per class.
+
+    Raises:
+        ValueError: overrides that are no pairs, a field that no class has, a missing field, text where something else is expected.
+    """
+    if len(overrides) % 2 or not all(name.startswith("--") for name in overrides[::2]):
+        raise ValueError(f"overrides are pairs `--field value`, got {' '.join(overrides)}")
+    given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    given |= {name[2:]: yaml.safe_load(value) for name, value in zip(overrides[::2], overrides[1::2], strict=True)}
+
+    hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
+    known = {field.name: field for cls in classes for field in fields(cls)}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(
+            f"{config}: no such fields: {', '.join(unknown)}; those of {' and '.join(cls.__name__ for cls in classes)} are known"
+        )
+    required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
+    if missing := sorted(required - given.keys()):
+        raise ValueError(f"{config}: missing fields: {', '.join(missing)}")
+    values = {name: _read_value(f"{config}: {name}", value, hints[name]) for name, value in given.items()}
+    return tuple(cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values}) for cls in classes)
+
+
+def _read_value(where: str, value: Any, hint: Any) -> Any:
+    """Undoes two readings of YAML, `1e-3` as text and `no` as False, and refuses text that is meant to be something else."""
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is False and str in allowed and bool not in allowed:
+        return "no"
+    if not isinstance(value, str) or str in allowed:
+        return value
+    if float in allowed:
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{where} is the text {value!r}, expected {hint.__name__ if isinstance(hint, type) else hint}")

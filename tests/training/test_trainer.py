@@ -1,5 +1,9 @@
-"""The Trainer on the shapes world: terms by task, frozen parts stay, a run that stops goes on to the same weights."""
+"""The Trainer on the shapes world: terms by task, frozen parts stay, evaluations leave no trace, a run that stops goes on to the same
+weights."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -10,7 +14,7 @@ from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import PsalmTrainingArguments
-from psalm_hf.training.trainer import PsalmTrainer
+from psalm_hf.training.trainer import PsalmTrainer, last_checkpoint, train_only
 
 
 class StopAt(TrainerCallback):
@@ -27,7 +31,7 @@ class StopAt(TrainerCallback):
 SIZES = {"panoptic": 1, "referring": 2, "interactive": 1, "conversation": 2}
 
 
-def trainer(tmp_path, **options) -> PsalmTrainer:
+def trainer(tmp_path, evaluation=None, **options) -> PsalmTrainer:
     model, processor = build_tiny()
     settings = {"max_steps": 8, "logging_steps": 8, "report_to": "none", "use_cpu": True, "learning_rate": 1e-3, "disable_tqdm": True}
     args = PsalmTrainingArguments(output_dir=str(tmp_path), **(settings | options))
@@ -37,6 +41,7 @@ def trainer(tmp_path, **options) -> PsalmTrainer:
         train_dataset=TaskSources({task: ShapesStream(task=task, prompts_per_image=2) for task in SIZES}),
         batch_sampler=OneTaskPerBatch(dict.fromkeys(SIZES, 1.0), SIZES, args.max_steps, seed=0),
         data_collator=PsalmCollator(processor, shuffle_categories=True),
+        evaluation=evaluation,
         processing_class=processor,
     )
 
@@ -81,3 +86,98 @@ def test_what_is_saved_loads_as_a_checkpoint(tmp_path):
     run.save_model()
     loaded = PsalmForSegmentation.from_pretrained(tmp_path)
     assert torch.equal(loaded.mask_decoder.norm.bias, run.model.mask_decoder.norm.bias)
+
+
+class Evaluation:
+    """Draws random numbers, runs the model, and answers with the given scores in turn."""
+
+    def __init__(self, *scores: float):
+        self.scores = list(scores)
+
+    def __call__(self, model):
+        assert not any(module.training for module in model.modules())
+        random.random(), np.random.rand(), torch.rand(1)
+        with torch.inference_mode():
+            model.get_image_features(torch.zeros(1, 3, 128, 128))
+        return {"referring cIoU, all": self.scores.pop(0)}
+
+
+class HearEvaluations(TrainerCallback):
+    def __init__(self):
+        self.heard = []
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.heard.append((state.global_step, metrics["eval_referring cIoU, all"]))
+
+
+def random_state():
+    numpy_state = np.random.get_state()
+    return random.getstate(), numpy_state[1].tolist(), numpy_state[2], torch.get_rng_state().tolist()
+
+
+def test_an_evaluation_puts_modes_and_random_numbers_back(tmp_path):
+    run = trainer(tmp_path, Evaluation(1.0))
+    run.model.train()
+    run.model.model.vision_tower.eval()
+    modes, state = {name: module.training for name, module in run.model.named_modules()}, random_state()
+    assert run.evaluate()["eval_referring cIoU, all"] == 1.0
+    assert {name: module.training for name, module in run.model.named_modules()} == modes
+    assert random_state() == state
+
+
+def test_a_run_with_evaluations_ends_bit_equal_to_one_without(tmp_path):
+    plain = trainer(tmp_path / "plain", max_steps=4)
+    plain.train()
+    evaluation = Evaluation(1.0, 2.0, 3.0)
+    measured = trainer(tmp_path / "measured", evaluation, max_steps=4, eval_strategy="steps", eval_steps=1, eval_delay=2)
+    measured.train()
+    assert not evaluation.scores
+    expected, actual = plain.model.state_dict(), measured.model.state_dict()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_evaluations_are_logged_and_heard_and_choose_the_best_model(tmp_path):
+    run = trainer(
+        tmp_path,
+        Evaluation(10.0, 30.0, 20.0),
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="referring cIoU, all",
+    )
+    callback = HearEvaluations()
+    run.add_callback(callback)
+    run.train()
+    assert callback.heard == [(1, 10.0), (2, 30.0), (3, 20.0)]
+    assert [entry["eval_referring cIoU, all"] for entry in run.state.log_history if "eval_referring cIoU, all" in entry] == [10, 30, 20]
+    assert run.state.best_metric == 30
+    best = PsalmForSegmentation.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+    last = PsalmForSegmentation.from_pretrained(tmp_path / "checkpoint-3").state_dict()
+    assert all(torch.equal(best[name], value) for name, value in run.model.state_dict().items())
+    assert not all(torch.equal(best[name], last[name]) for name in best)
+
+
+def test_eval_strategy_without_evaluation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="eval_strategy is 'steps', but nothing is measured.*eval_images"):
+        trainer(tmp_path, eval_strategy="steps")
+
+
+def test_only_the_named_submodules_are_trained():
+    model, _ = build_tiny()
+    train_only(model, ["model.projector", "lm_head"])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(("model.projector.", "lm_head."))}
+    with pytest.raises(ValueError, match="no submodule 'projector'.* model.projector,"):
+        train_only(model, ["projector"])
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(tmp_path):
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    (tmp_path / "checkpoint-11" / "trainer_state.json").unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        last_checkpoint(tmp_path / "checkpoint-10")
