@@ -61,7 +61,7 @@ def build(model_file: str, seed: int) -> tuple:
 
     sizes = yaml.safe_load(Path(model_file).read_text())
     texts = [f"[INST] <<SYS>>\n{SYSTEM_MESSAGE}\n<</SYS>>\n\n", " [/INST] \nSure, the segmentation result is ", ", background"] * 50
-    texts += list(HUMAN_TURNS["paper"].values()) * 50
+    texts += [turn for turns in HUMAN_TURNS.values() for turn in turns.values()] * 50
     for task, number in {"referring": 4000, "conversation": 2000, "caption": 400, "panoptic": 400}.items():
         stream = ShapesStream(task=task, prompts_per_image=8, phrase_percent=60)
         for index in range(number):
