@@ -1,13 +1,14 @@
 """Segments one picture and writes PREFIX.png, an overlay to look at, and PREFIX.json, the masks to work with.
 
-    python examples/segment_image.py                                          # the bundled picture
+    python examples/segment_image.py                                          # the bundled picture, every kind of prompt
     python examples/segment_image.py kitchen.jpg --categories cup table wall --stuff table wall
     python examples/segment_image.py kitchen.jpg --categories cup table wall --task semantic
     python examples/segment_image.py kitchen.jpg --expression "the red cup" --expression "everything on the table"
     python examples/segment_image.py kitchen.jpg --point 320,200 --box 10,20,90,140 --scribble 5,5 40,60 --mask prompt.png
 
---checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it a tiny model with RANDOM weights
-answers: everything runs, but the masks mean nothing.
+--checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
+with the package: it was trained on drawn shapes alone, so on photographs its masks mean nothing. More pictures it understands:
+examples/pictures/draw_shapes_picture.py.
 
 Coordinates are pixels (x to the right, y down) of the upright picture, boxes are x0,y0,x1,y1. In the JSON, masks are COCO run-length codes
 at the size of the picture, boxes x0,y0,x1,y1 along pixel edges.
@@ -20,13 +21,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-BUNDLED_PICTURE = Path(__file__).parent / "pictures" / "village.png"
-# Name -> fused into one segment (stuff). The first list fits the bundled picture, the second is a start for any photo.
-BUNDLED_CATEGORIES = {
-    "house": False, "tree": False, "car": False, "duck": False, "sun": False, "cloud": False,
-    "mountain": True, "pond": True, "road": True, "grass": True, "sky": True,
+BUNDLED_PICTURE = Path(__file__).parent / "pictures" / "shapes.png"
+BUNDLED_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
+BUNDLED_REGIONS = [("point", (88, 23)), ("box", (91, 61, 121, 91)), ("scribble", [(28, 95), (34, 100), (44, 103)])]
+# Name -> fused into one segment (stuff). The first list is what psalm-tiny knows, the second is a start for any photo.
+SHAPES_CATEGORIES = {
+    "circle": False, "square": False, "triangle": False, "star": False, "cross": False, "ring": False, "diamond": False, "moon": False,
+    "grass": True, "sand": True, "water": True, "brick": True,
 }  # fmt: skip
 GENERAL_CATEGORIES = {
     "person": False, "animal": False, "vehicle": False, "furniture": False, "food": False,
@@ -34,7 +40,28 @@ GENERAL_CATEGORIES = {
 }  # fmt: skip
 # The released thresholds; but for instances it keeps everything, as average precision wants it, and nobody can look at 100 masks.
 DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
-RANDOM_THRESHOLDS = {"panoptic": 0.0, "instance": 0.06}  # random weights are never sure; so there is at least something to look at
+# Of psalm-tiny: things are worth showing above 0.5; of the queries, those above the calibrated score belong to "all dotted things".
+OVERVIEW_CATEGORY_THRESHOLD, OVERVIEW_EXPRESSION_THRESHOLD = 0.5, 0.87
+TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked of the picture, all of one kind.
+
+    Attributes:
+        task: a row of `psalm_hf.tasks.TASKS`.
+        names: categories, expressions, or how the regions are called; a segment's `label_id` counts them.
+        stuff: those of the categories whose segments are fused.
+        regions: (kind, value) as read from the command line.
+        threshold: least score of a segment.
+    """
+
+    task: str
+    names: list[str]
+    stuff: tuple[str, ...] = ()
+    regions: tuple[tuple[str, Any], ...] = ()
+    threshold: float | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,76 +82,100 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from psalm_hf import load_image
-    from psalm_hf.visualization import draw_segmentation, label_colors
 
     image = load_image(options.image)
     say(f"read {options.image}: {image.width} x {image.height} pixels")
-    task, prompt = read_prompt(options)
-    model, processor, note = load_model(options)
+    prompts = read_prompts(options)
+    arguments = {name: value for prompt in prompts for name, value in processor_arguments(prompt).items()}
+    model, processor = load_model(options)
 
     start = time.perf_counter()
-    inputs = processor(images=image, return_tensors="pt", **prompt).to(model.device)
+    # One call for all prompts: the picture is encoded once.
+    inputs = processor(images=image, return_tensors="pt", **arguments).to(model.device)
     with torch.inference_mode():
         outputs = model(**inputs)
-    segments = read_segments(processor, outputs, inputs["original_sizes"], task, options)
-    say(f"segmented on {model.device} in {time.perf_counter() - start:.1f} s: {len(segments)} segments")
-    if not segments:
-        empty = f"No segment reached the threshold of {options.threshold}; lower --threshold to see weaker ones."
-        say(empty)
-        note = f"{note} {empty}" if note else empty
+    answers = [read_segments(processor, outputs, inputs["original_sizes"], prompt, options.mask_threshold) for prompt in prompts]
+    say(f"segmented on {model.device} in {time.perf_counter() - start:.1f} s: {sum(map(len, answers))} segments")
 
-    overlay = draw_segmentation(
-        image,
-        [segment["mask"] for segment in segments],
-        [segment["label"] for segment in segments],
-        None if task == "semantic" else [segment["score"] for segment in segments],
-        colors=label_colors(prompt["categories"]) if "categories" in prompt else None,
-        prompts=[{name: value} for region in prompt.get("regions", ()) for name, value in region.items()],
-        note=note,
-    )
+    if len(prompts) > 1:
+        overlay = draw_overview(image, prompts, answers, arguments["regions"])
+    else:
+        overlay = draw_answer(image, prompts[0], answers[0], arguments.get("regions", ()), tiny_note(options))
     write_atomically(overlay_path, lambda file: overlay.save(file, format="PNG"))
-    record = as_record(segments, image, task, prompt, options)
+    records = [as_record(prompt, segments, options) for prompt, segments in zip(prompts, answers, strict=True)]
+    record = {
+        "image": options.image,
+        "image_size": [image.height, image.width],
+        "checkpoint": options.checkpoint or "psalm-tiny",
+        **(records[0] if len(records) == 1 else {"answers": records}),
+    }
     write_atomically(json_path, lambda file: file.write(json.dumps(record, indent=1).encode()))
     say(f"wrote {overlay_path} and {json_path}")
 
 
 def load_model(options: argparse.Namespace) -> tuple:
-    """Model in evaluation mode, its processor, and what a reader of the result must know about them (or None)."""
+    """Model in evaluation mode and its processor."""
     import torch
 
+    from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
+
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if options.checkpoint is None:
-        from psalm_hf.tiny import build_tiny
-
-        model, processor = build_tiny(seed=0)
-        note = "Tiny model with RANDOM weights (no --checkpoint was given): the masks mean nothing."
-        say(note)
-    else:
-        from psalm_hf import PsalmForSegmentation, PsalmProcessor
-
-        say(f"loading {options.checkpoint}")
-        processor = PsalmProcessor.from_pretrained(options.checkpoint)
-        model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype or "float32")
-        note = None
+    checkpoint = options.checkpoint or tiny_checkpoint()
+    say(f"loading {options.checkpoint or 'psalm-tiny'}")
+    processor = PsalmProcessor.from_pretrained(checkpoint)
+    model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype)
     try:
         model.to(device)
     except RuntimeError as error:
         raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"model: {parameters / 1e6:.1f} million parameters on {device}")
-    return model.eval(), processor, note
+    return model.eval(), processor
 
 
-def read_prompt(options: argparse.Namespace) -> tuple[str, dict]:
-    """Name of the task, and the processor's arguments that carry the prompt."""
+def tiny_note(options: argparse.Namespace) -> str | None:
+    """What a reader of the result must know if psalm-tiny segmented a picture of the user's."""
+    if options.checkpoint or options.image == str(BUNDLED_PICTURE):
+        return None
+    return "By psalm-tiny, which knows drawn shapes alone; on other pictures its masks mean nothing."
+
+
+def read_prompts(options: argparse.Namespace) -> list[Prompt]:
+    """The prompt of the command line, or one of each kind for the bundled picture."""
+    if options.is_overview:
+        return [
+            category_prompt("panoptic", SHAPES_CATEGORIES, OVERVIEW_CATEGORY_THRESHOLD),
+            Prompt("referring", BUNDLED_EXPRESSIONS, threshold=OVERVIEW_EXPRESSION_THRESHOLD),
+            Prompt("interactive", [kind for kind, _ in BUNDLED_REGIONS], regions=tuple(BUNDLED_REGIONS)),
+        ]
     if options.expressions:
-        return "referring", {"expressions": options.expressions}
+        return [Prompt("referring", options.expressions, threshold=options.threshold)]
     if options.regions:
-        return "interactive", {"regions": [read_region(kind, value) for kind, value in options.regions]}
+        return [Prompt("interactive", [region_name(*region) for region in options.regions], regions=tuple(options.regions))]
+    task = options.task or "panoptic"
+    threshold = DEFAULT_THRESHOLDS.get(task) if options.threshold is None else options.threshold
+    if options.categories is None:
+        is_shapes = options.checkpoint is None or options.image == str(BUNDLED_PICTURE)
+        prompt = category_prompt(task, SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES, threshold)
+        say(f"no prompt was given, looking for: {', '.join(prompt.names)}")
+        return [prompt]
     unknown = set(options.stuff) - set(options.categories)
     if unknown:
         raise ValueError(f"--stuff: {', '.join(sorted(unknown))} not among the --categories {', '.join(options.categories)}")
-    return options.task, {"categories": options.categories, "task": options.task}
+    return [Prompt(task, options.categories, stuff=tuple(options.stuff), threshold=threshold)]
+
+
+def category_prompt(task: str, categories: dict[str, bool], threshold: float | None) -> Prompt:
+    return Prompt(task, list(categories), stuff=tuple(name for name, is_stuff in categories.items() if is_stuff), threshold=threshold)
+
+
+def processor_arguments(prompt: Prompt) -> dict[str, Any]:
+    """The arguments of the processor that carry a prompt."""
+    if prompt.task == "referring":
+        return {"expressions": prompt.names}
+    if prompt.task == "interactive":
+        return {"regions": [read_region(kind, value) for kind, value in prompt.regions]}
+    return {"categories": prompt.names, "task": prompt.task}
 
 
 def read_region(kind: str, value: tuple | list | Path) -> dict:
@@ -141,46 +192,89 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
         return {"mask": is_set}
 
 
-def read_segments(processor, outputs, sizes, task: str, options: argparse.Namespace) -> list[dict]:
+def read_segments(processor, outputs, sizes, prompt: Prompt, mask_threshold: float) -> list[dict]:
     """Post-processed outputs as one list, whatever the task: label, label_id (index into what was prompted), score, mask (H, W) bool."""
     from psalm_hf.tasks import TASKS
 
-    post_process = getattr(processor, TASKS[task].post_process)
-    masks_from = {"mask_threshold": options.mask_threshold, "target_sizes": sizes}
-    if task == "referring":
-        answers = post_process(outputs, threshold=options.threshold, **masks_from)
+    post_process = partial(getattr(processor, TASKS[prompt.task].post_process), outputs, target_sizes=sizes)
+    if prompt.task == "referring":
+        answers = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold))
         found = [(index, answer["score"], answer["segmentation"]) for index, answer in enumerate(answers)]
-        names = options.expressions
-    elif task == "interactive":
-        (answer,) = post_process(outputs, **masks_from)
+    elif prompt.task == "interactive":
+        (answer,) = of_its_kind(post_process(mask_threshold=mask_threshold))
         found = [(index, score, mask) for index, (score, mask) in enumerate(zip(answer["scores"], answer["masks"], strict=True))]
-        names = [region_name(kind, value) for kind, value in options.regions]
     else:
-        names = options.categories
-        stuff = {names.index(name) for name in options.stuff}
-        found = find_categories(post_process, outputs, task, stuff, masks_from, options.threshold)
+        found = find_categories(post_process, prompt, mask_threshold)
     return [
-        {"label": names[index], "label_id": int(index), "score": None if score is None else float(score), "mask": mask.cpu().numpy()}
+        {"label": prompt.names[index], "label_id": int(index), "score": None if score is None else float(score), "mask": mask.cpu().numpy()}
         for index, score, mask in found
     ]
 
 
-def find_categories(post_process: Callable, outputs, task: str, stuff: set[int], masks_from: dict, threshold: float | None) -> list[tuple]:
+def of_its_kind(answers: list) -> list:
+    """Without the rows of other kinds of prompts, which post-processing answers with None."""
+    return [answer for answer in answers if answer is not None]
+
+
+def find_categories(post_process: Callable, prompt: Prompt, mask_threshold: float) -> list[tuple]:
     """(category index, score, mask) of every segment; a semantic map has no scores."""
-    if task == "semantic":
-        (classes,) = post_process(outputs, target_sizes=masks_from["target_sizes"])
+    if prompt.task == "semantic":
+        (classes,) = of_its_kind(post_process())
         return [(index, None, classes == index) for index in classes.unique().tolist()]
-    if task == "panoptic":
-        (answer,) = post_process(outputs, threshold=threshold, label_ids_to_fuse=stuff, **masks_from)
+    if prompt.task == "panoptic":
+        stuff = {prompt.names.index(name) for name in prompt.stuff}
+        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, label_ids_to_fuse=stuff))
         masks = [answer["segmentation"] == info["id"] for info in answer["segments_info"]]
     else:
-        (answer,) = post_process(outputs, threshold=threshold, return_binary_maps=True, **masks_from)
+        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, return_binary_maps=True))
         masks = answer["segmentation"]
     return [(info["label_id"], info["score"], mask) for info, mask in zip(answer["segments_info"], masks, strict=True)]
 
 
-def as_record(segments: list[dict], image, task: str, prompt: dict, options: argparse.Namespace) -> dict:
-    """What the JSON file holds."""
+def draw_answer(image, prompt: Prompt, segments: list[dict], regions: list[dict], note: str | None):
+    """The picture with everything that was found, and a legend."""
+    from psalm_hf.visualization import draw_segmentation, label_colors
+
+    if not segments:
+        empty = f"No segment reached the threshold of {prompt.threshold}; lower --threshold to see weaker ones."
+        say(empty)
+        note = f"{note} {empty}" if note else empty
+    return draw_segmentation(
+        image,
+        [segment["mask"] for segment in segments],
+        [segment["label"] for segment in segments],
+        None if prompt.task == "semantic" else [segment["score"] for segment in segments],
+        colors=None if regions else label_colors(prompt.names),
+        prompts=regions,
+        note=note,
+    )
+
+
+def draw_overview(image, prompts: list[Prompt], answers: list[list[dict]], regions: list[dict]):
+    """A sheet of panels: the picture, its categories, its regions, and one panel for every expression."""
+    from psalm_hf.visualization import draw_panels, draw_segmentation, label_colors
+
+    def panel(segments: list[dict], labels: list[str], **options):
+        return draw_segmentation(image, [segment["mask"] for segment in segments], labels, legend=False, **options)
+
+    categories, expressions, drawn = answers  # in the order of `read_prompts`
+    panels = [
+        panel([], []),
+        panel(categories, [segment["label"] for segment in categories], colors=label_colors(prompts[0].names)),
+        panel(drawn, [segment["label"] for segment in drawn], prompts=regions),
+        *(panel([segment], [score], colors={score: TARGET_COLOR}) for segment in expressions for score in [f"{segment['score']:.2f}"]),
+    ]
+    titles = [
+        "the picture",
+        f"categories: {', '.join(prompts[0].names)}",
+        f"regions: {', '.join(f'a {kind}' for kind in prompts[2].names)}",
+        *(f'expression: "{text}"' for text in prompts[1].names),
+    ]
+    return draw_panels(panels, titles)
+
+
+def as_record(prompt: Prompt, segments: list[dict], options: argparse.Namespace) -> dict:
+    """What the JSON file holds about one prompt."""
     from psalm_hf.masks import area, box_from_bitmap, rle_from_bitmap
 
     def entry(segment: dict) -> dict:
@@ -188,24 +282,21 @@ def as_record(segments: list[dict], image, task: str, prompt: dict, options: arg
         named = {key: segment[key] for key in ("label", "label_id", "score")}
         return {**named, "box": box_from_bitmap(segment["mask"]), "area": area(rle), "mask": rle}
 
-    regions = [{kind: str(value) if kind == "mask" else value} for kind, value in options.regions]
+    regions = [{kind: str(value) if kind == "mask" else value} for kind, value in prompt.regions]
+    kind = "expressions" if prompt.task == "referring" else "categories"
     return {
-        "image": options.image,
-        "image_size": [image.height, image.width],
-        "checkpoint": options.checkpoint,
-        "random_weights": options.checkpoint is None,
-        "task": task,
-        "prompt": {"regions": regions} if regions else {key: prompt[key] for key in ("categories", "expressions") if key in prompt},
-        "stuff": options.stuff,
-        "thresholds": {"threshold": options.threshold, "mask_threshold": None if task == "semantic" else options.mask_threshold},
+        "task": prompt.task,
+        "prompt": {"regions": regions} if regions else {kind: prompt.names},
+        "stuff": list(prompt.stuff),
+        "thresholds": {"threshold": prompt.threshold, "mask_threshold": None if prompt.task == "semantic" else options.mask_threshold},
         "segments": [entry(segment) for segment in segments],
     }
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", default=str(BUNDLED_PICTURE), help="file or URL; whatever Pillow opens (default: a drawing)")
-    parser.add_argument("--checkpoint", help="folder or Hub id; also an original PSALM folder")
+    parser.add_argument("image", nargs="?", default=str(BUNDLED_PICTURE), help="file or URL; whatever Pillow opens (default: drawn shapes)")
+    parser.add_argument("--checkpoint", help="folder or Hub id; also an original PSALM folder (default: psalm-tiny)")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="what to look for; names of several words in quotes")
     parser.add_argument("--stuff", nargs="+", metavar="NAME", default=[], help="categories whose segments are fused into one (panoptic)")
     parser.add_argument("--task", choices=("panoptic", "semantic", "instance"), help="what to do with --categories (default: panoptic)")
@@ -218,19 +309,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, help="least score of a segment (default: panoptic 0.8, instance 0.5, else the best one)")
     parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of a checkpoint's weights (default: float32)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
     parser.set_defaults(regions=[])
     options = parser.parse_args(arguments)
     check_combination(parser, options)
-    if not options.expressions and not options.regions:
-        options.task = options.task or "panoptic"
-        if options.threshold is None:
-            defaults = DEFAULT_THRESHOLDS if options.checkpoint else RANDOM_THRESHOLDS
-            options.threshold = defaults.get(options.task)
-        if options.categories is None:
-            known = BUNDLED_CATEGORIES if options.image == str(BUNDLED_PICTURE) else GENERAL_CATEGORIES
-            options.categories, options.stuff = list(known), [name for name, is_stuff in known.items() if is_stuff]
-            say(f"no prompt was given, looking for: {', '.join(options.categories)}")
+    has_question = options.categories or options.expressions or options.regions or options.task or options.threshold is not None
+    options.is_overview = options.image == str(BUNDLED_PICTURE) and not has_question
     return options
 
 
@@ -244,8 +328,6 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
         parser.error("--task goes with --categories")
     if options.threshold is not None and (options.task == "semantic" or options.regions):
         parser.error("--threshold: a semantic map and regions have none, they take the best")
-    if options.dtype and options.checkpoint is None:
-        parser.error("--dtype goes with --checkpoint")
 
 
 class AddRegion(argparse.Action):

@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from .checkpoints import tiny_checkpoint
 from .model.configuration_psalm import OriginalPsalmConfig, PsalmConfig
 from .model.image_processing_psalm import PsalmImageProcessor, load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
@@ -31,4 +32,5 @@ __all__ = [
     "PsalmProcessor",
     "PsalmSegmentationOutput",
     "load_image",
+    "tiny_checkpoint",
 ]

@@ -2,7 +2,8 @@
 
 Each mask is a translucent fill with a double contour, light inside and dark outside, so that one of the two shows on any photo. A mask
 carries a numbered label at its most inner place; labels keep clear of each other, and the legend below the picture lists every number
-with its name and score. Small pictures are enlarged and large ones reduced for drawing; masks are never changed.
+with its name and score. Small pictures are enlarged and large ones reduced for drawing; masks are never changed. `draw_panels` puts
+several such pictures, without legends, under titles beside each other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
 
 DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn picture is brought between these, in pixels
 MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow picture
+PANEL_SCALE = 2  # text and lines of panels are that much larger, because a sheet of them is looked at from farther away
+PANEL_COLUMNS = 3
 FILL_OPACITY = 0.45
 PAPER, INK = (250, 250, 250), (25, 25, 25)
 
@@ -74,6 +77,7 @@ def draw_segmentation(
     colors: Mapping[str, Color] | None = None,
     prompts: Sequence[Mapping[str, Any]] = (),
     note: str | None = None,
+    legend: bool = True,
 ) -> Image.Image:
     """Picture with masks, labels, prompts and a legend.
 
@@ -86,6 +90,7 @@ def draw_segmentation(
         prompts: none, or one visual prompt per mask, drawn in the mask's colour: `{"point": (x, y)}`, `{"points": [(x, y), ...]}`,
             `{"box": (x0, y0, x1, y1)}`, `{"scribble": [(x, y), ...]}` in pixels of `image`, or any kind with a bitmap (H, W) bool.
         note: a sentence above the legend.
+        legend: False = the picture alone, as a panel for `draw_panels`: labels have no numbers, text and lines are larger.
 
     Returns:
         RGB image: the picture, its longer side between 640 and 2048 pixels, and the legend below it.
@@ -112,7 +117,7 @@ def draw_segmentation(
     picture = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.LANCZOS)
     shapes = [_resize_mask(mask != 0, picture.size) for mask in masks]
     shades = mask_colors(labels, colors)
-    style = _Style.for_side(max(picture.size))
+    style = _Style.for_side(max(picture.size), scale=1 if legend else PANEL_SCALE)
 
     order = sorted(range(len(shapes)), key=lambda index: -int(shapes[index].sum()))  # small masks last, on top
     pixels = np.asarray(picture, dtype=np.float32).copy()  # (H', W', 3)
@@ -124,8 +129,37 @@ def draw_segmentation(
     covered: list[Box] = []
     for prompt, shade in zip(prompts, shades, strict=bool(prompts)):
         covered += _draw_prompt(picture, prompt, shade, scale, style)
-    _draw_chips(picture, shapes, [f"{number} {label}" for number, label in enumerate(labels, 1)], shades, covered, style)
-    return _with_legend(picture, labels, scores, shades, note, style)
+    names = [(f"{number} {label}", str(number)) for number, label in enumerate(labels, 1)] if legend else [(name, name) for name in labels]
+    _draw_chips(picture, shapes, names, shades, covered, style)
+    return _with_legend(picture, labels, scores, shades, note, style) if legend else picture
+
+
+def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one size in rows of three, each under its title; a long title takes several lines.
+
+    Raises:
+        ValueError: no panels, panels of different sizes, or another number of titles.
+    """
+    sizes = {panel.size for panel in panels}
+    if len(sizes) != 1 or len(titles) != len(panels):
+        raise ValueError(f"panels: expected at least one, all of one size and with one title each, got sizes {sizes}, {len(titles)} titles")
+    ((width, height),) = sizes
+    style = _Style.for_side(max(width, height), scale=PANEL_SCALE)
+    gap, line_height = 4 * style.pad, style.text_size("")[1]
+    rows = [range(start, min(start + PANEL_COLUMNS, len(panels))) for start in range(0, len(panels), PANEL_COLUMNS)]
+    lines = [_wrap(title, width, style) for title in titles]
+    heads = [line_height * max(len(lines[index]) for index in row) + style.pad for row in rows]
+    canvas = Image.new("RGB", (PANEL_COLUMNS * (width + gap) + gap, sum(heads) + len(rows) * (height + gap) + gap), PAPER)
+    drawing = ImageDraw.Draw(canvas)
+    top = gap
+    for row, head in zip(rows, heads, strict=True):
+        for column, index in enumerate(row):
+            left = gap + column * (width + gap)
+            for number, line in enumerate(reversed(lines[index]), 1):  # the last line right above the panel
+                drawing.text((left, top + head - style.pad - number * line_height), line, font=style.font, fill=INK)
+            canvas.paste(panels[index], (left, top + head))
+        top += head + height + gap
+    return canvas
 
 
 @dataclass(frozen=True)
@@ -137,9 +171,9 @@ class _Style:
     font: ImageFont.FreeTypeFont
 
     @classmethod
-    def for_side(cls, side: int) -> _Style:
-        size = max(13, round(side / 52))
-        return cls(line=max(1, round(side / 800)), pad=max(3, size // 4), font=ImageFont.load_default(size=size))
+    def for_side(cls, side: int, scale: float = 1) -> _Style:
+        size = round(max(13, side / 52) * scale)
+        return cls(line=max(1, round(side / 800 * scale)), pad=max(3, size // 4), font=ImageFont.load_default(size=size))
 
     def text_size(self, text: str) -> tuple[int, int]:
         """Width of the text and height of a line, so that lines align whatever letters they hold."""
@@ -159,8 +193,12 @@ def _text_color(background: Color) -> Color:
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour to (width, height); a mask that falls between the samples keeps one pixel."""
+    """To (width, height): larger with smooth borders, smaller by nearest neighbour, where a mask that falls between the samples keeps one
+    pixel."""
     resized = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    scale = size[0] / mask.shape[1]
+    if scale > 1:  # a pixel that stands alone has 0.47 at its centre, and stays
+        resized = ndimage.gaussian_filter(resized.astype(np.float32), 0.5 * scale, mode="nearest") > 0.45
     if mask.any() and not resized.any():
         row, column = np.argwhere(mask)[0]
         resized = resized.copy()
@@ -231,12 +269,12 @@ def _draw_prompt_bitmap(picture: Image.Image, bitmap: np.ndarray, color: Color, 
 def _draw_chips(
     picture: Image.Image,
     shapes: Sequence[np.ndarray],
-    texts: Sequence[str],
+    names: Sequence[tuple[str, str]],
     shades: Sequence[Color],
     covered: Sequence[Box],
     style: _Style,
 ) -> None:
-    """A label on every mask: "3 cup" where that fits into the mask, else "3", beside the mask with a line to it if need be.
+    """A label on every mask: its long name where that fits into the mask, else its short one, beside the mask with a line to it if need be.
 
     Labels keep off each other and off `covered`. Small masks choose first, because large ones have more places to offer. What finds no
     free place at all is left to the legend.
@@ -247,7 +285,8 @@ def _draw_chips(
         if not shapes[index].any():
             continue
         spots = _inner_spots(shapes[index], distance=2 * style.text_size("")[1])
-        place = _find_place(shapes[index], spots, _shorten(texts[index], 28), taken, picture.size, style)
+        long, short = (_shorten(name, 28) for name in names[index])
+        place = _find_place(shapes[index], spots, long, short, taken, picture.size, style)
         if place is None:
             continue
         text, box = place
@@ -279,11 +318,10 @@ def _inner_spots(mask: np.ndarray, distance: int, number: int = 24) -> list[tupl
 
 
 def _find_place(
-    mask: np.ndarray, spots: list[tuple[int, int]], text: str, taken: list[Box], size: tuple[int, int], style: _Style
+    mask: np.ndarray, spots: list[tuple[int, int]], long: str, short: str, taken: list[Box], size: tuple[int, int], style: _Style
 ) -> tuple[str, Box] | None:
     """Text and box of a label that covers no other label."""
-    number = text.split(" ", 1)[0]
-    for candidate, share_of_mask, share_inside in ((text, 0.35, 0.6), (number, 0.5, 0.5)):
+    for candidate, share_of_mask, share_inside in ((long, 0.35, 0.6), (short, 0.5, 0.5)):
         for spot in spots:
             box = _chip_box(spot, candidate, size, style)
             window = mask[_inside_of(box, mask)]
@@ -291,13 +329,13 @@ def _find_place(
                 return candidate, box
     # Too small for a label: look around it, in wider and wider circles, but not so far that nobody sees what belongs together.
     x, y = spots[0]
-    width, height = style.text_size(number)
+    height = style.text_size(short)[1]
     for radius in np.arange(1, 12) * height * 0.75:
         for angle in np.arange(0, 360, 30):
             spot = round(x + radius * np.sin(np.deg2rad(angle))), round(y - radius * np.cos(np.deg2rad(angle)))
-            box = _chip_box(spot, number, size, style)
+            box = _chip_box(spot, short, size, style)
             if _is_free(box, taken, style.line) and not (box[0] <= x <= box[2] and box[1] <= y <= box[3]):
-                return number, box
+                return short, box
     return None
 
 

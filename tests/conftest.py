@@ -21,3 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, (folder, variable) in FOLDERS.items():
             if item.get_closest_marker(mark) and not folder.is_dir():
                 item.add_marker(pytest.mark.skip(reason=f"{folder} is absent; {variable} names a folder of the same format"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    """Folder of psalm-tiny, for tests of what its trained weights do."""
+    import psalm_hf
+
+    try:
+        return psalm_hf.tiny_checkpoint()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))

@@ -22,10 +22,11 @@ ALLOWED = {
     "visualization": {"structures", "masks"},
     "video": {"structures", "masks", "model"},
     "tiny": {"model"},
+    "checkpoints": set(),
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
     "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
     "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
-    "__init__": {"model", "video", "tiny"},
+    "__init__": {"model", "video", "tiny", "checkpoints"},
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from psalm_hf import visualization
-from psalm_hf.visualization import DISPLAY_SIDE, PALETTE, draw_segmentation, label_colors, mask_colors
+from psalm_hf.visualization import DISPLAY_SIDE, PALETTE, draw_panels, draw_segmentation, label_colors, mask_colors
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -130,6 +130,53 @@ def test_a_mask_of_one_pixel_survives_the_reduction():
         mask = np.zeros((1, 300, 6000), dtype=bool)
         mask[0, 150, column] = True
         assert draw_segmentation(image, mask, ["dot"]) != plain
+
+
+def test_an_enlarged_mask_has_smooth_borders_where_they_were_and_loses_no_pixel():
+    y, x = np.indices((128, 128))
+    mask = x + y < 100
+    mask[110, 110] = True
+    enlarged = visualization._resize_mask(mask, (640, 640))
+    assert (enlarged[2::5, 2::5] == mask).all()  # at the centre of every pixel
+    y, x = np.indices((640, 640))
+    line = (x + y < 502)[:500, :500]  # through the middle of the stairs
+    stairs = mask.repeat(5, axis=0).repeat(5, axis=1)[:500, :500]
+    assert (enlarged[:500, :500] != line).sum() < (stairs != line).sum() / 2
+
+
+def test_without_a_legend_there_is_the_picture_alone_and_labels_have_no_numbers(monkeypatch):
+    texts = []
+    original = visualization._find_place
+
+    def spy(*arguments):
+        place = original(*arguments)
+        texts.append(place[0])
+        return place
+
+    monkeypatch.setattr(visualization, "_find_place", spy)
+    mask = disc((700, 500), (250, 450), 150)
+    assert draw_segmentation(Image.new("RGB", (500, 700)), mask[None], ["cup"], legend=False).size == (500, 700)
+    assert draw_segmentation(Image.new("RGB", (500, 700)), mask[None], ["cup"]).size[1] > 700
+    assert texts == ["cup", "1 cup"]
+
+
+def test_panels_stand_in_rows_under_their_titles():
+    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    sheet = np.asarray(draw_panels([Image.new("RGB", (640, 480), color) for color in colors], ["a", "b", "c", "a cup " * 30]))
+    boxes = [np.argwhere((sheet == color).all(-1)) for color in colors]
+    assert all(len(box) == 640 * 480 for box in boxes)  # every panel in full
+    (red, green, blue, yellow) = (box.min(axis=0) for box in boxes)
+    assert red[0] == green[0] == blue[0] < yellow[0]
+    assert red[1] == yellow[1] < green[1] < blue[1]
+    assert yellow[0] - (red[0] + 480) > red[0] + 40  # a long title takes several lines
+    title = sheet[: red[0], red[1] : red[1] + 640]
+    assert (title.max(-1) < 100).any()
+
+
+@pytest.mark.parametrize(("sizes", "titles"), [([], []), ([(9, 9), (9, 8)], ["a", "b"]), ([(9, 9)], [])])
+def test_panels_that_do_not_fit_together_are_refused(sizes, titles):
+    with pytest.raises(ValueError, match="panels: expected at least one, all of one size and with one title each"):
+        draw_panels([Image.new("RGB", size) for size in sizes], titles)
 
 
 def test_the_legend_grows_with_the_masks_and_wraps_long_labels():

@@ -1,4 +1,4 @@
-"""Draws village.png, the picture that `segment_image.py` uses when it is given none.
+"""Draws village.png, a picture of the size of a photograph: for `benchmark.py`, and for the page on visual prompts.
 
     python examples/pictures/draw_village.py [OUTPUT]
 

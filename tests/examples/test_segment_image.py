@@ -1,4 +1,4 @@
-"""The main job from the command line to its two files, with the tiny model of random weights."""
+"""The main job from the command line to its two files, with random weights except where psalm-tiny is named."""
 
 import importlib.util
 import json
@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+import psalm_hf
+from psalm_hf import PsalmModel
+from psalm_hf.data.shapes_scene import make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.tiny import build_tiny
+from psalm_hf.visualization import DISPLAY_SIDE
 from tests.conftest import SAMPLES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -24,6 +28,21 @@ def load_script(path):
 
 
 segment_image = load_script(EXAMPLES / "segment_image.py")
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory):
+    """A saved model of random weights."""
+    folder = tmp_path_factory.mktemp("random")
+    for part in build_tiny(seed=0):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def default_checkpoint(monkeypatch, random_checkpoint):
+    """Random weights where the script would take psalm-tiny: what it does is the same, and needs no trained weights."""
+    monkeypatch.setattr(psalm_hf, "tiny_checkpoint", lambda: random_checkpoint)
 
 
 @pytest.fixture
@@ -56,14 +75,72 @@ def check_segments(record):
         assert segment["score"] is None or 0 <= segment["score"] <= 1
 
 
-def test_without_arguments_the_bundled_picture_is_segmented_and_the_random_weights_are_admitted(tmp_path, capsys):
+def overview_masks(record):
+    """Task -> masks of the segments that were found."""
+    return {answer["task"]: [bitmap_from_rle(segment["mask"]) for segment in answer["segments"]] for answer in record["answers"]}
+
+
+def test_without_arguments_the_bundled_picture_answers_every_kind_of_prompt(tmp_path, capsys):
     overlay, record = run(tmp_path)
-    assert record["random_weights"] is True and record["checkpoint"] is None
-    assert record["task"] == "panoptic" and record["segments"]  # a picture with something on it, even from random weights
-    assert record["image_size"] == [448, 640] and overlay.size[0] == 640 and overlay.size[1] > 448
+    assert record["checkpoint"] == "psalm-tiny" and record["image_size"] == [128, 128]
+    categories, expressions, regions = record["answers"]
+    assert [answer["task"] for answer in record["answers"]] == ["panoptic", "referring", "interactive"]
+    assert {"star", "grass"} <= set(categories["prompt"]["categories"]) and "grass" in categories["stuff"]
+    assert [segment["label"] for segment in expressions["segments"]] == expressions["prompt"]["expressions"]
+    assert [kind for region in regions["prompt"]["regions"] for kind in region] == ["point", "box", "scribble"]
+    for answer in record["answers"]:
+        check_segments(record | answer)
+    assert overlay.width > 3 * DISPLAY_SIDE[0] and overlay.height > 2 * DISPLAY_SIDE[0]  # two rows of three panels
     messages = capsys.readouterr()
-    assert "RANDOM" in messages.err and "house" in messages.err and "wrote" in messages.err
-    assert messages.out == ""
+    assert "wrote" in messages.err and messages.out == ""
+
+
+def test_all_prompts_of_the_overview_share_one_encoding_of_the_picture(tmp_path, monkeypatch):
+    encoded = []
+    original = PsalmModel.get_image_features
+
+    def spy(model, pixel_values, **options):
+        encoded.append(len(pixel_values))
+        return original(model, pixel_values, **options)
+
+    monkeypatch.setattr(PsalmModel, "get_image_features", spy)
+    run(tmp_path)
+    assert encoded == [1]
+
+
+def test_psalm_tiny_finds_the_things_of_the_bundled_picture(tmp_path, monkeypatch, tiny_checkpoint):
+    monkeypatch.setattr(psalm_hf, "tiny_checkpoint", lambda: tiny_checkpoint)
+    _, record = run(tmp_path)
+    dotted_cross, large_triangle, square, circle, cross, small_triangle = (thing.mask for thing in make_scene("test", 41).things)
+    masks = overview_masks(record)
+    for found, meant in zip(masks["interactive"], (circle, dotted_cross, large_triangle), strict=True):
+        assert (found & meant).sum() / (found | meant).sum() > 0.7
+    for found, meant in zip(masks["referring"], (small_triangle, dotted_cross | square, cross), strict=True):
+        assert (found & meant).sum() / (found | meant).sum() > 0.7
+    for meant in (dotted_cross, large_triangle, square, circle, cross, small_triangle):
+        assert max((found & meant).sum() / (found | meant).sum() for found in masks["panoptic"]) > 0.7
+
+
+def test_a_picture_of_the_users_carries_a_note_on_what_psalm_tiny_knows(tmp_path, picture):
+    options = segment_image.parse_arguments([str(picture), "--point", "3,3"])
+    assert "drawn shapes" in segment_image.tiny_note(options)
+    assert segment_image.tiny_note(segment_image.parse_arguments([str(picture), "--checkpoint", "own"])) is None
+    assert segment_image.tiny_note(segment_image.parse_arguments(["--point", "3,3"])) is None
+
+
+def test_without_a_prompt_psalm_tiny_looks_for_shapes_and_other_checkpoints_for_what_photographs_show(tmp_path, picture, random_checkpoint):
+    _, record = run(tmp_path / "a", picture, "--threshold", "0")
+    assert "moon" in record["prompt"]["categories"] and "brick" in record["stuff"]
+    _, record = run(tmp_path / "b", picture, "--threshold", "0", "--checkpoint", random_checkpoint)
+    assert record["checkpoint"] == str(random_checkpoint)
+    assert "person" in record["prompt"]["categories"] and "wall" in record["stuff"]
+
+
+def test_an_option_that_asks_something_makes_one_answer_about_the_bundled_picture(tmp_path):
+    _, record = run(tmp_path, "--task", "semantic")
+    assert record["task"] == "semantic" and record["segments"]
+    _, record = run(tmp_path, "--threshold", "0")
+    assert record["task"] == "panoptic" and record["thresholds"]["threshold"] == 0
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
@@ -86,13 +163,13 @@ def test_a_background_of_the_users_own_changes_nothing(tmp_path, picture):
 
 
 def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
-    def post_process(outputs, threshold, label_ids_to_fuse, target_sizes, mask_threshold):
+    def post_process(threshold, label_ids_to_fuse, mask_threshold):
         assert (threshold, label_ids_to_fuse, mask_threshold) == (0.7, {2}, 0.5)
         infos = [{"id": 1, "label_id": 2, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.8}]
-        return [{"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]
+        return [None, {"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]  # None for a row of another kind
 
-    masks_from = {"target_sizes": [(1, 3)], "mask_threshold": 0.5}
-    found = segment_image.find_categories(post_process, None, "panoptic", {2}, masks_from, 0.7)
+    prompt = segment_image.Prompt("panoptic", ["cup", "plate", "wall"], stuff=("wall",), threshold=0.7)
+    found = segment_image.find_categories(post_process, prompt, 0.5)
     assert [(index, score, mask.tolist()) for index, score, mask in found] == [
         (2, 0.9, [[False, True, False]]),
         (0, 0.8, [[False, False, True]]),
@@ -122,16 +199,13 @@ def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_pa
     assert record["prompt"]["regions"][3]["scribble"] == [[5, 5], [60, 5], [60, 40]]
 
 
-def test_a_saved_checkpoint_gives_the_masks_of_the_model_it_was_saved_from(tmp_path, picture):
-    model, processor = build_tiny(seed=0)
-    model.save_pretrained(tmp_path / "checkpoint")
-    processor.save_pretrained(tmp_path / "checkpoint")
-    _, built_in = run(tmp_path / "a", picture, "--point", "30,20")
-    _, loaded = run(tmp_path / "b", picture, "--point", "30,20", "--checkpoint", tmp_path / "checkpoint")
-    assert loaded["segments"][0]["mask"] == built_in["segments"][0]["mask"]
-    assert loaded["random_weights"] is False and loaded["checkpoint"] == str(tmp_path / "checkpoint")
-    _, half = run(tmp_path / "c", picture, "--point", "30,20", "--checkpoint", tmp_path / "checkpoint", "--dtype", "bfloat16")
-    check_segments(half)
+def test_a_checkpoint_of_the_users_is_loaded_in_the_wanted_precision(tmp_path):
+    saved, processor = build_tiny(seed=1)
+    for part in (saved, processor):
+        part.save_pretrained(tmp_path)
+    model, _ = segment_image.load_model(segment_image.parse_arguments(["--checkpoint", str(tmp_path), "--dtype", "bfloat16"]))
+    assert not model.training
+    assert torch.equal(model.lm_head.weight, saved.lm_head.weight.bfloat16())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F", "rotated"])
@@ -197,7 +271,6 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--stuff", "cup"], "--stuff goes with --categories"),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
-        (["--dtype", "bfloat16"], "--dtype goes with --checkpoint"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):
@@ -228,8 +301,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_the_bundled_picture_is_what_its_script_draws():
-    drawn = load_script(EXAMPLES / "pictures" / "draw_village.py").draw_village()
+    drawn = load_script(EXAMPLES / "pictures" / "draw_shapes_picture.py")
+    defaults = drawn.parse_arguments([])
+    assert defaults.output == segment_image.BUNDLED_PICTURE
     with Image.open(segment_image.BUNDLED_PICTURE) as bundled:
-        difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(bundled, dtype=int))
+        assert (np.asarray(bundled) == np.asarray(drawn.draw_shapes_picture(defaults.split, defaults.scene))).all()
+
+
+def test_the_village_is_what_its_script_draws():
+    drawn = load_script(EXAMPLES / "pictures" / "draw_village.py").draw_village()
+    with Image.open(EXAMPLES / "pictures" / "village.png") as kept:
+        difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(kept, dtype=int))
     assert difference.mean() < 1  # versions of Pillow may round differently
-    assert segment_image.BUNDLED_PICTURE.stat().st_size <= 100_000

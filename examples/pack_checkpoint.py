@@ -1,0 +1,173 @@
+"""Packs a trained checkpoint to be shipped: float16 weights that load in float32, the processor, a model card, and nothing else.
+
+    python examples/pack_checkpoint.py --checkpoint outputs/tiny/stage2 --results results.json --output psalm_hf/checkpoints/psalm-tiny
+
+--results is what `evaluate_shapes.py --output` wrote. In the card, $parameters (millions), $megabytes (of the weights), $results (a table),
+$images, $no_target and $further_targets (of the measurement) are filled in.
+
+`save_pretrained` also copies the modules of the model, for machines without psalm_hf. What is packed here is loaded by psalm_hf, and needs
+none.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from string import Template
+from typing import Any
+
+CARD = Path(__file__).parent / "cards" / "psalm_tiny.md"
+# Of the many numbers of evaluate_shapes.py, those for the card: how they are called there -> here.
+REPORTED = {
+    "panoptic PQ, thresholds 0.5": "panoptic PQ",
+    "panoptic PQ-things, thresholds 0.5": "panoptic PQ, things",
+    "panoptic PQ-stuff, thresholds 0.5": "panoptic PQ, stuff",
+    "semantic mIoU": "semantic mIoU",
+    "instance AP": "instance AP",
+    "referring cIoU, with target, scored": "referring cIoU, expressions with a target",
+    "referring cIoU, attribute, scored": "of these, attributes",
+    "referring cIoU, superlative, scored": "superlatives",
+    "referring cIoU, ordinal, scored": "ordinals",
+    "referring cIoU, relation, scored": "relations",
+    "referring gIoU, all, scored": "referring gIoU, all expressions",
+    "referring N-acc": "expressions without a target that were recognised (N-acc)",
+    "referring T-acc": "expressions with a target that were recognised (T-acc)",
+    "region mIoU, point": "region mIoU, point",
+    "region mIoU, scribble": "region mIoU, scribble",
+    "region mIoU, box": "region mIoU, box",
+    "region mIoU, mask": "region mIoU, mask",
+    "answers right, all": "answers right",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="folder written by save_pretrained")
+    parser.add_argument("--results", required=True, type=Path, help="JSON file of evaluate_shapes.py")
+    parser.add_argument("--card", type=Path, default=CARD, help="model card to fill in (default: examples/cards/psalm_tiny.md)")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it holds something")
+    return parser.parse_args(arguments)
+
+
+def pack(checkpoint: str, results: Path, card: Path, output: Path, overwrite: bool) -> None:
+    """Writes beside the output and renames at the end: a folder that exists is complete."""
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: exists and is not an empty folder; give another one or --overwrite")
+    measured = card_fields(json.loads(results.read_text(encoding="utf-8")), results)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        parameters = write_checkpoint(checkpoint, unfinished)
+        megabytes = (unfinished / "model.safetensors").stat().st_size / 1e6
+        template = Template(card.read_text(encoding="utf-8"))
+        text = template.substitute(measured, parameters=f"{parameters / 1e6:.1f}", megabytes=f"{megabytes:.1f}")
+        (unfinished / "README.md").write_text(text, encoding="utf-8")
+        for file in unfinished.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone,
+        unfinished.chmod(0o755)  # and so does mkdtemp
+        put_in_place(unfinished, output)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+def write_checkpoint(checkpoint: str, folder: Path) -> int:
+    """Everything but the card. Returns the number of parameters."""
+    from psalm_hf import PsalmForSegmentation, PsalmProcessor
+
+    model = PsalmForSegmentation.from_pretrained(checkpoint, dtype="float32")
+    # The model itself stays float32, and so says config.json.
+    model.save_pretrained(folder, state_dict=half_state(model.state_dict()), max_shard_size="1TB")
+    PsalmProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    drop_code(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def half_state(state: dict) -> dict:
+    """The tensors with floats rounded to float16.
+
+    Raises:
+        ValueError: a value does not fit into float16.
+    """
+    rounded: dict[int, Any] = {}  # by address: tied weights stay one tensor, and are stored once
+    for tensor in state.values():
+        rounded.setdefault(tensor.data_ptr(), tensor.half() if tensor.is_floating_point() else tensor)
+    half = {name: rounded[tensor.data_ptr()] for name, tensor in state.items()}
+    broken = [name for name, tensor in half.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{', '.join(broken)}: not finite in float16, whose largest number is 65504; such a checkpoint cannot be packed")
+    return half
+
+
+def drop_code(folder: Path) -> None:
+    """Removes the copied modules and the `auto_map` entries that lead to them."""
+    for module in folder.glob("*.py"):
+        module.unlink()
+    for file in folder.glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        if '"auto_map"' in text:
+            fields = json.loads(text, object_hook=lambda entry: {key: value for key, value in entry.items() if key != "auto_map"})
+            file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def put_in_place(unfinished: Path, output: Path) -> None:
+    """Renames; what was there is removed only after that."""
+    if not output.exists():
+        os.rename(unfinished, output)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+        old = os.path.join(aside, output.name)
+        os.rename(output, old)
+        try:
+            os.rename(unfinished, output)
+        except BaseException:
+            os.rename(old, output)
+            raise
+
+
+def card_fields(record: dict, name: Path) -> dict[str, str]:
+    """What the card says about the measurement, from the file of evaluate_shapes.py.
+
+    Raises:
+        ValueError: another file, or one without all numbers of the card.
+    """
+    if not record.get("splits") or not record.get("thresholds"):
+        raise ValueError(f"{name}: no 'splits' and 'thresholds' in it; give the file that evaluate_shapes.py --output wrote")
+    for split, report in record["splits"].items():
+        missing = REPORTED.keys() - report["percent"].keys()
+        if missing:
+            raise ValueError(f"{name}, split {split}: no {', '.join(sorted(missing))}; measure again with the present evaluate_shapes.py")
+    thresholds = {key: f"{record['thresholds'][key]:.2f}" for key in ("no_target", "further_targets")}
+    return {"images": str(record["images"]), "results": results_table(record["splits"]), **thresholds}
+
+
+def results_table(splits: dict[str, dict]) -> str:
+    """In Markdown: the numbers of every split, each with that of a trivial answer in brackets where there is one."""
+    lines = [f"| percent | {' | '.join(splits)} |", f"| --- |{' --- |' * len(splits)}"]
+    for key, title in REPORTED.items():
+        cells = [title]
+        for report in splits.values():
+            baseline = report["baselines"].get(key.removesuffix(", scored"))  # a trivial answer has no scores
+            cells.append(f"{report['percent'][key]:.1f}" + ("" if baseline is None else f" ({baseline:.1f})"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        pack(options.checkpoint, options.results, options.card, options.output, options.overwrite)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = (options.output / "model.safetensors").stat().st_size / 1e6
+    print(f"wrote {options.output}, weights {size:.1f} MB", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
