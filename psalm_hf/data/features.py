@@ -8,14 +8,20 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Features, List, Value
+from datasets.builder import Key
 from PIL import Image
 
 from ..masks import compress_rle
 from ..structures import Region, Sample, Segment
+from .segment_map import read_segment_map, rles_from_segment_map
+
+ROWS_PER_TABLE = 100  # small, because a stream waits for a whole table before its first row
 
 _RLE = {"size": List(Value("int32")), "counts": Value("string")}
 
@@ -26,7 +32,9 @@ ROW_FEATURES = Features(
         "image_id": Value("string"),
         "image_size": List(Value("int32")),  # [height, width]; None without a picture
         "condition": Value("string"),  # "category", "sentence", "region" or "conversation"
-        "segments": List({"mask": _RLE, "category_id": Value("int64"), "is_crowd": Value("bool")}),
+        # A segment has either a mask, or values: then it has the pixels of the row's segment map that have one of these values.
+        "segments": List({"mask": _RLE, "map_values": List(Value("int64")), "category_id": Value("int64"), "is_crowd": Value("bool")}),
+        "segment_map": Value("string"),  # path of a picture as `read_segment_map` takes it; decoded when the row becomes a sample
         "categories": List({"id": Value("int64"), "name": Value("string")}),  # of this row alone; None = those of the dataset
         "expressions": List(Value("string")),
         "regions": List({"kind": Value("string"), "points": List(List(Value("float64"))), "mask": _RLE, "segment": Value("int32")}),
@@ -52,11 +60,14 @@ class RowConfig(datasets.BuilderConfig):
     split: str = "train"
 
 
-class RowBuilder(datasets.GeneratorBasedBuilder):
-    """Base of the builders. A subclass gives `categories`, `shards` and `_generate_examples(**shards)`, which yields (key, row)."""
+class RowBuilder(datasets.ArrowBasedBuilder):
+    """Base of the builders. A subclass gives `categories`, `shards` and `_generate_examples(**shards)`, which yields (key, row).
+
+    What a row has nothing of may be left out. For datasets that are files see `FileBuilder`.
+    """
 
     BUILDER_CONFIG_CLASS = RowConfig
-    VERSION = datasets.Version("1.0.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    VERSION = datasets.Version("1.1.0")  # to be raised when other rows come out: it is part of the name of the cached files
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -72,6 +83,17 @@ class RowBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(name=self.config.split, gen_kwargs=self.shards())]
+
+    def _generate_examples(self, **shards: list) -> Iterator[tuple[Any, dict[str, Any]]]:
+        raise NotImplementedError
+
+    def _generate_tables(self, **shards: list) -> Iterator[tuple[Key, pa.Table]]:
+        # Rows that datasets encodes one by one take several times as long as a table of them.
+        rows = (row for _, row in self._generate_examples(**shards))
+        number = 0
+        while some := list(islice(rows, ROWS_PER_TABLE)):
+            yield Key(0, number), pa.Table.from_pylist(some, schema=ROW_FEATURES.arrow_schema)
+            number += 1
 
 
 class SampleDataset:
@@ -107,11 +129,12 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
 
     Args:
         row: in the schema of `ROW_FEATURES`, where what is missing counts as None. `image` is `{"bytes", "path"}`, a path, encoded
-            bytes or a PIL image; of bytes and path, bytes are taken, because a path may lead into an archive.
+            bytes or a PIL image; of bytes and path, bytes are taken, because a path may lead into an archive. Where masks lie in a
+            segment map, the map is decoded.
         categories: id -> name of the dataset, for rows with condition "category" and no categories of their own.
 
     Raises:
-        ValueError: the row contradicts itself; the message names its image.
+        ValueError: the row contradicts itself, or its segment map; the message names its image.
     """
     condition = row["condition"]
     own = row.get("categories")
@@ -123,10 +146,7 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
         image=_read_image(row.get("image")),
         image_id=row["image_id"],
         image_size=None if image_size is None else tuple(image_size),
-        segments=tuple(
-            Segment(dict(entry["mask"]), category_id=entry["category_id"], is_crowd=bool(entry["is_crowd"]))
-            for entry in row.get("segments") or ()
-        ),
+        segments=_read_segments(row),
         categories=names if condition == "category" else {},
         expressions=tuple(row.get("expressions") or ()),
         regions=tuple(_read_region(entry) for entry in row.get("regions") or ()),
@@ -152,9 +172,10 @@ def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories
         "image_size": None if sample.image_size is None else list(sample.image_size),
         "condition": sample.condition,
         "segments": [
-            {"mask": _write_rle(segment.mask_rle), "category_id": segment.category_id, "is_crowd": segment.is_crowd}
+            {"mask": _write_rle(segment.mask_rle), "map_values": None, "category_id": segment.category_id, "is_crowd": segment.is_crowd}
             for segment in sample.segments
         ],
+        "segment_map": None,
         "categories": [{"id": id, "name": name} for id, name in sample.categories.items()] if with_categories else None,
         "expressions": list(sample.expressions),
         "regions": [
@@ -190,6 +211,26 @@ def _write_image(image: Any) -> dict[str, Any] | None:
     if isinstance(image, Image.Image):
         image = encode_png(image)
     return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
+
+
+def _read_segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
+    entries = row.get("segments") or ()
+    masks = [entry.get("mask") for entry in entries]
+    of_map = [index for index, mask in enumerate(masks) if mask is None]
+    if of_map:
+        try:
+            segment_map = read_segment_map(row["segment_map"])
+            if segment_map.shape != tuple(row["image_size"]):
+                raise ValueError(f"segment map {row['segment_map']} is {segment_map.shape}, but the image is {tuple(row['image_size'])}")
+            found = rles_from_segment_map(segment_map, [entries[index]["map_values"] for index in of_map])
+        except ValueError as error:
+            raise ValueError(f"image {row['image_id']}: {error}") from error
+        for index, mask in zip(of_map, found, strict=True):
+            masks[index] = mask
+    return tuple(
+        Segment(dict(mask), category_id=entry["category_id"], is_crowd=bool(entry["is_crowd"]))
+        for mask, entry in zip(masks, entries, strict=True)
+    )
 
 
 def _read_region(entry: Mapping[str, Any]) -> Region:

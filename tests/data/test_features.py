@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample, sample_from_row
+from psalm_hf.data.segment_map import read_segment_map, rles_from_segment_map
 from psalm_hf.masks import rle_from_bitmap, uncompress_rle
 from psalm_hf.structures import Region, Sample, Segment
 
@@ -121,3 +122,88 @@ def test_a_row_may_leave_out_what_it_has_nothing_of():
 def test_a_row_that_contradicts_itself_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         sample_from_row(row_from_sample(SAMPLES["sentence"]) | change)
+
+
+SEGMENT_MAP = np.array([[7, 7, 0, 300], [7, 9, 9, 300], [0, 9, 7, 70000]])
+COLOURS = np.stack([SEGMENT_MAP & 255, SEGMENT_MAP >> 8 & 255, SEGMENT_MAP >> 16], axis=-1).astype(np.uint8)
+
+
+def map_row(path, *values, **changes):
+    segments = [{"map_values": list(entry), "category_id": 7, "is_crowd": False} for entry in values]
+    row = {"image": "a.jpg", "image_id": "1", "image_size": [3, 4], "condition": "category", "segments": segments, "segment_map": str(path)}
+    return row | changes
+
+
+@pytest.fixture
+def segment_map(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "map.png")
+    return tmp_path / "map.png"
+
+
+def test_masks_in_a_segment_map_are_decoded_when_the_sample_is_made(segment_map):
+    row = dict.fromkeys(ROW_FEATURES) | map_row(segment_map, [7], [9, 300], [70000])
+    rows = datasets.Dataset.from_list([row], features=ROW_FEATURES)
+    sample = SampleDataset(rows, CATEGORIES)[0]
+    expected = [rle_from_bitmap(np.isin(SEGMENT_MAP, values)) for values in ([7], [9, 300], [70000])]
+    assert [segment.mask_rle for segment in sample.segments] == expected
+
+
+def test_a_row_may_have_masks_and_values_side_by_side(segment_map):
+    mask = rle_from_bitmap(SEGMENT_MAP == 0)
+    row = map_row(segment_map, [7])
+    row["segments"].insert(0, {"mask": mask, "category_id": 3, "is_crowd": False})
+    assert [segment.mask_rle for segment in sample_from_row(row, NAMES).segments] == [mask, rle_from_bitmap(SEGMENT_MAP == 7)]
+
+
+def test_a_row_without_segments_does_not_open_its_segment_map(tmp_path):
+    assert sample_from_row(map_row(tmp_path / "nowhere.png"), NAMES).segments == ()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_of_a_map_equal_those_of_the_bitmaps(seed):
+    draws = np.random.default_rng(seed)
+    segment_map = draws.integers(0, 5, draws.integers(1, 12, size=2))
+    values = [[value] for value in np.unique(segment_map).tolist()] + [[0, 1, 2, 3, 4], [99, int(segment_map[0, 0])]]
+    assert rles_from_segment_map(segment_map, values) == [rle_from_bitmap(np.isin(segment_map, wanted)) for wanted in values]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"image_size": [4, 3]}, r"image 1: segment map .*map.png is \(3, 4\), but the image is \(4, 3\)"),
+        ({"segments": [{"map_values": [8], "category_id": 7, "is_crowd": False}]}, "image 1: no pixel of the segment map has the value 8"),
+        ({"segment_map": "/nowhere.png"}, "image 1: segment map /nowhere.png cannot be read"),
+    ],
+)
+def test_a_segment_map_that_does_not_fit_is_refused_with_the_image(changes, message, segment_map):
+    with pytest.raises(ValueError, match=message):
+        sample_from_row(map_row(segment_map, [7], **changes), NAMES)
+
+
+def palette_picture(values):
+    picture = Image.fromarray(values.astype(np.uint8), mode="P")
+    picture.putpalette([255 - value // 3 for value in range(768)])
+    return picture
+
+
+@pytest.mark.parametrize(
+    "name, make, values",
+    [
+        ("grey.png", lambda values: Image.fromarray(values.astype(np.uint8)), SEGMENT_MAP % 256),
+        ("palette.png", palette_picture, SEGMENT_MAP % 256),
+        ("sixteen_bits.png", lambda values: Image.fromarray(values.astype(np.uint16)), np.minimum(SEGMENT_MAP, 65535)),
+        ("sixteen_bits.tif", lambda values: Image.fromarray(values.astype(np.uint16)), np.minimum(SEGMENT_MAP, 65535)),
+        ("colour.png", lambda values: Image.fromarray(COLOURS), SEGMENT_MAP),
+        ("alpha.png", lambda values: Image.fromarray(np.dstack([COLOURS, COLOURS[..., 0]])), SEGMENT_MAP),
+    ],
+)
+def test_the_values_of_a_map_are_the_stored_numbers(name, make, values, tmp_path):
+    make(values).save(tmp_path / name)
+    found = read_segment_map(tmp_path / name)
+    assert found.dtype == np.int32 and np.array_equal(found, values)
+
+
+def test_a_picture_of_floats_is_no_segment_map(tmp_path):
+    Image.fromarray(SEGMENT_MAP.astype(np.float32)).save(tmp_path / "map.tif")
+    with pytest.raises(ValueError, match="map.tif cannot be read .pixels of type F; expected grey, a palette or RGB"):
+        read_segment_map(tmp_path / "map.tif")

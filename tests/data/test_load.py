@@ -12,7 +12,8 @@ from PIL import Image
 
 from psalm_hf import data
 from psalm_hf.data import list_datasets, load
-from psalm_hf.data.features import ROW_FEATURES
+from psalm_hf.data.features import ROW_FEATURES, RowConfig
+from psalm_hf.data.files import FileBuilder
 from psalm_hf.data.shapes import CATEGORIES, Shapes, ShapesStream
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ def test_two_processes_make_the_same_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("coco", "train"), {}, "unknown dataset 'coco', expected one of shapes"),
+        (("coco", "train"), {}, "unknown dataset 'coco', expected one of shapes, coco_panoptic"),
         (("shapes", "val"), {}, "shapes: unknown split 'val', expected one of train, validation, test, unseen"),
         (
             ("shapes", "test"),
@@ -115,7 +116,7 @@ def test_what_does_not_exist_is_refused_with_what_does(arguments, options, messa
 
 
 def test_a_dataset_of_files_needs_their_folder(monkeypatch):
-    entry = data.DatasetEntry(module="shapes", builder="Shapes", splits=("train",), needs_files=True, summary="")
+    entry = data.DatasetEntry("shapes", "Shapes", splits=("train",), options=(), needs_files=True, docs_page="", summary="")
     monkeypatch.setattr(data, "DATASETS", {"files": entry})
     with pytest.raises(ValueError, match="files: is read from files; give the folder that holds them as data_dir"):
         load("files", "train")
@@ -135,7 +136,18 @@ def test_the_table_is_true():
     for name, entry in list_datasets().items():
         assert name and entry.summary
         builder = getattr(__import__(f"psalm_hf.data.{entry.module}", fromlist=["_"]), entry.builder)
-        assert {field for field in ("name", "split", "data_dir")} <= set(builder.BUILDER_CONFIG_CLASS.__dataclass_fields__)
+        fields = builder.BUILDER_CONFIG_CLASS.__dataclass_fields__.keys() - RowConfig.__dataclass_fields__.keys()
+        assert fields == set(entry.options) and len(fields) == len(entry.options)
+        assert (ROOT / entry.docs_page).is_file() and getattr(builder, "docs_page", entry.docs_page) == entry.docs_page
+        assert issubclass(builder, FileBuilder) == entry.needs_files
+
+
+def test_the_table_prints_a_line_for_each_dataset():
+    heading, *lines = str(list_datasets()).splitlines()
+    assert [line.split()[0] for line in lines] == list(list_datasets())
+    assert heading.split()[:2] == ["name", "splits"]
+    for line, entry in zip(lines, list_datasets().values(), strict=True):
+        assert all(word in line for word in (*entry.splits, *entry.options, entry.docs_page, entry.summary))
 
 
 def test_the_table_can_be_read_without_loading_datasets():
