@@ -7,11 +7,11 @@ meant" and "is not meant" that a careful reader could take it either way.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .shapes_scene import COLORS, EXPRESSIONS, HELD_OUT, PATTERNS, PHRASES, QUESTIONS, SHAPES, STUFF, Dice, Scene, Thing
 
@@ -61,6 +61,9 @@ class Question:
     kind: QuestionKind
 
 
+Said = TypeVar("Said", Expression, Question)
+
+
 @dataclass(frozen=True)
 class Phrase:
     """A description by attributes; None = any."""
@@ -96,12 +99,7 @@ def expressions(scene: Scene, number: int) -> list[Expression]:
         ValueError: number not in 1 to 16.
     """
     _check_number(number)
-    speaker = _Speaker(scene, EXPRESSIONS)
-    found: dict[str, Expression] = {}
-    while len(found) < number:
-        expression = speaker.expression()
-        found.setdefault(expression.text, expression)
-    return list(found.values())
+    return _distinct(_Speaker(scene, EXPRESSIONS).expression, number)
 
 
 def questions(scene: Scene, number: int) -> list[Question]:
@@ -111,12 +109,7 @@ def questions(scene: Scene, number: int) -> list[Question]:
         ValueError: number not in 1 to 16.
     """
     _check_number(number)
-    speaker = _Speaker(scene, QUESTIONS)
-    found: dict[str, Question] = {}
-    while len(found) < number:
-        question = speaker.question()
-        found.setdefault(question.text, question)
-    return list(found.values())
+    return _distinct(_Speaker(scene, QUESTIONS).question, number)
 
 
 def caption(scene: Scene) -> str:
@@ -145,6 +138,15 @@ def phrase_categories(scene: Scene) -> tuple[list[Phrase], list[int]]:
                 phrases.append(other)
     phrases = dice.sample(phrases, len(phrases))
     return phrases, [phrases.index(phrase) for phrase in own]
+
+
+def _distinct(say: Callable[[], Said], number: int) -> list[Said]:
+    """What is said until there are `number` different texts."""
+    found: dict[str, Said] = {}
+    while len(found) < number:
+        said = say()
+        found.setdefault(said.text, said)
+    return list(found.values())
 
 
 def _check_number(number: int) -> None:
