@@ -29,6 +29,7 @@ class Segment:
         mask_rle: COCO RLE `{"size": [height, width], "counts": str | bytes | list[int]}` at the original image size.
         category_id: the dataset's own id; None where only the mask matters (expressions, visual prompts).
         is_crowd: a group that was annotated as one; no training target, and ignored by the metrics.
+        annotation_id: the dataset's own id of the annotation, where it has one; of a video, the object's id.
 
     Raises:
         ValueError: `mask_rle` is not an RLE.
@@ -37,6 +38,7 @@ class Segment:
     mask_rle: dict
     category_id: int | None = None
     is_crowd: bool = False
+    annotation_id: int | None = None
 
     def __post_init__(self) -> None:
         _check_rle(self.mask_rle, "segment")
@@ -112,8 +114,12 @@ class Sample:
         expressions: one or more sentences that all mean the same segments.
         regions: visual prompts. Several of them may point at the same segment.
         conversation: messages `{"role": "user" | "assistant", "content": str}` that take turns.
+        record_id: the dataset's id of what is asked (question, expression, object), where several samples share an image.
+        choices: of a multiple-choice question, in the order of their letters A, B, ...
+        answers: all answers that people gave to the question, or the one that is right; what is trained on stands in `conversation`.
+        region_image, region_image_size: the picture that the regions are drawn on, if it is another one: an earlier frame, another view.
 
-    Exactly one of the last four is given; `condition` says which.
+    Exactly one of categories, expressions, regions and conversation is given; `condition` says which.
 
     Raises:
         ValueError: the fields contradict each other. The message names the image, and the segment or region by its index.
@@ -127,6 +133,11 @@ class Sample:
     expressions: tuple[str, ...] = ()
     regions: tuple[Region, ...] = ()
     conversation: tuple[Mapping[str, str], ...] = ()
+    record_id: str | None = None
+    choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    region_image: Any = None
+    region_image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("categories", "expressions", "regions", "conversation") if getattr(self, name)]
@@ -168,7 +179,7 @@ class Sample:
 
     def _check_segments(self) -> None:
         for index, segment in enumerate(self.segments):
-            self._check_mask_size(segment.mask_rle, f"segment {index}")
+            self._check_mask_size(segment.mask_rle, f"segment {index}", self.image_size)
             if self.categories and segment.category_id not in self.categories:
                 raise ValueError(
                     f"image {self.image_id}: segment {index} has category_id {segment.category_id}, which is none of the "
@@ -176,9 +187,12 @@ class Sample:
                 )
 
     def _check_regions(self) -> None:
+        if (self.region_image is None) != (self.region_image_size is None):
+            raise ValueError(f"image {self.image_id}: region_image and region_image_size are given together or not at all")
+        drawn_on = self.image_size if self.region_image is None else self.region_image_size
         for index, region in enumerate(self.regions):
             if region.mask_rle is not None:
-                self._check_mask_size(region.mask_rle, f"region {index}")
+                self._check_mask_size(region.mask_rle, f"region {index}", drawn_on)
             if region.segment is not None and not 0 <= region.segment < len(self.segments):
                 raise ValueError(
                     f"image {self.image_id}: region {index} points at segment {region.segment}, but there are {len(self.segments)} segments"
@@ -195,10 +209,10 @@ class Sample:
                     f"image {self.image_id}: messages {index - 1} and {index} are both from the {message['role']}; roles take turns"
                 )
 
-    def _check_mask_size(self, rle: dict, item: str) -> None:
-        if self.image_size is None or tuple(rle["size"]) != tuple(self.image_size):
+    def _check_mask_size(self, rle: dict, item: str, image_size: tuple[int, int] | None) -> None:
+        if image_size is None or tuple(rle["size"]) != tuple(image_size):
             raise ValueError(
-                f"image {self.image_id}: {item} has a mask of size {tuple(rle['size'])}, but the image is {self.image_size}; "
+                f"image {self.image_id}: {item} has a mask of size {tuple(rle['size'])}, but the image is {image_size}; "
                 f"masks are (height, width) at the original image size"
             )
 

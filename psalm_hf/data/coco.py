@@ -110,7 +110,12 @@ class CocoInstance(CocoBuilder):
             rle = mask(annotation["segmentation"], size)
         except ValueError as error:
             raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
-        return {"mask": rle, "category_id": annotation["category_id"], "is_crowd": bool(annotation.get("iscrowd", 0))}
+        return {
+            "mask": rle,
+            "category_id": annotation["category_id"],
+            "is_crowd": bool(annotation.get("iscrowd", 0)),
+            "annotation_id": annotation.get("id"),
+        }
 
 
 class CocoPanoptic(CocoBuilder):
@@ -142,7 +147,12 @@ class CocoPanoptic(CocoBuilder):
     def mapped_segments(self, segments_info: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One segment per entry."""
         return [
-            {"map_values": [info["id"]], "category_id": info["category_id"], "is_crowd": bool(info.get("iscrowd", 0))}
+            {
+                "map_values": [info["id"]],
+                "category_id": info["category_id"],
+                "is_crowd": bool(info.get("iscrowd", 0)),
+                "annotation_id": info["id"],
+            }
             for info in segments_info
         ]
 

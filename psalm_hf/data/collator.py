@@ -6,6 +6,7 @@ import io
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -68,6 +69,7 @@ class PsalmCollator:
         keyword, prompt_of = _PROMPTS[condition]
         positions = _picture_positions(samples)
         pictures = _open_pictures(samples, positions)
+        drawn_on = [_open_region_picture(sample) for sample in samples]
         try:
             inputs = self.processor(
                 images=pictures,
@@ -76,6 +78,7 @@ class PsalmCollator:
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
+                region_images=drawn_on if any(drawn_on) else None,
                 **{keyword: [prompt_of(sample) for sample in samples]},
             )
         except ValueError as error:
@@ -119,19 +122,36 @@ def _is_same_picture(one: Any, other: Any) -> bool:
 
 
 def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
-    opened = {first: _open_picture(samples[first]) for first in dict.fromkeys(positions) if first is not None}
+    opened = {
+        first: _open_picture(samples[first].image, f"image {samples[first].image_id}")
+        for first in dict.fromkeys(positions)
+        if first is not None
+    }
     for sample, first in zip(samples, positions, strict=True):
-        if first is not None and (opened[first].height, opened[first].width) != tuple(sample.image_size):
-            raise ValueError(
-                f"image {sample.image_id}: the picture is {opened[first].height} x {opened[first].width}, but the sample says "
-                f"{tuple(sample.image_size)}; sizes are (height, width) as stored in the file, before any rotation"
-            )
+        if first is not None:
+            _check_size(opened[first], sample.image_size, f"image {sample.image_id}")
     return [None if first is None else opened[first] for first in positions]
 
 
-def _open_picture(sample: Sample) -> Image.Image:
+def _open_region_picture(sample: Sample) -> Image.Image | None:
+    if sample.region_image is None:
+        return None
+    name = f"region image of image {sample.image_id}"
+    picture = _open_picture(sample.region_image, name)
+    _check_size(picture, sample.region_image_size, name)
+    return picture
+
+
+def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> None:
+    if (picture.height, picture.width) != tuple(image_size):
+        raise ValueError(
+            f"{name}: the picture is {picture.height} x {picture.width}, but the sample says {tuple(image_size)}; sizes are "
+            f"(height, width) as stored in the file, before any rotation"
+        )
+
+
+def _open_picture(image: Any, item: str) -> Image.Image:
     """As stored: an EXIF orientation is not applied, because masks and prompts know nothing of it."""
-    image = sample.image
     if isinstance(image, Image.Image):
         return image
     try:
@@ -139,7 +159,7 @@ def _open_picture(sample: Sample) -> Image.Image:
         picture.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
-        raise ValueError(f"image {sample.image_id}: cannot be read from {name} ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
     return picture
 
 
@@ -173,7 +193,7 @@ def _without_crowd_regions(sample: Sample) -> Sample:
         return sample
     if not kept:
         raise ValueError(f"image {sample.image_id}: all regions point at crowds, which are no targets; leave it out")
-    return Sample(sample.image, sample.image_id, sample.image_size, segments=sample.segments, regions=kept)
+    return replace(sample, regions=kept)
 
 
 def _share_pictures(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:

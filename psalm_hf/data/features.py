@@ -33,12 +33,25 @@ ROW_FEATURES = Features(
         "image_size": List(Value("int32")),  # [height, width]; None without a picture
         "condition": Value("string"),  # "category", "sentence", "region" or "conversation"
         # A segment has either a mask, or values: then it has the pixels of the row's segment map that have one of these values.
-        "segments": List({"mask": _RLE, "map_values": List(Value("int64")), "category_id": Value("int64"), "is_crowd": Value("bool")}),
+        "segments": List(
+            {
+                "mask": _RLE,
+                "map_values": List(Value("int64")),
+                "category_id": Value("int64"),
+                "is_crowd": Value("bool"),
+                "annotation_id": Value("int64"),
+            }
+        ),
         "segment_map": Value("string"),  # path of a picture as `read_segment_map` takes it; decoded when the row becomes a sample
         "categories": List({"id": Value("int64"), "name": Value("string")}),  # of this row alone; None = those of the dataset
         "expressions": List(Value("string")),
         "regions": List({"kind": Value("string"), "points": List(List(Value("float64"))), "mask": _RLE, "segment": Value("int32")}),
         "conversation": List({"role": Value("string"), "content": Value("string")}),
+        "record_id": Value("string"),  # of the question, expression or object, where several rows share an image
+        "choices": List(Value("string")),  # of a multiple-choice question
+        "answers": List(Value("string")),  # to the last question
+        "region_image": datasets.Image(decode=False),  # what the regions are drawn on, if it is another picture
+        "region_image_size": List(Value("int32")),
         "tags": List(Value("string")),  # by which results can be printed apart, such as the kind of an expression
     }
 )
@@ -67,7 +80,7 @@ class RowBuilder(datasets.ArrowBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = RowConfig
-    VERSION = datasets.Version("1.1.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    VERSION = datasets.Version("1.2.0")  # to be raised when other rows come out: it is part of the name of the cached files
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -151,6 +164,11 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
         expressions=tuple(row.get("expressions") or ()),
         regions=tuple(_read_region(entry) for entry in row.get("regions") or ()),
         conversation=tuple(dict(message) for message in row.get("conversation") or ()),
+        record_id=row.get("record_id"),
+        choices=tuple(row.get("choices") or ()),
+        answers=tuple(row.get("answers") or ()),
+        region_image=_read_image(row.get("region_image")),
+        region_image_size=None if row.get("region_image_size") is None else tuple(row["region_image_size"]),
     )
     if sample.condition != condition:
         raise ValueError(f"image {sample.image_id}: the row says condition {condition!r}, but holds a {sample.condition} prompt")
@@ -172,7 +190,13 @@ def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories
         "image_size": None if sample.image_size is None else list(sample.image_size),
         "condition": sample.condition,
         "segments": [
-            {"mask": _write_rle(segment.mask_rle), "map_values": None, "category_id": segment.category_id, "is_crowd": segment.is_crowd}
+            {
+                "mask": _write_rle(segment.mask_rle),
+                "map_values": None,
+                "category_id": segment.category_id,
+                "is_crowd": segment.is_crowd,
+                "annotation_id": segment.annotation_id,
+            }
             for segment in sample.segments
         ],
         "segment_map": None,
@@ -188,6 +212,11 @@ def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories
             for region in sample.regions
         ],
         "conversation": [dict(message) for message in sample.conversation],
+        "record_id": sample.record_id,
+        "choices": list(sample.choices),
+        "answers": list(sample.answers),
+        "region_image": _write_image(sample.region_image),
+        "region_image_size": None if sample.region_image_size is None else list(sample.region_image_size),
         "tags": list(tags),
     }
 
@@ -228,7 +257,9 @@ def _read_segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
         for index, mask in zip(of_map, found, strict=True):
             masks[index] = mask
     return tuple(
-        Segment(dict(mask), category_id=entry["category_id"], is_crowd=bool(entry["is_crowd"]))
+        Segment(
+            dict(mask), category_id=entry.get("category_id"), is_crowd=bool(entry.get("is_crowd")), annotation_id=entry.get("annotation_id")
+        )
         for mask, entry in zip(masks, entries, strict=True)
     )
 

@@ -63,6 +63,7 @@ class FileBuilder(RowBuilder):
 
     BUILDER_CONFIG_CLASS = FileConfig
     docs_page: ClassVar[str]
+    published: ClassVar[Mapping[str, Mapping[str, int]]] = {}  # split -> what `counts` gives for a complete copy
 
     def annotation_files(self) -> Sequence[str]:
         raise NotImplementedError
@@ -78,6 +79,25 @@ class FileBuilder(RowBuilder):
 
     def row(self, record: Any) -> dict[str, Any]:
         raise NotImplementedError
+
+    def counts(self) -> dict[str, int]:
+        """How much of what the annotation files list, by which a copy can be compared with the published one."""
+        return {"records": len(self._records)}
+
+    def checked_rows(self, first: int, end: int) -> Iterator[dict[str, Any] | ValueError]:
+        """For every record of a span its row, or what is wrong with it; the message names file and id."""
+        names = {category.id: category.name for category in self.categories}
+        for position in range(first, end):
+            record = self._records[position]
+            try:
+                row = self.row(record)
+                self._check(row, names)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                problem = ValueError(self._message(record, position, error))
+                problem.__cause__ = error
+                yield problem
+            else:
+                yield row
 
     @property
     def title(self) -> str:
@@ -134,6 +154,11 @@ class FileBuilder(RowBuilder):
 
         return self._once(relative, read)
 
+    def lines(self, relative: str) -> list[tuple[int, str]]:
+        """Number, from 1, and text of the lines of a text file that are not blank; for JSON lines, each of which is a record."""
+        with open(self.path(relative), encoding="utf-8") as file:
+            return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+
     def picture(self, relative: str, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
         """The columns `image` and `image_size` of a row.
 
@@ -163,25 +188,19 @@ class FileBuilder(RowBuilder):
         return {"spans": [[number * part // parts, number * (part + 1) // parts] for part in range(parts)]}
 
     def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        names = {category.id: category.name for category in self.categories}
-        left_out, first_message = 0, ""
+        left_out, first_problem = 0, None
         for first, end in spans:
-            for position in range(first, end):
-                record = self._records[position]
-                try:
-                    row = self.row(record)
-                    self._check(row, names)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    message = self._message(record, position, error)
-                    if self.config.on_error == "raise":
-                        remedy = f"correct it, or leave such records out with on_error='skip'; see {self.docs_page}"
-                        raise ValueError(f"{message}; {remedy}") from error
-                    left_out, first_message = left_out + 1, first_message or message
-                    continue
-                yield position, row
+            for position, row in enumerate(self.checked_rows(first, end), first):
+                if not isinstance(row, ValueError):
+                    yield position, row
+                elif self.config.on_error == "skip":
+                    left_out, first_problem = left_out + 1, first_problem or row
+                else:
+                    remedy = f"correct it, or leave such records out with on_error='skip'; see {self.docs_page}"
+                    raise ValueError(f"{row}; {remedy}") from row.__cause__
         if left_out:
             total = sum(end - first for first, end in spans)
-            print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_message}", file=sys.stderr)
+            print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
 
     @property
     def _records(self) -> Sequence[Any]:

@@ -1,6 +1,7 @@
 """The collator: one row per sample, every picture once, and errors that name the image."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,16 @@ def test_regions_that_mean_nothing_known_can_be_asked_about_but_not_trained_on()
     assert "region_weights" in PsalmCollator(PROCESSOR, with_targets=False)([sample])
     with pytest.raises(ValueError, match="image x7: region 0 points at no segment"):
         PsalmCollator(PROCESSOR)([sample])
+
+
+def test_regions_are_read_from_the_picture_they_are_drawn_on():
+    region = Region("mask", mask_rle={"size": [16, 16], "counts": [0, 256]}, segment=0)
+    elsewhere = Sample(picture(0), "a", SIZE, CUP, regions=(region,), region_image=picture(1).resize((16, 16)), region_image_size=(16, 16))
+    own = Sample(picture(0), "a", SIZE, CUP, regions=(Region("mask", mask_rle=CUP[0].mask_rle, segment=0),))
+    batch = PsalmCollator(PROCESSOR)([elsewhere, own])
+    assert batch["region_image_index"][:, 0].tolist() == [0, -1] and len(batch["region_pixel_values"]) == 1
+    with pytest.raises(ValueError, match="region image of image a: the picture is 16 x 16, but the sample says"):
+        PsalmCollator(PROCESSOR)([replace(elsewhere, region_image_size=(32, 16), regions=(Region("point", points=((1, 1),), segment=0),))])
 
 
 def test_the_shuffle_depends_on_seed_and_images_alone():

@@ -38,6 +38,19 @@ SAMPLES = {
     ),
     "conversation": Sample("a.jpg", "1", SIZE, conversation=({"role": "user", "content": "?"}, {"role": "assistant", "content": "!"})),
     "conversation without picture": Sample(None, "1", None, conversation=({"role": "user", "content": "?"},)),
+    "regions on another picture": Sample(
+        "a.jpg",
+        "1",
+        SIZE,
+        segments=(Segment(MASK, annotation_id=4),),
+        regions=(Region("mask", mask_rle={"size": [4, 4], "counts": "0P1"}, segment=0),),
+        region_image="b.jpg",
+        region_image_size=(4, 4),
+        record_id="4",
+    ),
+    "question": Sample(
+        "a.jpg", "1", SIZE, conversation=({"role": "user", "content": "?"},), record_id="8", choices=("a", "b"), answers=("B", "both")
+    ),
     "bytes": Sample(b"not looked into", "1", SIZE, expressions=("it",)),
 }
 
