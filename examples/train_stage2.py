@@ -5,14 +5,17 @@
 Fields of the config; `--field value` overrides each of them, values are read as YAML:
 
     checkpoint      folder or Hub id to start from
-    weights         task -> share of the steps
-    batch_sizes     task -> samples per batch
-    options         task -> options of its source
+    weights         source -> share of the steps
+    batch_sizes     source -> samples per batch
+    sources         source -> its dataset and options; left out: a shapes task
     model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
     eval_images     validation pictures per evaluation, 0 = none
 
 and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
 save_steps, eval_strategy, seed, ...) and vision_learning_rate, the rate of the vision tower (left out = frozen).
+
+A source is `{dataset: NAME, split: train, data_dir: FOLDER, ...}` with the names and options of `psalm_hf.data.list_datasets()`. Without
+`dataset` it is the task of its name (panoptic, referring, interactive, conversation) of the shapes world, with the options of `ShapesStream`.
 
 A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
 """
@@ -35,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
-    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
-    from psalm_hf.data.shapes import ShapesStream
+    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, open_source
     from psalm_hf.evaluation.shapes import evaluate_shapes
     from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
     from psalm_hf.training.trainer import PsalmTrainer, last_checkpoint
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = PsalmForSegmentation.from_pretrained(mixture.checkpoint, config=config, ignore_mismatched_sizes=bool(mixture.model))
 
     size = processor.image_processor.image_size
-    streams = {task: ShapesStream(task=task, image_size=size, **mixture.options.get(task, {})) for task in mixture.weights}
+    sources = {name: open_source(name, mixture.sources.get(name, {}), image_size=size, seed=training.seed) for name in mixture.weights}
     num_batches = training.max_steps * training.gradient_accumulation_steps
     measure = partial(
         evaluate_shapes,
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     trainer = PsalmTrainer(
         model=model,
         args=training,
-        train_dataset=TaskSources(streams),
+        train_dataset=TaskSources(sources),
         batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, num_batches, training.seed),
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
         evaluation=measure if mixture.eval_images else None,

@@ -18,6 +18,9 @@ from typing import Any, Literal
 Condition = Literal["category", "sentence", "region", "conversation"]
 RegionKind = Literal["point", "box", "scribble", "mask"]
 
+Task = Literal["panoptic", "semantic", "instance"]
+
+TASKS: tuple[Task, ...] = ("panoptic", "semantic", "instance")
 REGION_KINDS: tuple[RegionKind, ...] = ("point", "box", "scribble", "mask")
 
 
@@ -111,6 +114,7 @@ class Sample:
         segments: the annotated objects. For `categories`: everything that is annotated. For `expressions`: what the expressions mean,
             possibly several or none. For `regions`: what the regions point at.
         categories: category id -> name, in the order in which the categories are prompted; without "background".
+        task: what is asked for with categories: "panoptic", "semantic" or "instance" segmentation.
         expressions: one or more sentences that all mean the same segments.
         regions: visual prompts. Several of them may point at the same segment.
         conversation: messages `{"role": "user" | "assistant", "content": str}` that take turns.
@@ -138,8 +142,11 @@ class Sample:
     answers: tuple[str, ...] = ()
     region_image: Any = None
     region_image_size: tuple[int, int] | None = None
+    task: Task = "panoptic"
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"image {self.image_id}: unknown task {self.task!r}, expected one of {', '.join(TASKS)}")
         given = [name for name in ("categories", "expressions", "regions", "conversation") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(

@@ -160,7 +160,7 @@ def load(
         **options,
     )
     if streaming:
-        return SampleDataset(builder.as_streaming_dataset(split=split), builder.categories)
+        return SampleDataset(builder.as_streaming_dataset(split=split), builder.categories, builder.task)
     try:
         builder.download_and_prepare(num_proc=num_proc)
     except DatasetGenerationError as error:  # hides the message that says which record is broken
@@ -169,4 +169,4 @@ def load(
         raise
     if not builder.info.splits[split].num_examples:
         raise ValueError(f"{name} {split}: no rows are left, all records are broken; load it with on_error='raise' to see the first")
-    return SampleDataset(builder.as_dataset(split=split), builder.categories)
+    return SampleDataset(builder.as_dataset(split=split), builder.categories, builder.task)

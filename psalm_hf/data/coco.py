@@ -99,6 +99,7 @@ class CocoBuilder(FileBuilder):
 class CocoInstance(CocoBuilder):
     """One mask per object, from polygons and RLEs; 80 categories."""
 
+    task = "instance"
     content = "instances"
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
@@ -173,6 +174,7 @@ class CocoSemantic(CocoPanoptic):
     """One mask per category, crowds included; the 133 categories of the panoptic annotations."""
 
     BUILDER_CONFIG_CLASS = CocoSemanticConfig
+    task = "semantic"
 
     @property
     def map_folder(self) -> str:

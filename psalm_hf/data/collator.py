@@ -26,13 +26,12 @@ _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
 class PsalmCollator:
     """`collator(samples)` is the batch, one row per sample and in the order of the samples.
 
-    A picture that several samples share (same `image_id`, and the same path, bytes or pixels) is in the batch once. Crowds are no
-    targets, and neither are regions that point at them. What is random depends on `seed` and the images of the batch alone, so that a
-    run that resumes sees the same batches.
+    Category rows get the instruction of the samples' task. A picture that several samples share (same `image_id`, and the same path,
+    bytes or pixels) is in the batch once. Crowds are no targets, and neither are regions that point at them. What is random depends on
+    `seed` and the images of the batch alone, so that a run that resumes sees the same batches.
 
     Args:
         processor: a `PsalmProcessor`.
-        task: "panoptic", "semantic" or "instance": the instruction of category rows.
         with_targets: add `mask_labels` and `class_labels`; for conversations `labels` come with them or without, wherever the last
             message is the assistant's.
         shuffle_categories: write the categories in random order.
@@ -40,7 +39,7 @@ class PsalmCollator:
         seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
 
     Raises:
-        ValueError: when called: no samples, samples of different kinds, a picture that cannot be read or has another size than the
+        ValueError: when called: no samples, samples of different kinds or tasks, a picture that cannot be read or has another size than the
             sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
             message names the image id.
     """
@@ -49,14 +48,12 @@ class PsalmCollator:
         self,
         processor: Any,
         *,
-        task: str = "panoptic",
         with_targets: bool = True,
         shuffle_categories: bool = False,
         prompt_style: str | None = None,
         seed: int = 0,
     ):
         self.processor = processor
-        self.task = task
         self.with_targets = with_targets
         self.shuffle_categories = shuffle_categories
         self.prompt_style = prompt_style
@@ -74,7 +71,7 @@ class PsalmCollator:
             inputs = self.processor(
                 images=pictures,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
-                task=self.task,
+                task=_only_task(samples),
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
@@ -98,6 +95,16 @@ def _only_condition(samples: Sequence[Sample]) -> str:
                 f"{condition}; a batch has one kind, let the sampler draw all of a batch from one task"
             )
     return condition
+
+
+def _only_task(samples: Sequence[Sample]) -> str:
+    for sample in samples:
+        if sample.task != samples[0].task:
+            raise ValueError(
+                f"image {sample.image_id}: its task is {sample.task}, but that of image {samples[0].image_id} in the same batch is "
+                f"{samples[0].task}; a batch has one task"
+            )
+    return samples[0].task
 
 
 def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:

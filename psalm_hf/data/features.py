@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
@@ -18,7 +18,7 @@ from datasets.builder import Key
 from PIL import Image
 
 from ..masks import compress_rle
-from ..structures import Region, Sample, Segment
+from ..structures import Region, Sample, Segment, Task
 from .segment_map import read_segment_map, rles_from_segment_map
 
 ROWS_PER_TABLE = 100  # small, because a stream waits for a whole table before its first row
@@ -80,6 +80,7 @@ class RowBuilder(datasets.ArrowBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = RowConfig
+    task: ClassVar[Task] = "panoptic"  # what rows with categories ask for
     VERSION = datasets.Version("1.2.0")  # to be raised when other rows come out: it is part of the name of the cached files
 
     @property
@@ -116,10 +117,12 @@ class SampleDataset:
         rows: `datasets.Dataset`, or `datasets.IterableDataset` if streamed, in the schema of `ROW_FEATURES`. To select, shuffle, shard or
             filter, do it with the rows and wrap them again.
         categories: of the dataset.
+        task: what its rows with categories ask for.
     """
 
-    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, categories: Sequence[Category]):
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, categories: Sequence[Category], task: Task = "panoptic"):
         self.rows = rows
+        self.task = task
         self.categories = tuple(categories)
         self._names = {category.id: category.name for category in self.categories}
 
@@ -134,10 +137,10 @@ class SampleDataset:
 
     def sample(self, row: Mapping[str, Any]) -> Sample:
         """A row of this dataset as a sample."""
-        return sample_from_row(row, self._names)
+        return sample_from_row(row, self._names, self.task)
 
 
-def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None = None) -> Sample:
+def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None = None, task: Task = "panoptic") -> Sample:
     """A row as a sample; the row stays as it is.
 
     Args:
@@ -145,6 +148,7 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
             bytes or a PIL image; of bytes and path, bytes are taken, because a path may lead into an archive. Where masks lie in a
             segment map, the map is decoded.
         categories: id -> name of the dataset, for rows with condition "category" and no categories of their own.
+        task: of the dataset.
 
     Raises:
         ValueError: the row contradicts itself, or its segment map; the message names its image.
@@ -169,6 +173,7 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
         answers=tuple(row.get("answers") or ()),
         region_image=_read_image(row.get("region_image")),
         region_image_size=None if row.get("region_image_size") is None else tuple(row["region_image_size"]),
+        task=task,
     )
     if sample.condition != condition:
         raise ValueError(f"image {sample.image_id}: the row says condition {condition!r}, but holds a {sample.condition} prompt")

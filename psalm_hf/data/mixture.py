@@ -1,13 +1,58 @@
 """Which samples make the batches of a training run: one task per batch, tasks drawn by weight, everything from a seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from ..structures import Sample
+from . import load
+from .shapes import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
+
+
+class EndlessEpochs:
+    """The samples of a dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
+
+    Args:
+        dataset: has a length and `[index]`.
+        seed: of the orders.
+    """
+
+    def __init__(self, dataset: Sequence[Sample], seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, index: int) -> Sample:
+        epoch, position = divmod(index, len(self.dataset))
+        return self.dataset[int(_order(self.seed, epoch, len(self.dataset))[position])]
+
+
+@lru_cache(maxsize=8)  # sources, each at one epoch
+def _order(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed: int) -> Sequence[Sample]:
+    """Samples without end, from what a config says of a source.
+
+    Args:
+        name: of the source. For "shapes" it is the task.
+        options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir` and
+            whatever else `load` takes; for "shapes" what `ShapesStream` takes.
+        image_size: side of the pictures that "shapes" draws.
+        seed: of the order of a dataset of files.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load` and `ShapesStream`.
+    """
+    options = {"dataset": "shapes", **options}
+    dataset = options.pop("dataset")
+    if dataset == "shapes":
+        return ShapesStream(**{"task": name, "image_size": image_size} | options)
+    return EndlessEpochs(load(dataset, **{"split": "train"} | options), seed)
 
 
 class TaskSources(Dataset):

@@ -42,18 +42,18 @@ class MixtureArguments:
 
     Args:
         checkpoint: folder or Hub id of the model and processor to start from.
-        weights: task -> share of the steps.
-        batch_sizes: task -> samples per batch.
-        options: task -> options of its source.
+        weights: source -> share of the steps.
+        batch_sizes: source -> samples per batch.
+        sources: source -> its dataset and options, see `psalm_hf.data.mixture.open_source`; left out: a task of the shapes world.
         model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
         eval_images: pictures of the validation split in every evaluation during training, 0 = no evaluation. When it happens is said by
             `eval_strategy` and `eval_steps`, how many pictures a forward pass takes by `per_device_eval_batch_size`.
     """
 
     checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
-    weights: dict = field(metadata={"help": "task -> share of the steps"})
-    batch_sizes: dict = field(metadata={"help": "task -> samples per batch"})
-    options: dict = field(default_factory=dict, metadata={"help": "task -> options of its source"})
+    weights: dict = field(metadata={"help": "source -> share of the steps"})
+    batch_sizes: dict = field(metadata={"help": "source -> samples per batch"})
+    sources: dict = field(default_factory=dict, metadata={"help": "source -> its dataset and options; left out: a shapes task"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of PsalmConfig that differ from the checkpoint's"})
     eval_images: int = field(default=0, metadata={"help": "validation pictures per evaluation, 0 = none"})
 

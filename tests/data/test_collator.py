@@ -188,11 +188,14 @@ def test_the_shuffle_depends_on_seed_and_images_alone():
 
 
 def test_the_task_chooses_the_instruction():
-    samples = [Sample(picture(), "a", SIZE, categories=NAMES)]
-    for task in ("panoptic", "semantic", "instance"):
-        batch = PsalmCollator(PROCESSOR, task=task, prompt_style="released")(samples)
+    samples = [Sample(picture(), "a", SIZE, categories=NAMES, task=task) for task in ("panoptic", "semantic", "instance")]
+    for sample in samples:
+        task = sample.task
+        batch = PsalmCollator(PROCESSOR, prompt_style="released")([sample])
         expected = PROCESSOR(images=picture(), categories=list(NAMES.values()), task=task, prompt_style="released")
         assert torch.equal(batch["input_ids"], expected["input_ids"])
+    with pytest.raises(ValueError, match="image a: its task is semantic, but that of image a in the same batch is panoptic"):
+        PsalmCollator(PROCESSOR)(samples)
 
 
 def test_a_picture_is_read_as_stored_without_rotation(tmp_path):

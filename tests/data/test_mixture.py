@@ -5,7 +5,9 @@ from itertools import islice
 
 import pytest
 
-from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
+from psalm_hf.data import mixture
+from psalm_hf.data.mixture import EndlessEpochs, OneTaskPerBatch, TaskSources, open_source
+from psalm_hf.data.shapes import ShapesStream
 
 WEIGHTS, SIZES = {"a": 3.0, "b": 1.0}, {"a": 2, "b": 5}
 
@@ -48,3 +50,23 @@ def test_positions_find_their_sample():
 def test_impossible_mixtures_are_refused(weights, sizes, message):
     with pytest.raises(ValueError, match=message):
         OneTaskPerBatch(weights, sizes, 1, seed=0)
+
+
+def test_epochs_have_every_sample_once_and_orders_of_their_own():
+    source = EndlessEpochs("abcdefgh", seed=3)
+    epochs = ["".join(source[8 * epoch + position] for position in range(8)) for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list("abcdefgh")] * 3
+    assert len(set(epochs)) == 3 and "abcdefgh" not in epochs
+    assert source[17] == EndlessEpochs("abcdefgh", seed=3)[17] == epochs[2][1]
+    assert epochs[0] != "".join(EndlessEpochs("abcdefgh", seed=4)[position] for position in range(8))
+
+
+def test_a_source_is_a_task_of_shapes_or_a_dataset_of_files(monkeypatch):
+    monkeypatch.setattr(mixture, "load", lambda name, **options: [f"{name} {options}"])
+    assert open_source("referring", {"prompts_per_image": 2}, image_size=64, seed=0) == ShapesStream(
+        task="referring", image_size=64, prompts_per_image=2
+    )
+    source = open_source("mine", {"dataset": "coco_panoptic", "data_dir": "coco"}, image_size=64, seed=0)
+    assert source[5] == "coco_panoptic {'split': 'train', 'data_dir': 'coco'}"
+    with pytest.raises(ValueError, match="shapes: unknown task 'mine'"):
+        open_source("mine", {}, image_size=64, seed=0)
