@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..structures import Sample
 from . import load
+from .features import SampleDataset
 from .shapes import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
@@ -40,19 +41,32 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
 
     Args:
         name: of the source. For "shapes" it is the task.
-        options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir` and
-            whatever else `load` takes; for "shapes" what `ShapesStream` takes.
+        options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir`,
+            whatever else `load` takes, and `condition` for those that mix them: only such rows; for "shapes" what `ShapesStream` takes.
         image_size: side of the pictures that "shapes" draws.
         seed: of the order of a dataset of files.
 
     Raises:
-        ValueError, FileNotFoundError: see `load` and `ShapesStream`.
+        ValueError, FileNotFoundError: see `load` and `ShapesStream`; rows of several conditions and none is chosen, or none of that one.
     """
     options = {"dataset": "shapes", **options}
     dataset = options.pop("dataset")
     if dataset == "shapes":
         return ShapesStream(**{"task": name, "image_size": image_size} | options)
-    return EndlessEpochs(load(dataset, **{"split": "train"} | options), seed)
+    condition = options.pop("condition", None)
+    samples = load(dataset, **{"split": "train"} | options)
+    found = samples.rows.unique("condition")
+    if condition is None and len(found) > 1:
+        raise ValueError(
+            f"source {name}: {dataset} has rows of the conditions {', '.join(found)}, and a batch has one; make a source of each with "
+            f"condition: {found[0]}, and so on"
+        )
+    if condition is not None:
+        if condition not in found:
+            raise ValueError(f"source {name}: {dataset} has no rows with condition {condition!r}, but {', '.join(found)}")
+        kept = np.flatnonzero(np.asarray(samples.rows["condition"]) == condition)
+        samples = SampleDataset(samples.rows.select(kept), samples.categories, samples.task)
+    return EndlessEpochs(samples, seed)
 
 
 class TaskSources(Dataset):

@@ -3,9 +3,11 @@
 from collections import Counter
 from itertools import islice
 
+import datasets
 import pytest
 
 from psalm_hf.data import mixture
+from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import EndlessEpochs, OneTaskPerBatch, TaskSources, open_source
 from psalm_hf.data.shapes import ShapesStream
 
@@ -61,12 +63,28 @@ def test_epochs_have_every_sample_once_and_orders_of_their_own():
     assert epochs[0] != "".join(EndlessEpochs("abcdefgh", seed=4)[position] for position in range(8))
 
 
+def rows(*conditions):
+    columns = {"image_id": [str(number) for number in range(len(conditions))], "condition": list(conditions)}
+    return SampleDataset(datasets.Dataset.from_dict(columns), (), "instance")
+
+
 def test_a_source_is_a_task_of_shapes_or_a_dataset_of_files(monkeypatch):
-    monkeypatch.setattr(mixture, "load", lambda name, **options: [f"{name} {options}"])
+    loaded = []
+    monkeypatch.setattr(mixture, "load", lambda *names, **options: loaded.append((names, options)) or rows("category"))
     assert open_source("referring", {"prompts_per_image": 2}, image_size=64, seed=0) == ShapesStream(
         task="referring", image_size=64, prompts_per_image=2
     )
-    source = open_source("mine", {"dataset": "coco_panoptic", "data_dir": "coco"}, image_size=64, seed=0)
-    assert source[5] == "coco_panoptic {'split': 'train', 'data_dir': 'coco'}"
+    open_source("mine", {"dataset": "coco_panoptic", "data_dir": "coco"}, image_size=64, seed=0)
+    assert loaded == [(("coco_panoptic",), {"split": "train", "data_dir": "coco"})]
     with pytest.raises(ValueError, match="shapes: unknown task 'mine'"):
         open_source("mine", {}, image_size=64, seed=0)
+
+
+def test_of_mixed_rows_one_condition_is_chosen(monkeypatch):
+    monkeypatch.setattr(mixture, "load", lambda *names, **options: rows("sentence", "category", "sentence"))
+    source = open_source("mine", {"dataset": "own_jsonl", "condition": "sentence"}, image_size=64, seed=0)
+    assert list(source.dataset.rows["image_id"]) == ["0", "2"] and source.dataset.task == "instance"
+    with pytest.raises(ValueError, match="source mine: own_jsonl has rows of the conditions sentence, category, and a batch has one"):
+        open_source("mine", {"dataset": "own_jsonl"}, image_size=64, seed=0)
+    with pytest.raises(ValueError, match="no rows with condition 'region', but sentence, category"):
+        open_source("mine", {"dataset": "own_jsonl", "condition": "region"}, image_size=64, seed=0)
