@@ -6,9 +6,11 @@ Fields of the config; `--field value` overrides each of them, values are read as
 
     checkpoint      folder or Hub id to start from
     trainable       submodules that learn, by their names in the state dict (default [model.projector])
+    source          dataset of captions and its options; left out: shapes
 
-and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
-save_steps, seed, ...); per_device_train_batch_size is the number of captions per batch.
+A source is `{dataset: llava_pretrain_595k, data_dir: FOLDER, caption_only: true}`, with the names and options of
+`psalm_hf.data.list_datasets()`. To the fields above come those of `PsalmTrainingArguments`: everything that TrainingArguments of
+transformers has (output_dir, max_steps, learning_rate, save_steps, seed, ...); per_device_train_batch_size is the number of captions per batch.
 
 A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
 """
@@ -30,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
-    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
-    from psalm_hf.data.shapes import ShapesStream
+    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, open_source
     from psalm_hf.training.arguments import AlignmentArguments, PsalmTrainingArguments, read_config
     from psalm_hf.training.trainer import PsalmTrainer, last_checkpoint, train_only
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = PsalmForSegmentation.from_pretrained(alignment.checkpoint)
     train_only(model, alignment.trainable)
 
-    captions = ShapesStream(task="caption", image_size=processor.image_processor.image_size)
+    captions = open_source("caption", alignment.source, image_size=processor.image_processor.image_size, seed=training.seed)
     batch_sizes = {"caption": training.per_device_train_batch_size}
     num_batches = training.max_steps * training.gradient_accumulation_steps
 

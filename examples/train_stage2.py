@@ -14,8 +14,9 @@ Fields of the config; `--field value` overrides each of them, values are read as
 and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
 save_steps, eval_strategy, seed, ...) and vision_learning_rate, the rate of the vision tower (left out = frozen).
 
-A source is `{dataset: NAME, split: train, data_dir: FOLDER, ...}` with the names and options of `psalm_hf.data.list_datasets()`. Without
-`dataset` it is the task of its name (panoptic, referring, interactive, conversation) of the shapes world, with the options of `ShapesStream`.
+A source is `{dataset: NAME, split: train, data_dir: FOLDER, ...}` with the names and options of `psalm_hf.data.list_datasets()`, and
+`condition: category` (sentence, region, conversation) to take such rows alone. Without `dataset` it is the task of its name (panoptic,
+referring, interactive, conversation) of the shapes world, with the options of `ShapesStream`.
 
 A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
 """

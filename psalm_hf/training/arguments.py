@@ -30,10 +30,12 @@ class AlignmentArguments:
     Args:
         checkpoint: folder or Hub id of the model and processor to start from.
         trainable: submodules that learn, by their names in the state dict; everything else is frozen. The paper trains the projector.
+        source: the dataset of captions and its options, see `psalm_hf.data.mixture.open_source`; left out: captions of the shapes world.
     """
 
     checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
     trainable: list[str] = field(default_factory=lambda: ["model.projector"], metadata={"help": "submodules that learn"})
+    source: dict = field(default_factory=dict, metadata={"help": "dataset of captions and its options; left out: shapes"})
 
 
 @dataclass

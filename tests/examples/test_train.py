@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
@@ -87,6 +88,17 @@ def test_stage_1_trains_what_the_config_names_and_nothing_else(start, tmp_path, 
     assert {".".join(name.split(".")[:2]) for name in changed} == expected
     assert (tmp_path / "processor_config.json").exists()
     assert "conversation/loss_language" in logged(tmp_path, 2)[0]
+
+
+def test_stage_1_reads_captions_from_files(start, tmp_path):
+    lines = [{"image": f"{number}.png", "conversation": [{"role": "assistant", "content": "a red star"}]} for number in range(2)]
+    for line in lines:
+        Image.new("RGB", (64, 48), "red").save(tmp_path / line["image"])
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    source = f"{{dataset: own_jsonl, data_dir: {tmp_path}, cache_dir: {tmp_path / 'cache'}}}"
+    config = ["--config", str(CONFIGS / "tiny_stage1.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path / "run")]
+    train_stage1.main([*config, "--source", source, "--per_device_train_batch_size", "2", "--max_steps", "1", "--save_steps", "1"])
+    assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_six_steps_of_the_committed_mixture_repeat_bit_for_bit(start, six_steps, tmp_path):
