@@ -10,7 +10,8 @@ Fields of the config; `--field value` overrides each of them, values are read as
 
 A source is `{dataset: llava_pretrain_595k, data_dir: FOLDER, caption_only: true}`, with the names and options of
 `psalm_hf.data.list_datasets()`. To the fields above come those of `PsalmTrainingArguments`: everything that TrainingArguments of
-transformers has (output_dir, max_steps, learning_rate, save_steps, seed, ...); per_device_train_batch_size is the number of captions per batch.
+transformers has (output_dir, max_steps, learning_rate, save_steps, seed, ...); per_device_train_batch_size is the number of captions
+per batch.
 
 A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
 """
