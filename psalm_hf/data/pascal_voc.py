@@ -98,7 +98,8 @@ class Voc21(Voc20):
 
     def read_categories(self) -> tuple[Category, ...]:
         """The background, which is stuff, and 20 things."""
-        return (Category(0, "background", is_thing=False), *super().read_categories())
+        # Not "background", by which prompts mean "no object", and which therefore stands last.
+        return (Category(0, "the background", is_thing=False), *super().read_categories())
 
     def labels(self) -> Mapping[int, int | None]:
         """The same in both layouts."""

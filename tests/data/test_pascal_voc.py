@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
+from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.masks import bitmap_from_rle
+from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
 
 CLASSES = np.array([[0, 0, 255, 20], [1, 1, 255, 20], [1, 15, 15, 0]], dtype=np.uint8)
@@ -60,6 +62,8 @@ def test_the_background_is_the_first_of_twenty_one_classes(root, tmp_path):
     (sample,) = dataset = load("voc21", "train", root, cache_dir=tmp_path)
     assert category_ids(sample) == [0, 1, 15, 20] and np.array_equal(bitmaps(sample)[0], CLASSES == 0)
     assert [(category.id, category.is_thing) for category in dataset.categories][:2] == [(0, False), (1, True)]
+    batch = PsalmCollator(build_tiny()[1])([sample])  # "background" would be taken for "no object"
+    assert batch["class_labels"][0].tolist() == [0, 1, 15, 20]
 
 
 def test_objects_have_the_class_of_their_pixels(root, tmp_path):
