@@ -20,7 +20,7 @@ class DatasetEntry:
 
     Attributes:
         module, builder: where the builder is; imported when it is asked for.
-        splits: what `load` takes as `split`.
+        splits: what `load` takes as `split`; () = any name.
         options: what `load` takes besides, see the page.
         needs_files: whether `load` needs a `data_dir`.
         docs_page: where the dataset is described.
@@ -54,7 +54,7 @@ class DatasetTable(Mapping[str, DatasetEntry]):
     def __repr__(self) -> str:
         lines = [("name", "splits", "page", "what it is", "options")]
         for name, entry in self.items():
-            lines.append((name, " ".join(entry.splits), entry.docs_page, entry.summary, " ".join(entry.options)))
+            lines.append((name, " ".join(entry.splits) or "any", entry.docs_page, entry.summary, " ".join(entry.options)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
@@ -99,6 +99,285 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             docs_page="docs/datasets/coco.md",
             summary="COCO 2017: one mask for each of the 133 panoptic categories",
         ),
+        "coco_interactive": DatasetEntry(
+            module="coco_interactive",
+            builder="CocoInteractive",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "kind", "source", "rules", "seed", "file"),
+            needs_files=True,
+            docs_page="docs/datasets/coco_interactive.md",
+            summary="COCO-Interactive: objects of COCO meant by points, scribbles, boxes or masks",
+        ),
+        "lvis": DatasetEntry(
+            module="lvis",
+            builder="Lvis",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty", "annotation_folder", "image_folder", "names"),
+            needs_files=True,
+            docs_page="docs/datasets/lvis.md",
+            summary="LVIS v1: objects of 1203 categories on pictures of COCO, not all annotated",
+        ),
+        "davis2017": DatasetEntry(
+            module="davis",
+            builder="Davis2017",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "oracle"),
+            needs_files=True,
+            docs_page="docs/datasets/davis.md",
+            summary="DAVIS 2017: objects of a video's first frame, found in the others",
+        ),
+        "ego_exo4d": DatasetEntry(
+            module="ego_exo4d",
+            builder="EgoExo4D",
+            splits=("train", "val", "test"),
+            options=(*_FILE_OPTIONS, "direction", "oracle", "frame_folder", "annotation_folder"),
+            needs_files=True,
+            docs_page="docs/datasets/ego_exo4d.md",
+            summary="Ego-Exo4D: objects of a first-person view, found in another view, or the other way round",
+        ),
+        "refcoco": DatasetEntry(
+            module="refcoco",
+            builder="RefCoco",
+            splits=("train", "val", "test", "testA", "testB"),
+            options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/refcoco.md",
+            summary="RefCOCO: expressions, each for one object of a COCO picture",
+        ),
+        "refcoco+": DatasetEntry(
+            module="refcoco",
+            builder="RefCocoPlus",
+            splits=("train", "val", "test", "testA", "testB"),
+            options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/refcoco.md",
+            summary="RefCOCO+: the same without words of place",
+        ),
+        "refcocog": DatasetEntry(
+            module="refcoco",
+            builder="RefCocog",
+            splits=("train", "val", "test", "testA", "testB"),
+            options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/refcoco.md",
+            summary="RefCOCOg: longer expressions",
+        ),
+        "grefcoco": DatasetEntry(
+            module="grefcoco",
+            builder="GRefCoco",
+            splits=("train", "val", "testA", "testB"),
+            options=(*_FILE_OPTIONS, "protocol", "source", "image_folder", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/grefcoco.md",
+            summary="gRefCOCO: expressions for any number of objects, or for none",
+        ),
+        "reasonseg": DatasetEntry(
+            module="reasonseg",
+            builder="ReasonSeg",
+            splits=("train", "val", "test"),
+            options=(*_FILE_OPTIONS, "protocol", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/reasonseg.md",
+            summary="ReasonSeg: instructions that have to be reasoned about",
+        ),
+        "own_coco": DatasetEntry(
+            module="own_coco",
+            builder="OwnCoco",
+            splits=(),
+            options=(*_FILE_OPTIONS, "annotations", "images", "masks", "keep_empty"),
+            needs_files=True,
+            docs_page="docs/own_data.md",
+            summary="own data: instances or panoptic segments in COCO's format",
+        ),
+        "own_pairs": DatasetEntry(
+            module="own_pairs",
+            builder="OwnPairs",
+            splits=(),
+            options=(*_FILE_OPTIONS, "images", "masks", "categories", "ignore"),
+            needs_files=True,
+            docs_page="docs/own_data.md",
+            summary="own data: pairs of picture and label map",
+        ),
+        "own_labelme": DatasetEntry(
+            module="own_labelme",
+            builder="OwnLabelme",
+            splits=(),
+            options=(*_FILE_OPTIONS, "annotations", "categories", "skip_shapes", "keep_empty", "task"),
+            needs_files=True,
+            docs_page="docs/own_data.md",
+            summary="own data: shapes drawn with Labelme",
+        ),
+        "own_jsonl": DatasetEntry(
+            module="own_jsonl",
+            builder="OwnJsonl",
+            splits=(),
+            options=(*_FILE_OPTIONS, "annotations", "categories", "task"),
+            needs_files=True,
+            docs_page="docs/own_data.md",
+            summary="own data: JSON lines with categories, sentences or conversations",
+        ),
+        "llava_mix665k": DatasetEntry(
+            module="llava",
+            builder="LlavaMix",
+            splits=("train",),
+            options=(*_FILE_OPTIONS, "file", "text_only"),
+            needs_files=True,
+            docs_page="docs/datasets/llava.md",
+            summary="LLaVA-1.5 instruction data: conversations about pictures, and some without",
+        ),
+        "llava_pretrain_558k": DatasetEntry(
+            module="llava",
+            builder="LlavaPretrain558k",
+            splits=("train",),
+            options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
+            needs_files=True,
+            docs_page="docs/datasets/llava.md",
+            summary="LLaVA-1.5 alignment data: pictures and captions, in files or tar shards",
+        ),
+        "llava_pretrain_595k": DatasetEntry(
+            module="llava",
+            builder="LlavaPretrain595k",
+            splits=("train",),
+            options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
+            needs_files=True,
+            docs_page="docs/datasets/llava.md",
+            summary="LLaVA alignment data of CC3M: pictures and captions, in files or tar shards",
+        ),
+        "vqav2": DatasetEntry(
+            module="vqav2",
+            builder="Vqav2",
+            splits=("train", "val", "test_dev", "test"),
+            options=(*_FILE_OPTIONS, "instruction"),
+            needs_files=True,
+            docs_page="docs/datasets/vqav2.md",
+            summary="open questions about COCO pictures, ten answers each",
+        ),
+        "scienceqa": DatasetEntry(
+            module="scienceqa",
+            builder="Scienceqa",
+            splits=("train", "val", "test", "trainval", "minitrain", "minival", "minitest"),
+            options=(*_FILE_OPTIONS, "text_only", "instruction"),
+            needs_files=True,
+            docs_page="docs/datasets/scienceqa.md",
+            summary="multiple-choice questions of school science, some with a picture",
+        ),
+        "mmbench": DatasetEntry(
+            module="mmbench",
+            builder="Mmbench",
+            splits=("dev", "test"),
+            options=(*_FILE_OPTIONS, "file", "language", "instruction"),
+            needs_files=True,
+            docs_page="docs/datasets/mmbench.md",
+            summary="multiple-choice questions about pictures, English or Chinese",
+        ),
+        "pope": DatasetEntry(
+            module="pope",
+            builder="Pope",
+            splits=("random", "popular", "adversarial"),
+            options=(*_FILE_OPTIONS, "file", "image_folder", "instruction"),
+            needs_files=True,
+            docs_page="docs/datasets/pope.md",
+            summary="is this object in the picture? yes or no",
+        ),
+        "ade20k_semantic": DatasetEntry(
+            module="ade20k",
+            builder="Ade20kSemantic",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty", "masks"),
+            needs_files=True,
+            docs_page="docs/datasets/ade20k.md",
+            summary="ADE20K: 150 categories, things and stuff",
+        ),
+        "ade20k_instance": DatasetEntry(
+            module="ade20k",
+            builder="Ade20kInstance",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/ade20k.md",
+            summary="ADE20K: objects of 100 categories",
+        ),
+        "ade20k_panoptic": DatasetEntry(
+            module="ade20k",
+            builder="Ade20kPanoptic",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/ade20k.md",
+            summary="ADE20K: 100 things and 50 kinds of stuff, from prepared files",
+        ),
+        "cityscapes_semantic": DatasetEntry(
+            module="cityscapes",
+            builder="CityscapesSemantic",
+            splits=("train", "val", "test"),
+            options=(*_FILE_OPTIONS, "keep_empty", "masks"),
+            needs_files=True,
+            docs_page="docs/datasets/cityscapes.md",
+            summary="Cityscapes, fine: 19 categories",
+        ),
+        "cityscapes_instance": DatasetEntry(
+            module="cityscapes",
+            builder="CityscapesInstance",
+            splits=("train", "val", "test"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/cityscapes.md",
+            summary="Cityscapes, fine: objects of 8 categories",
+        ),
+        "cityscapes_panoptic": DatasetEntry(
+            module="cityscapes",
+            builder="CityscapesPanoptic",
+            splits=("train", "val", "test"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/cityscapes.md",
+            summary="Cityscapes, fine: 8 things and 11 kinds of stuff",
+        ),
+        "voc20": DatasetEntry(
+            module="pascal_voc",
+            builder="Voc20",
+            splits=("train", "val", "trainval"),
+            options=(*_FILE_OPTIONS, "keep_empty", "layout"),
+            needs_files=True,
+            docs_page="docs/datasets/pascal_voc.md",
+            summary="Pascal VOC 2012: 20 categories, the background is not counted",
+        ),
+        "voc21": DatasetEntry(
+            module="pascal_voc",
+            builder="Voc21",
+            splits=("train", "val", "trainval"),
+            options=(*_FILE_OPTIONS, "keep_empty", "layout"),
+            needs_files=True,
+            docs_page="docs/datasets/pascal_voc.md",
+            summary="Pascal VOC 2012: 20 categories and the background",
+        ),
+        "voc_instance": DatasetEntry(
+            module="pascal_voc",
+            builder="VocInstance",
+            splits=("train", "val", "trainval"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/pascal_voc.md",
+            summary="Pascal VOC 2012: objects of 20 categories",
+        ),
+        "pc59": DatasetEntry(
+            module="pascal_context",
+            builder="PascalContext59",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/pascal_context.md",
+            summary="Pascal Context: the 59 most frequent categories",
+        ),
+        "pc459": DatasetEntry(
+            module="pascal_context",
+            builder="PascalContext459",
+            splits=("train", "val"),
+            options=(*_FILE_OPTIONS, "keep_empty"),
+            needs_files=True,
+            docs_page="docs/datasets/pascal_context.md",
+            summary="Pascal Context: all 459 categories",
+        ),
     }
 )
 
@@ -138,7 +417,7 @@ def load(
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(DATASETS)}")
     entry = DATASETS[name]
-    if split not in entry.splits:
+    if entry.splits and split not in entry.splits:
         raise ValueError(f"{name}: unknown split {split!r}, expected one of {', '.join(entry.splits)}")
     if entry.needs_files and data_dir is None:
         raise ValueError(f"{name}: is read from files; give the folder that holds them as data_dir")

@@ -8,6 +8,7 @@ and counted.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -171,6 +172,21 @@ class FileBuilder(RowBuilder):
         """
         found = self._size_of(relative, "image", image_size)
         return {"image": {"bytes": None, "path": self.path(relative)}, "image_size": list(found)}
+
+    def picture_bytes(self, content: bytes, name: str) -> dict[str, Any]:
+        """The columns `image` and `image_size` of a row whose picture is no file of its own; `name` is what messages call it.
+
+        Raises:
+            ValueError: the header cannot be read.
+        """
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                size = picture.height, picture.width
+                if self.config.check_images:
+                    picture.load()
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise ValueError(f"image {name} cannot be read ({error})") from error
+        return {"image": {"bytes": content, "path": None}, "image_size": list(size)}
 
     def segment_map(self, relative: str, image_size: tuple[int, int]) -> str:
         """The column `segment_map` of a row: a picture of the same size, as `read_segment_map` takes it.

@@ -213,10 +213,12 @@ def _blurred(bitmap: np.ndarray) -> np.ndarray:
 
 def _parts(bitmap: np.ndarray) -> list[np.ndarray]:
     """(row, column) of the pixels, (n, 2), of every connected part of more than 5 pixels; corners connect."""
-    labels, _ = ndimage.label(bitmap, np.ones((3, 3)))
+    x0, y0, x1, y1 = box_from_bitmap(bitmap)
+    # Labels are numbered in reading order, inside of the box as in the whole image; most objects are small.
+    labels, _ = ndimage.label(bitmap[y0:y1, x0:x1], np.ones((3, 3)))
     parts = []
     for index, window in enumerate(ndimage.find_objects(labels), 1):
-        pixels = np.argwhere(labels[window] == index) + [side.start for side in window]
+        pixels = np.argwhere(labels[window] == index) + [y0 + window[0].start, x0 + window[1].start]
         if len(pixels) > IGNORED_AREA:
             parts.append(pixels)
     return parts
