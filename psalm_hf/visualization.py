@@ -3,11 +3,14 @@
 Each mask is a translucent fill with a double contour, light inside and dark outside, so that one of the two shows on any photo. A mask
 carries a numbered label at its most inner place; labels keep clear of each other, and the legend below the picture lists every number
 with its name and score. Small pictures are enlarged and large ones reduced for drawing; masks are never changed. `draw_panels` puts
-several such pictures, without legends, under titles beside each other.
+several such pictures, without legends, under titles beside each other. `draw_sample` shows a `Sample` with all that belongs to it, and
+`contact_sheet` many of them at once.
 """
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+
+from .masks import bitmap_from_rle
+from .structures import Region, Sample
 
 Color = tuple[int, int, int]  # RGB, 0..255
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the drawn picture
@@ -35,6 +41,7 @@ DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn picture is brought be
 MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow picture
 PANEL_SCALE = 2  # text and lines of panels are that much larger, because a sheet of them is looked at from farther away
 PANEL_COLUMNS = 3
+SHEET_CELL = (640, 1280)  # width and height within which a picture stays in a contact sheet
 FILL_OPACITY = 0.45
 PAPER, INK = (250, 250, 250), (25, 25, 25)
 
@@ -159,6 +166,129 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.I
                 drawing.text((left, top + head - style.pad - number * line_height), line, font=style.font, fill=INK)
             canvas.paste(panels[index], (left, top + head))
         top += head + height + gap
+    return canvas
+
+
+def draw_sample(sample: Sample) -> Image.Image:
+    """What a sample asks and what answers it: segments with the names of their categories, expressions as a caption, regions drawn on
+    the picture that they belong to, a conversation below its picture.
+
+    Raises:
+        OSError: the picture cannot be read.
+        ValueError: a mask cannot be decoded.
+    """
+    title = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
+    if sample.condition == "conversation":
+        return _draw_conversation(sample, title)
+    image = _open(sample.image)
+    if sample.condition == "region":
+        return _draw_regions(sample, image, title)
+    masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
+    if sample.condition == "category":
+        colors = label_colors([sample.categories[segment.category_id] for segment in sample.segments])
+        colors |= {f"{name} (crowd)": color for name, color in colors.items()}
+        labels = [sample.categories[segment.category_id] + " (crowd)" * segment.is_crowd for segment in sample.segments]
+        return draw_segmentation(image, masks, labels, colors=colors, note=title)
+    expressions = " | ".join(f"\u201c{text}\u201d" for text in sample.expressions)
+    labels = ["meant" + " (crowd)" * segment.is_crowd for segment in sample.segments]
+    return draw_segmentation(image, masks, labels, note=f"{title}: {expressions}{'' if masks else ' means nothing in this picture'}")
+
+
+def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of any size in a grid about as wide as high, each reduced to 640 x 1280 pixels (width x height) where it is larger.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not pictures:
+        raise ValueError("contact sheet: expected at least one picture")
+    cells = []
+    for picture in pictures:
+        scale = min(1, SHEET_CELL[0] / picture.width, SHEET_CELL[1] / picture.height)
+        size = [max(1, round(length * scale)) for length in picture.size]
+        cells.append(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    columns = math.ceil(math.sqrt(len(cells)))
+    gap, width = SHEET_CELL[0] // 40, max(cell.width for cell in cells)
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (gap + column * (width + gap), top))
+        top += height + gap
+    return sheet
+
+
+def _open(image: Any) -> Image.Image:
+    """RGB as stored, whatever the EXIF orientation says, as masks are."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        return opened.convert("RGB")
+
+
+def _draw_regions(sample: Sample, image: Image.Image, title: str) -> Image.Image:
+    """A region in the colour of the segment that it points at. If regions are drawn on another picture, that picture comes first, and
+    the one with the segments below it."""
+    nothing = np.zeros((image.height, image.width), dtype=bool)
+    targets = [
+        nothing if region.segment is None else bitmap_from_rle(sample.segments[region.segment].mask_rle) for region in sample.regions
+    ]
+    # Regions of one segment share its colour.
+    names = [f"{region.kind} of {'nothing' if region.segment is None else f'object {region.segment + 1}'}" for region in sample.regions]
+    prompts = [_prompt(region) for region in sample.regions]
+    if sample.region_image is None:
+        return draw_segmentation(image, targets, names, prompts=prompts, note=title)
+    drawn_on = _open(sample.region_image)
+    empty = np.zeros((drawn_on.height, drawn_on.width), dtype=bool)
+    masks = [empty if region.mask_rle is None else bitmap_from_rle(region.mask_rle) for region in sample.regions]
+    if all(region.mask_rle is not None for region in sample.regions):
+        prompts = []  # as masks they have labels
+    above = draw_segmentation(drawn_on, masks, names, prompts=prompts, note=f"{title}: the regions, on another picture")
+    return _stack(above, draw_segmentation(image, targets, names, note="what they point at"))
+
+
+def _prompt(region: Region) -> dict[str, Any]:
+    if region.mask_rle is not None:
+        return {region.kind: bitmap_from_rle(region.mask_rle)}
+    return {region.kind + "s" * (region.kind == "point"): region.points}
+
+
+def _draw_conversation(sample: Sample, title: str) -> Image.Image:
+    """The text below its picture, as wide; the text alone where there is none."""
+    paragraphs = [title, *(f"{message['role']}: {message['content']}" for message in sample.conversation)]
+    paragraphs += [f"choice {chr(ord('A') + index)}: {choice}" for index, choice in enumerate(sample.choices)]
+    paragraphs += [f"answers: {' | '.join(sample.answers)}"] if sample.answers else []
+    if sample.image is None:
+        return _text_panel(paragraphs, DISPLAY_SIDE[0], _Style.for_side(DISPLAY_SIDE[0]))
+    masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
+    picture = draw_segmentation(_open(sample.image), masks, [str(number) for number in range(1, len(masks) + 1)], legend=False)
+    text = _text_panel(paragraphs, max(picture.width, MIN_WIDTH), _Style.for_side(max(picture.size)))
+    return _stack(picture, text)
+
+
+def _text_panel(paragraphs: Sequence[str], width: int, style: _Style) -> Image.Image:
+    """Paragraphs below each other; their own line breaks are kept."""
+    margin, line_height = 2 * style.pad, style.text_size("")[1] + style.pad // 2
+    tops, top = [], margin
+    for paragraph in paragraphs:
+        for line in paragraph.splitlines() or [""]:
+            for part in _wrap(line, width - 2 * margin, style):
+                tops.append((top, part))
+                top += line_height
+        top += line_height // 2
+    panel = Image.new("RGB", (width, top + margin), PAPER)
+    drawing = ImageDraw.Draw(panel)
+    for top, line in tops:
+        drawing.text((margin, top), line, font=style.font, fill=INK)
+    return panel
+
+
+def _stack(above: Image.Image, below: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (max(above.width, below.width), above.height + below.height), PAPER)
+    canvas.paste(above, ((canvas.width - above.width) // 2, 0))
+    canvas.paste(below, ((canvas.width - below.width) // 2, above.height))
     return canvas
 
 

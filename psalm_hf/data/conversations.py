@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from ..model.prompts import PAD_TOKEN, PLACEHOLDERS, SEG_TOKEN
-
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 TEXT_ONLY = ("keep", "drop")
 
-# The processor refuses them in a text. Found while rows are made, they do not end a training in the middle.
-_SPECIAL_TOKENS = (*PLACEHOLDERS, SEG_TOKEN, PAD_TOKEN, "<|endoftext|>")
+# Of the model's prompts, and the end of a text for Phi. The processor refuses them in a text. Found while rows are made, they do not end a
+# training in the middle.
+SPECIAL_TOKENS = ("<image>", "<region>", "<mask_query>", "[SEG]", "[PAD]", "<|endoftext|>")
 
 
 def check_text(text: Any, name: str) -> str:
@@ -31,7 +30,7 @@ def check_text(text: Any, name: str) -> str:
         raise ValueError(f"{name}: expected a text, got {text!r:.80}")
     if not text.strip():
         raise ValueError(f"{name} is blank")
-    for token in _SPECIAL_TOKENS:
+    for token in SPECIAL_TOKENS:
         if token in text:
             raise ValueError(f"{name} contains {token!r}, which the model reads as a special token")
     return text

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..model.prompts import IMAGE_TOKEN
 from .conversations import TEXT_ONLY, check_text
 from .features import Category
 from .files import FileBuilder, FileConfig
 
+IMAGE_MARK = "<image>"  # in the files
 ROLES = {"human": "user", "gpt": "assistant"}
 OCR_VQA_ENDINGS = (".png", ".gif", ".jpeg", ".webp", ".bmp", ".tif")  # that the server may have given a file that the JSON calls .jpg
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # in shards
@@ -42,14 +42,14 @@ def read_turns(turns: Any, has_image: bool) -> list[dict[str, str]]:
         if turn["from"] != expected:
             raise ValueError(f"turn {number} is from {turn['from']}, expected {expected}: turns alternate")
         text = turn["value"]
-        if expected == "human" and isinstance(text, str) and IMAGE_TOKEN in text:
-            mentions += text.count(IMAGE_TOKEN)
-            text = text.replace(IMAGE_TOKEN, "").strip()
+        if expected == "human" and isinstance(text, str) and IMAGE_MARK in text:
+            mentions += text.count(IMAGE_MARK)
+            text = text.replace(IMAGE_MARK, "").strip()
         messages.append({"role": ROLES[expected], "content": check_text(text, f"turn {number}")})
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("the conversation does not end with an answer, so there is nothing to learn at its end")
     if mentions > int(has_image):
-        raise ValueError(f"{IMAGE_TOKEN} is mentioned {mentions} times, but there is {'one picture' if has_image else 'no picture'}")
+        raise ValueError(f"{IMAGE_MARK} is mentioned {mentions} times, but there is {'one picture' if has_image else 'no picture'}")
     return messages
 
 

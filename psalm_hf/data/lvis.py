@@ -36,6 +36,7 @@ class Lvis(CocoInstance):
 
     BUILDER_CONFIG_CLASS = LvisConfig
     docs_page = "docs/datasets/lvis.md"
+    published = {}
 
     @property
     def file(self) -> str:

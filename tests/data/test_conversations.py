@@ -2,7 +2,8 @@
 
 import pytest
 
-from psalm_hf.data.conversations import check_text, lettered, question_messages
+from psalm_hf.data.conversations import SPECIAL_TOKENS, check_text, lettered, question_messages
+from psalm_hf.model import prompts
 
 
 def test_a_question_is_followed_by_its_instruction_and_answer():
@@ -29,6 +30,10 @@ def test_what_is_no_choice_is_refused(choices, message):
 def test_texts_that_the_processor_would_refuse_are_refused_before(token):
     with pytest.raises(ValueError, match="turn 3 contains .* special token"):
         check_text(f"an RSS feed has {token} in it", "turn 3")
+
+
+def test_all_special_tokens_of_prompts_are_known():
+    assert {*prompts.PLACEHOLDERS, prompts.SEG_TOKEN, prompts.PAD_TOKEN} < set(SPECIAL_TOKENS)
 
 
 @pytest.mark.parametrize("text, message", [(None, "turn 0: expected a text, got None"), (" \n", "turn 0 is blank")])

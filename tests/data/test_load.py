@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import datasets
@@ -136,8 +137,8 @@ def test_the_table_is_true():
     for name, entry in list_datasets().items():
         assert name and entry.summary
         builder = getattr(__import__(f"psalm_hf.data.{entry.module}", fromlist=["_"]), entry.builder)
-        fields = builder.BUILDER_CONFIG_CLASS.__dataclass_fields__.keys() - RowConfig.__dataclass_fields__.keys()
-        assert fields == set(entry.options) and len(fields) == len(entry.options)
+        options = {field.name for field in fields(builder.BUILDER_CONFIG_CLASS)} - {field.name for field in fields(RowConfig)}
+        assert options == set(entry.options) and len(options) == len(entry.options)
         assert (ROOT / entry.docs_page).is_file() and getattr(builder, "docs_page", entry.docs_page) == entry.docs_page
         assert issubclass(builder, FileBuilder) == entry.needs_files
 
