@@ -235,7 +235,8 @@ def verify_split(builder: Any, options: argparse.Namespace) -> bool:
     if options.show:
         options.output.mkdir(parents=True, exist_ok=True)
         name = f"{options.dataset}_{builder.config.split}"
-        print(f"  drawn: {show(rows, options.show, options.output, name)} rows, {options.output / name}.png shows all")
+        drawn = show(rows, options.show, options.output, name)
+        print(f"  drawn: {drawn} rows" + (f", {options.output / name}.png shows all" if drawn else ""))
     state = "BROKEN" if problems else "ok" if equal else "counts differ"
     in_use = f"{len(report.categories)} of {len(builder.categories)} categories in use, " if builder.categories else ""
     print(
