@@ -85,11 +85,14 @@ class FileBuilder(RowBuilder):
         """How much of what the annotation files list, by which a copy can be compared with the published one."""
         return {"records": len(self._records)}
 
+    def records_of(self, first: int, end: int) -> Iterator[Any]:
+        """The records of a span. (Where `records` lists files of many records each, those of the files.)"""
+        return (self._records[position] for position in range(first, end))
+
     def checked_rows(self, first: int, end: int) -> Iterator[dict[str, Any] | ValueError]:
         """For every record of a span its row, or what is wrong with it; the message names file and id."""
         names = {category.id: category.name for category in self.categories}
-        for position in range(first, end):
-            record = self._records[position]
+        for position, record in enumerate(self.records_of(first, end), first):
             try:
                 row = self.row(record)
                 self._check(row, names)
@@ -204,18 +207,18 @@ class FileBuilder(RowBuilder):
         return {"spans": [[number * part // parts, number * (part + 1) // parts] for part in range(parts)]}
 
     def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        left_out, first_problem = 0, None
+        total, left_out, first_problem = 0, 0, None
         for first, end in spans:
-            for position, row in enumerate(self.checked_rows(first, end), first):
+            for row in self.checked_rows(first, end):
+                total += 1
                 if not isinstance(row, ValueError):
-                    yield position, row
+                    yield total, row
                 elif self.config.on_error == "skip":
                     left_out, first_problem = left_out + 1, first_problem or row
                 else:
                     remedy = f"correct it, or leave such records out with on_error='skip'; see {self.docs_page}"
                     raise ValueError(f"{row}; {remedy}") from row.__cause__
         if left_out:
-            total = sum(end - first for first, end in spans)
             print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
 
     @property

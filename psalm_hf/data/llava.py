@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -278,39 +277,11 @@ class LlavaPretrain(LlavaBuilder):
         picture = self.picture(f"{self.image_folder}/{image}" if self.image_folder else image)
         return self._row(picture, str(record["id"]), read_turns(record["conversations"], has_image=True))
 
-    def checked_rows(self, first: int, end: int) -> Iterator[dict[str, Any] | ValueError]:
-        """See `FileBuilder`; with tar files the span is one of these."""
+    def records_of(self, first: int, end: int) -> Iterator[Mapping[str, Any] | ShardRecord]:
+        """Of the JSON file, or those in the tar files of the span."""
         if not self.tar_files:
-            yield from super().checked_rows(first, end)
-            return
-        for shard in self.tar_files[first:end]:
-            for number, record in enumerate(read_shard(self.path(shard), shard)):
-                try:
-                    row = self.row(record)
-                    self._check(row, {})
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    problem = ValueError(self._message(record, number, error))
-                    problem.__cause__ = error
-                    yield problem
-                else:
-                    yield row
-
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[Any, dict[str, Any]]]:
-        if not self.tar_files:
-            yield from super()._generate_examples(spans)
-            return
-        total, left_out, first_problem = 0, 0, None
-        for first, end in spans:
-            for number, row in enumerate(self.checked_rows(first, end)):
-                total += 1
-                if not isinstance(row, ValueError):
-                    yield (first, number), row
-                elif self.config.on_error == "skip":
-                    left_out, first_problem = left_out + 1, first_problem or row
-                else:
-                    raise ValueError(f"{row}; leave such records out with on_error='skip'; see {self.docs_page}") from row.__cause__
-        if left_out:
-            print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
+            return super().records_of(first, end)
+        return (record for shard in self.tar_files[first:end] for record in read_shard(self.path(shard), shard))
 
     def _shard_row(self, record: ShardRecord) -> dict[str, Any]:
         if record.problem is not None:
