@@ -46,13 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     captions = open_source("caption", alignment.source, image_size=processor.image_processor.image_size, seed=training.seed)
     batch_sizes = {"caption": training.per_device_train_batch_size}
-    num_batches = training.max_steps * training.gradient_accumulation_steps
+    batches_per_step = training.gradient_accumulation_steps * training.world_size
 
     trainer = PsalmTrainer(
         model=model,
         args=training,
         train_dataset=TaskSources({"caption": captions}),
-        batch_sampler=OneTaskPerBatch({"caption": 1.0}, batch_sizes, num_batches, training.seed),
+        batch_sampler=OneTaskPerBatch({"caption": 1.0}, batch_sizes, training.max_steps, training.seed, batches_per_step),
         data_collator=PsalmCollator(processor, prompt_style="plain", seed=training.seed),
         processing_class=processor,
     )

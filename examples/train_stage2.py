@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     size = processor.image_processor.image_size
     sources = {name: open_source(name, mixture.sources.get(name, {}), image_size=size, seed=training.seed) for name in mixture.weights}
-    num_batches = training.max_steps * training.gradient_accumulation_steps
+    batches_per_step = training.gradient_accumulation_steps * training.world_size
     measure = partial(
         evaluate_shapes,
         processor=processor,
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         model=model,
         args=training,
         train_dataset=TaskSources(sources),
-        batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, num_batches, training.seed),
+        batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed, batches_per_step),
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
         evaluation=measure if mixture.eval_images else None,
         processing_class=processor,

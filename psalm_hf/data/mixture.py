@@ -1,4 +1,4 @@
-"""Which samples make the batches of a training run: one task per batch, tasks drawn by weight, everything from a seed."""
+"""Which samples make the batches of a training run: one task per optimizer step, drawn by weight, everything from a seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -85,37 +85,44 @@ class TaskSources(Dataset):
 
 
 class OneTaskPerBatch(Sampler[list[Position]]):
-    """Batches of positions for `TaskSources`: each batch from one task, samples of a task in their own order.
+    """Batches of positions for `TaskSources`: those of an optimizer step from one task, samples of a task in their own order.
 
     Prompts of different kinds share no class axis, so a batch with targets holds one kind. The sequence is a function of the arguments
     alone: a run that resumes at batch n skips n batches and goes on with the same ones.
 
     Args:
-        weights: task -> how often it is drawn, relative to the others.
+        weights: task -> how often it is drawn, relative to the others; 0 = never.
         batch_sizes: task -> samples of a batch.
-        num_batches: length of the run.
+        num_steps: optimizer steps of the run.
         seed: of the draws.
+        batches_per_step: batches that follow each other with one task: processes x batches that are accumulated. Accelerate gives batch
+            number n to process n % processes, so all of a step have the same task, as in the paper.
 
     Raises:
-        ValueError: tasks without batch size, weights that are not positive, batch sizes below 1.
+        ValueError: tasks without batch size, weights that are negative or all 0, batch sizes, steps or batches per step below 1.
     """
 
-    def __init__(self, weights: Mapping[str, float], batch_sizes: Mapping[str, int], num_batches: int, seed: int):
+    def __init__(self, weights: Mapping[str, float], batch_sizes: Mapping[str, int], num_steps: int, seed: int, batches_per_step: int = 1):
         for task, weight in weights.items():
-            if weight <= 0:
-                raise ValueError(f"task {task!r} has weight {weight}; give a positive number, or leave the task out")
+            if weight < 0:
+                raise ValueError(f"task {task!r} has weight {weight}; give 0 or a positive number")
             if batch_sizes.get(task, 0) < 1:
                 raise ValueError(f"task {task!r} has batch size {batch_sizes.get(task)}; give every task one of at least 1")
-        self.weights, self.batch_sizes, self.num_batches, self.seed = weights, batch_sizes, num_batches, seed
+        if not any(weights.values()):
+            raise ValueError(f"no task has a weight above 0: {dict(weights)}; nothing could be drawn")
+        if num_steps < 1 or batches_per_step < 1:
+            raise ValueError(f"expected at least 1 step and 1 batch per step, got {num_steps} and {batches_per_step}; give max_steps")
+        self.weights, self.batch_sizes, self.num_steps, self.seed = weights, batch_sizes, num_steps, seed
+        self.batches_per_step = batches_per_step
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self.num_steps * self.batches_per_step
 
     def __iter__(self) -> Iterator[list[Position]]:
         tasks, shares = list(self.weights), np.array(list(self.weights.values()), dtype=np.float64)
-        drawn = np.random.default_rng(self.seed).choice(len(tasks), size=self.num_batches, p=shares / shares.sum())
+        drawn = np.random.default_rng(self.seed).choice(len(tasks), size=self.num_steps, p=shares / shares.sum())
         following = dict.fromkeys(tasks, 0)
-        for number in drawn:
+        for number in np.repeat(drawn, self.batches_per_step):
             task = tasks[number]
             first = following[task]
             following[task] = first + self.batch_sizes[task]

@@ -47,11 +47,39 @@ def test_positions_find_their_sample():
 
 @pytest.mark.parametrize(
     ("weights", "sizes", "message"),
-    [({"a": 0.0}, {"a": 1}, "weight 0.0"), ({"a": 1.0}, {}, "batch size None"), ({"a": 1.0}, {"a": 0}, "batch size 0")],
+    [
+        ({"a": 0.0}, {"a": 1}, "no task has a weight above 0"),
+        ({"a": 2.0, "b": -1.0}, {"a": 1, "b": 1}, "task 'b' has weight -1.0"),
+        ({"a": 1.0}, {}, "batch size None"),
+        ({"a": 1.0}, {"a": 0}, "batch size 0"),
+    ],
 )
 def test_impossible_mixtures_are_refused(weights, sizes, message):
     with pytest.raises(ValueError, match=message):
         OneTaskPerBatch(weights, sizes, 1, seed=0)
+
+
+def test_a_run_without_steps_is_refused():
+    with pytest.raises(ValueError, match="at least 1 step and 1 batch per step, got -1 and 1; give max_steps"):
+        OneTaskPerBatch(WEIGHTS, SIZES, -1, seed=0)
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (2, 1, 1, 0)])
+def test_all_batches_of_a_step_have_one_task_on_every_process(weights):
+    weights, processes, accumulated, steps = dict(zip("abcd", weights, strict=True)), 2, 3, 2000
+    sampler = OneTaskPerBatch(weights, dict.fromkeys("abcd", 1), steps, seed=5, batches_per_step=processes * accumulated)
+    batches = [[batch for number, batch in enumerate(sampler) if number % processes == rank] for rank in range(processes)]
+    assert [len(of_rank) for of_rank in batches] == [steps * accumulated] * processes and len(sampler) == processes * steps * accumulated
+    drawn = Counter()
+    for step in range(steps):
+        tasks = {batch[0][0] for of_rank in batches for batch in of_rank[step * accumulated : (step + 1) * accumulated]}
+        assert len(tasks) == 1
+        drawn[tasks.pop()] += 1
+    assert drawn["d"] == 0 or weights["d"]
+    expected = {task: steps * weight / sum(weights.values()) for task, weight in weights.items() if weight}
+    assert sum((drawn[task] - number) ** 2 / number for task, number in expected.items()) < 16.3  # chi-square, 3 degrees, p = 0.001
+    positions = [position for of_rank in batches for batch in of_rank for position in batch]
+    assert len(positions) == len(set(positions))  # no process sees a sample of another
 
 
 def test_epochs_have_every_sample_once_and_orders_of_their_own():
