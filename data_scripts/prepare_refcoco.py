@@ -40,13 +40,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_refs(data_dir: Path, datasets: list[str] | None) -> list[tuple[str, str, Path]]:
-    """Dataset, division into splits and file of all refs; of a pickle and its JSON the pickle."""
+    """Dataset, division into splits and file of all refs; of a pickle and its JSON the one that is published: the pickle, of gRefCOCO the
+    JSON, beside which old copies have a pickle with other ids."""
     found = {}
     for dataset in datasets or DATASETS:
-        for path in sorted((data_dir / dataset).glob("*refs(*).*")):
-            match = re.fullmatch(r"g?refs\((\w+)\)\.(json|p)", path.name)
-            if match:
-                found[dataset, match[1]] = path  # json comes before p
+        name, kinds = ("grefs", ("p", "json")) if dataset == "grefcoco" else ("refs", ("json", "p"))  # the last is what is published
+        for kind in kinds:
+            for path in sorted((data_dir / dataset).glob(f"{name}(*).{kind}")):
+                match = re.fullmatch(rf"{name}\((\w+)\)\.{kind}", path.name)
+                if match:
+                    found[dataset, match[1]] = path
         if datasets and not any(dataset == key[0] for key in found):
             raise FileNotFoundError(f"{data_dir / dataset}: no file refs(...).p or grefs(...).json; download it, see docs/datasets")
     if not found:

@@ -164,7 +164,7 @@ def _open_picture(image: Any, item: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
         picture.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, TypeError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
         raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
     return picture

@@ -104,8 +104,9 @@ class Mmbench(FileBuilder):
             raise ValueError("it has another number of cells than the head of the table")
         if not line["index"].isdecimal():
             raise ValueError(f"expected a number as index, got {line['index']!r:.80}")
-        if line.get("split", self.config.split) not in (self.config.split, ""):
-            raise ValueError(f"it belongs to the split {line['split']}")
+        split = line.get("split", "")
+        if not is_empty(split) and split != self.config.split:
+            raise ValueError(f"it belongs to the split {split}")
         choices = [line.get(letter, "") for letter in LETTERS]
         while choices and is_empty(choices[-1]):
             choices.pop()

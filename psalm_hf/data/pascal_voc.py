@@ -107,7 +107,7 @@ class Voc21(Voc20):
 
 
 class VocInstance(VocBuilder):
-    """One mask per object of `SegmentationObject`; its category is that of its pixels in `SegmentationClass`."""
+    """One mask per object of `SegmentationObject`; its category is that of most of its pixels in `SegmentationClass`."""
 
     task = "instance"
     map_folder = "VOC2012/SegmentationObject"
@@ -118,7 +118,11 @@ class VocInstance(VocBuilder):
         return (*super().annotation_files(), self.class_folder)
 
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
-        """By the numbers of the objects, which are their annotation ids."""
+        """By the numbers of the objects, which are their annotation ids.
+
+        Raises:
+            ValueError: no pixel of an object has a class.
+        """
         objects = read_segment_map(self.path(record.label_map))
         relative = f"{self.class_folder}/{record.image_id}.png"
         classes = read_segment_map(self.segment_map(relative, objects.shape))
@@ -126,8 +130,12 @@ class VocInstance(VocBuilder):
         for value in values:
             if value in (0, VOID):
                 continue
-            found = np.unique(classes[objects == value]).tolist()
-            if len(found) != 1 or not 1 <= found[0] <= len(NAMES):
-                raise ValueError(f"object {value} has the classes {', '.join(map(str, found))} in {relative}; expected one of 1 to 20")
-            segments.append({"map_values": [value], "category_id": found[0], "is_crowd": False, "annotation_id": value})
+            found = classes[objects == value]
+            known = found[(found >= 1) & (found <= len(NAMES))]  # void and background may reach into an object by some pixels
+            if not known.size:
+                raise ValueError(
+                    f"object {value} has no class in {relative}, but {', '.join(map(str, np.unique(found)))}; expected 1 to {len(NAMES)}"
+                )
+            category_id = int(np.bincount(known).argmax())
+            segments.append({"map_values": [value], "category_id": category_id, "is_crowd": False, "annotation_id": value})
         return segments

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..masks import bitmap_from_polygons, rle_from_bitmap
 from .features import Category
@@ -17,6 +18,8 @@ from .files import FileBuilder, FileConfig
 
 PROTOCOLS = ("per_expression", "merged")
 TARGET, IGNORE = 1, 255
+ORIENTATION = 0x0112  # of EXIF
+TURNED = range(2, 9)  # its values by which viewers turn or mirror a picture
 
 
 class ReasonSegRecord(NamedTuple):
@@ -54,8 +57,8 @@ class ReasonSeg(FileBuilder):
     published = {"train": {"images": 239}, "val": {"images": 200}, "test": {"images": 779}}
 
     def annotation_files(self) -> list[str]:
-        """A JSON file per picture; the folder, where there are none."""
-        return [self._file(name) for name in self._names] or [self.config.split]
+        """The folder, and the JSON files that there are; where one is missing, that is a broken record."""
+        return [self.config.split, *(file for file in map(self._file, self._names) if os.path.isfile(self.path(file)))]
 
     def read_categories(self) -> tuple[Category, ...]:
         """None: texts are prompted."""
@@ -63,15 +66,12 @@ class ReasonSeg(FileBuilder):
 
     def records(self) -> list[ReasonSegRecord]:
         """In the order of the names; texts that are blank are left out."""
-        keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
         records = []
         for name in self._names:
             try:
                 content = self._read(name)
             except (ValueError, KeyError):  # `row` reads it again and says what is wrong
                 records.append(ReasonSegRecord(name, None))
-                continue
-            if not keep_empty and all(_value(shape) != TARGET for shape in content["shapes"]):
                 continue
             positions = tuple(position for position, text in enumerate(content["text"]) if text.strip())
             if self.config.protocol == "per_expression":
@@ -92,7 +92,7 @@ class ReasonSeg(FileBuilder):
     def row(self, record: ReasonSegRecord) -> dict[str, Any]:
         """The target as one segment, and what evaluations ignore as a crowd."""
         content = self._read(record.name) if record.content is None else record.content
-        picture = self.picture(f"{self.config.split}/{record.name}.jpg")
+        picture = self._picture(f"{self.config.split}/{record.name}.jpg")
         return {
             **picture,
             "image_id": record.name,
@@ -102,6 +102,24 @@ class ReasonSeg(FileBuilder):
             "record_id": f"{record.name}/{','.join(map(str, record.positions))}",
             "tags": ["long_query" if content["is_sentence"] else "short_query"],
         }
+
+    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
+        for position, row in super()._generate_examples(spans):
+            # Known only now: shapes may cover no pixel, or others may cover theirs.
+            if keep_empty or not all(segment["is_crowd"] for segment in row["segments"]):
+                yield position, row
+
+    def _picture(self, relative: str) -> dict[str, Any]:
+        picture = self.picture(relative)
+        with Image.open(self.path(relative)) as opened:
+            orientation = opened.getexif().get(ORIENTATION, 1)
+        if orientation in TURNED:
+            raise ValueError(
+                f"image {relative} has the EXIF orientation {orientation}: OpenCV, with which the published script reads it, turns it, and "
+                f"the shapes lie on that; save it turned and without EXIF"
+            )
+        return picture
 
     @cached_property
     def _names(self) -> list[str]:
@@ -116,8 +134,11 @@ class ReasonSeg(FileBuilder):
 
     def _read(self, name: str) -> Mapping[str, Any]:
         """Raises ValueError or KeyError for what is no annotation."""
-        with open(self.path(self._file(name)), "rb") as file:
-            encoded = file.read()
+        try:
+            with open(self.path(self._file(name)), "rb") as file:
+                encoded = file.read()
+        except FileNotFoundError:
+            raise ValueError(f"there is no such file beside {self.config.split}/{name}.jpg") from None
         try:
             text = encoded.decode("utf-8")
         except UnicodeDecodeError:  # the published script expects such files too
@@ -164,7 +185,9 @@ def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> lis
 def _bitmap(shape: Mapping[str, Any], number: int, size: tuple[int, int]) -> np.ndarray:
     if not all(isinstance(point, list) and len(point) == 2 for point in shape["points"]):
         raise ValueError(f"shape {number}: expected points [x, y], got {shape['points']!r:.80}")
+    # A shape of one or two points is no error: the published script draws a line of pixels. As a polygon it covers no pixel.
+    corners = shape["points"] + shape["points"][-1:] * (3 - len(shape["points"]))
     try:
-        return bitmap_from_polygons([[coordinate for point in shape["points"] for coordinate in point]], size)
+        return bitmap_from_polygons([[coordinate for corner in corners for coordinate in corner]], size)
     except ValueError as error:
         raise ValueError(f"shape {number}: {error}") from error

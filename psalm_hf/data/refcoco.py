@@ -259,7 +259,7 @@ class ReferBuilder(FileBuilder):
 
     def _image_file(self, image: Mapping[str, Any]) -> str:
         # COCO 2014 and 2017 have the same ids under other names.
-        name = f"{image['id']:012d}.jpg" if self.image_folder.endswith("2017") else image["file_name"]
+        name = f"{image['id']:0>12}.jpg" if self.image_folder.endswith("2017") else image["file_name"]
         return f"{self.image_folder}/{name}"
 
     def _released_file(self) -> str:

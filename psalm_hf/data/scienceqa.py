@@ -101,4 +101,4 @@ class Scienceqa(FileBuilder):
         problems = self.json(PROBLEMS)
         if not isinstance(problems, Mapping):
             raise ValueError(f"{self.title}: {self.path(PROBLEMS)} is not an object of problems by id; see {self.docs_page}")
-        return [ProblemRecord(id, problems.get(id)) for id in ids]
+        return [ProblemRecord(str(id), problems.get(str(id))) for id in ids]  # keys of JSON are text, also where ids are numbers

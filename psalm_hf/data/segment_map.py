@@ -33,7 +33,7 @@ def read_segment_map(path: str | Path) -> np.ndarray:
             if picture.mode not in ("RGB", "RGBA"):
                 raise ValueError(f"pixels of type {picture.mode}; expected grey, a palette or RGB")
             pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ValueError(f"segment map {path} cannot be read ({error})") from error
     values = pixels[..., 0].astype(np.int32)
     values |= pixels[..., 1].astype(np.int32) << 8

@@ -21,9 +21,9 @@ ANSWERED = ("train", "val")
 
 
 class QuestionRecord(NamedTuple):
-    """A question and its annotation; None where there is none. `question` is None for annotations of a question that is not listed."""
+    """A question and its annotation; None where there is none."""
 
-    question: Mapping[str, Any] | None
+    question: Mapping[str, Any]
     annotation: Mapping[str, Any] | None
 
 
@@ -64,12 +64,9 @@ class Vqav2(FileBuilder):
         return ()
 
     def records(self) -> list[QuestionRecord]:
-        """In the order of the question file."""
-        questions = self.json(self.file, keys=("questions",))["questions"]
+        """In the order of the question file, which may list some of the questions that the annotation file answers."""
         annotations = {} if self.answer_file is None else self._by_question(self.answer_file, "annotations")
-        listed = self._by_question(self.file, "questions")
-        records = [QuestionRecord(question, annotations.get(question.get("question_id"))) for question in questions]
-        return records + [QuestionRecord(None, annotation) for id, annotation in annotations.items() if id not in listed]
+        return [QuestionRecord(question, annotations.get(id)) for id, question in self._by_question(self.file, "questions").items()]
 
     def counts(self) -> dict[str, int]:
         """Questions."""
@@ -77,20 +74,16 @@ class Vqav2(FileBuilder):
 
     def describe(self, record: QuestionRecord) -> str:
         """The file and the question id."""
-        if record.question is None:
-            return f"{self.answer_file}, question {record.annotation['question_id']}"
         return f"{self.file}, question {record.question['question_id']}"
 
     def row(self, record: QuestionRecord) -> dict[str, Any]:
         """A question, and what people answered."""
         question, annotation = record
-        if question is None:
-            raise ValueError(f"{self.file} does not list this question")
-        image_id = question["image_id"]
+        image_id = str(question["image_id"])
         subset = SUBSETS[self.config.split][1]
         row = {
-            **self.picture(f"{subset}/COCO_{subset}_{image_id:012d}.jpg"),
-            "image_id": str(image_id),
+            **self.picture(f"{subset}/COCO_{subset}_{image_id:0>12}.jpg"),
+            "image_id": image_id,
             "record_id": str(question["question_id"]),
             "condition": "conversation",
         }
@@ -98,7 +91,7 @@ class Vqav2(FileBuilder):
             return {**row, "conversation": question_messages(question["question"], self.config.instruction, None)}
         if annotation is None:
             raise ValueError(f"{self.answer_file} has no answers to it")
-        if annotation["image_id"] != image_id:
+        if str(annotation["image_id"]) != image_id:
             raise ValueError(f"it is about image {image_id}, but its answers in {self.answer_file} about image {annotation['image_id']}")
         answers = [answer["answer"] for answer in annotation["answers"]]
         if not answers or not all(isinstance(answer, str) for answer in answers):
@@ -110,9 +103,9 @@ class Vqav2(FileBuilder):
             "tags": [f"question_type:{annotation['question_type']}", f"answer_type:{annotation['answer_type']}"],
         }
 
-    def _by_question(self, file: str, key: str) -> dict[int, Mapping[str, Any]]:
+    def _by_question(self, file: str, key: str) -> dict[str, Mapping[str, Any]]:
         entries = self.json(file, keys=(key,))[key]
-        found = {entry.get("question_id"): entry for entry in entries}
+        found = {str(entry.get("question_id")): entry for entry in entries}  # numbers in one file may be text in the other
         if len(found) < len(entries):
             raise ValueError(
                 f"{self.title}: {self.path(file)} has {len(entries) - len(found)} question ids twice or more; see {self.docs_page}"

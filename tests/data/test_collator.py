@@ -232,3 +232,9 @@ CROWD = (Segment(mask(0, 9), is_crowd=True),)
 def test_errors_name_the_image(samples, message):
     with pytest.raises(ValueError, match=message):
         PsalmCollator(PROCESSOR)(samples)
+
+
+def test_a_picture_that_pillow_takes_for_a_bomb_is_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(ValueError, match=r"image a1: cannot be read from .* bytes \(DecompressionBombError: "):
+        PsalmCollator(PROCESSOR)([sentence(image_id="a1", image=png())])

@@ -172,6 +172,12 @@ def test_a_row_without_segments_does_not_open_its_segment_map(tmp_path):
     assert sample_from_row(map_row(tmp_path / "nowhere.png"), NAMES).segments == ()
 
 
+def test_a_segment_map_that_pillow_takes_for_a_bomb_is_named(segment_map, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(ValueError, match=f"segment map {segment_map} cannot be read .*decompression bomb"):
+        read_segment_map(segment_map)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_masks_of_a_map_equal_those_of_the_bitmaps(seed):
     draws = np.random.default_rng(seed)

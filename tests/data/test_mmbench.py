@@ -84,6 +84,12 @@ def test_empty_cells_are_no_options_and_no_hint(root, tmp_path):
     assert sample.choices == ("a cup", "a can")
 
 
+@pytest.mark.parametrize("split", ["nan", "NaN", "", " "])
+def test_a_split_that_says_nothing_is_no_other_split(split, root, tmp_path):
+    write(root, lines=[line(5, split=split)])
+    assert [sample.record_id for sample in load("mmbench", "dev", root, cache_dir=tmp_path)] == ["5"]
+
+
 def test_a_picture_may_be_that_of_another_line(root, tmp_path):
     dataset = load("mmbench", "dev", root, cache_dir=tmp_path)
     assert dataset[1].image == dataset[2].image == jpeg(0)

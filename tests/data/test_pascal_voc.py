@@ -79,11 +79,21 @@ def test_splits_follow_the_lists_and_empty_images_stay_for_evaluation(name, root
     assert [sample.image_id for sample in load(name, "trainval", root, cache_dir=tmp_path, keep_empty=True)] == ["b", "a"]
 
 
-def test_an_object_of_two_classes_is_named(root, tmp_path):
-    save_palette(root / "VOC2012/SegmentationObject/a.png", np.where(OBJECTS == 4, 1, OBJECTS).astype(np.uint8))
-    with pytest.raises(
-        ValueError, match="voc_instance train: VOC2012/SegmentationObject/a.png, image a: object 1 has the classes 1, 15 in"
-    ):
+def test_an_object_has_the_class_of_most_of_its_pixels_but_void(root, tmp_path):
+    objects = np.array([[0, 0, 5, 3], [1, 1, 5, 3], [1, 1, 4, 5]], dtype=np.uint8)
+    classes = np.array([[0, 0, 255, 20], [7, 15, 255, 20], [15, 255, 15, 9]], dtype=np.uint8)
+    save_palette(root / "VOC2012/SegmentationObject/a.png", objects)
+    save_palette(root / "VOC2012/SegmentationClass/a.png", classes)
+    (sample,) = load("voc_instance", "train", root, cache_dir=tmp_path)
+    assert {segment.annotation_id: segment.category_id for segment in sample.segments} == {1: 15, 3: 20, 4: 15, 5: 9}
+    assert np.array_equal(bitmaps(sample), [objects == number for number in (1, 3, 4, 5)])
+
+
+def test_an_object_without_a_class_is_named(root, tmp_path):
+    classes = np.where(OBJECTS == 4, [[0, 0, 0, 0], [0, 0, 0, 0], [0, 255, 21, 0]], CLASSES)
+    save_palette(root / "VOC2012/SegmentationClass/a.png", classes.astype(np.uint8))
+    place = "voc_instance train: VOC2012/SegmentationObject/a.png, image a: object 4 has no class in"
+    with pytest.raises(ValueError, match=f"{place} VOC2012/SegmentationClass/a.png, but 21, 255; expected 1 to 20"):
         load("voc_instance", "train", root, cache_dir=tmp_path)
 
 
@@ -146,4 +156,5 @@ def test_real_objects_are_the_palette_indices(split, tmp_path):
         assert [segment.annotation_id for segment in sample.segments] == numbers
         for segment, bitmap in zip(sample.segments, bitmaps(sample), strict=True):
             assert np.array_equal(bitmap, objects == segment.annotation_id)
-            assert np.unique(classes[bitmap]).tolist() == [segment.category_id]
+            known, pixels = np.unique(classes[bitmap & ~np.isin(classes, (0, 255))], return_counts=True)
+            assert known[pixels.argmax()] == segment.category_id

@@ -121,6 +121,35 @@ def test_a_target_that_is_painted_over_is_no_segment(root, tmp_path):
     assert [segment.is_crowd for segment in load("reasonseg", "test", root, cache_dir=tmp_path)[0].segments] == [True]
 
 
+@pytest.mark.parametrize("points", [[[3, 2]], [[1, 1], [5, 4]]])
+def test_a_shape_of_one_or_two_points_covers_no_pixel(points, root, tmp_path):
+    line = {"label": "target", "points": points}
+    for split in ("train", "test"):
+        annotate(root / split, "x", annotation("a", shapes=[*SHAPES, line]))
+        annotate(root / split, "y", annotation("a", shapes=[line, box("ignore", 0, 0, 3, 2)]))
+    of_both, of_ignored = load("reasonseg", "test", root, cache_dir=tmp_path)
+    assert np.array_equal(bitmaps(of_both), [TARGET, IGNORED])
+    assert [segment.is_crowd for segment in of_ignored.segments] == [True]
+    assert "x" in (ids := [sample.image_id for sample in load("reasonseg", "train", root, cache_dir=tmp_path)]) and "y" not in ids
+
+
+def test_a_target_that_is_painted_over_is_not_trained_on(root, tmp_path):
+    annotate(root / "train", "x", annotation("the box", shapes=[box("ignore", 1, 1, 3, 2), box("target", 1, 1, 3, 2)]))
+    assert "x" not in [sample.image_id for sample in load("reasonseg", "train", root, cache_dir=tmp_path)]
+
+
+@pytest.mark.parametrize("orientation, is_refused", [(1, False), (0, False), (3, True), (6, True)])
+def test_a_picture_that_opencv_would_turn_is_refused(orientation, is_refused, root, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", SIZE[::-1]).save(root / "val/2_b.jpg", exif=exif)
+    if is_refused:
+        with pytest.raises(ValueError, match=f"val/2_b.json, text 0: image val/2_b.jpg has the EXIF orientation {orientation}: OpenCV"):
+            load("reasonseg", "val", root, cache_dir=tmp_path)
+    ids = [sample.image_id for sample in load("reasonseg", "val", root, cache_dir=tmp_path, on_error="skip")]
+    assert ("2_b" in ids) != is_refused and "1.a" in ids
+
+
 def test_files_that_were_written_on_windows_are_read(root, tmp_path):
     annotate(root / "test", "x", annotation("the caf\xe9\u2019s door"), encoding="cp1252")
     assert load("reasonseg", "test", root, cache_dir=tmp_path)[0].expressions == ("the caf\xe9\u2019s door",)
@@ -134,7 +163,7 @@ BROKEN = {
     "list": ([1], "expected shapes, text and is_sentence, got "),
     "shapes are a number": (annotation("a", shapes=5), "expected shapes as a list, got 5"),
     "no label": (annotation("a", shapes=[{"points": []}]), "shape 0: expected label and points"),
-    "two corners": (annotation("a", shapes=[SHAPES[0], {"label": "target", "points": [[0, 0], [3, 3]]}]), "text 0: shape 1: polygon 0"),
+    "no corners": (annotation("a", shapes=[SHAPES[0], {"label": "target", "points": []}]), "text 0: shape 1: polygon 0"),
     "flat points": (annotation("a", shapes=[{"label": "target", "points": [0, 0, 3, 0, 3, 3]}]), r"shape 0: expected points \[x, y\]"),
 }
 
@@ -155,8 +184,9 @@ def test_what_is_missing_or_no_json_is_named(root, tmp_path):
     with pytest.raises(ValueError, match="reasonseg val: val/2_b.json: not a JSON file"):
         load("reasonseg", "val", root, cache_dir=tmp_path)
     (root / "val/2_b.json").unlink()
-    with pytest.raises(FileNotFoundError, match="reasonseg val: there is no val/2_b.json"):
+    with pytest.raises(ValueError, match="reasonseg val: val/2_b.json: there is no such file beside val/2_b.jpg; correct it, or leave"):
         load("reasonseg", "val", root, cache_dir=tmp_path)
+    assert [sample.image_id for sample in load("reasonseg", "val", root, cache_dir=tmp_path, on_error="skip")] == ["1.a", "3"]
     (root / "train/2_b.jpg").unlink()
     with pytest.raises(ValueError, match="reasonseg train: train/2_b.json, text 0: image train/2_b.jpg does not exist"):
         load("reasonseg", "train", root, cache_dir=tmp_path)

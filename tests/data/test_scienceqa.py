@@ -68,10 +68,16 @@ def test_questions_are_asked_with_context_and_lettered_choices(root, tmp_path):
 
 def test_the_other_lists_are_splits_too(root, tmp_path):
     assert load("scienceqa", "minitrain", root, cache_dir=tmp_path)[0].image == str(root / "images/train/4/image.png")
-    with pytest.raises(ValueError, match="scienceqa minitest: no records in problems.json, pid_splits.json"):
+    with pytest.raises(ValueError, match="scienceqa minitest: no records in problems.json"):
         load("scienceqa", "minitest", root, cache_dir=tmp_path)
     with pytest.raises(ValueError, match="scienceqa trainval: .*pid_splits.json has no trainval"):
         load("scienceqa", "trainval", root, cache_dir=tmp_path)
+
+
+def test_ids_may_be_numbers_in_the_lists(root, tmp_path):
+    write(root, PROBLEMS, {"test": [2, 1]})
+    dataset = load("scienceqa", "test", root, cache_dir=tmp_path)
+    assert [(sample.record_id, sample.image_id) for sample in dataset] == [("2", "2"), ("1", "1")]
 
 
 def test_questions_without_picture_can_be_dropped(root, tmp_path):
@@ -115,7 +121,7 @@ def read(name):
 def test_real_problems_have_the_texts_of_the_file(split, tmp_path):
     ids, problems = read("pid_splits.json")[split], read("problems.json")
     dataset = load("scienceqa", split, REAL, cache_dir=tmp_path, check_images=True)
-    assert [sample.record_id for sample in dataset] == ids
+    assert [sample.record_id for sample in dataset] == [str(id) for id in ids]
     for sample in dataset:
         problem = problems[sample.record_id]
         lines = [f"Context: {problem['hint']}"] if problem["hint"] else []

@@ -89,7 +89,7 @@ BROKEN = {
     "answers of another picture": (lambda q, a: a[1].update(image_id=7), "it is about image 42, but its answers .* about image 7"),
     "blank": (lambda q, a: q[0].update(question=" "), "the question is blank"),
     "missing field": (lambda q, a: a[1].pop("multiple_choice_answer"), "the field 'multiple_choice_answer' is missing"),
-    "text as id": (lambda q, a: q[0].update(image_id="42"), "format code"),
+    "no number as id": (lambda q, a: q[0].update(image_id=None), "COCO_val2014_00000000None.jpg does not exist"),
 }
 
 
@@ -106,10 +106,27 @@ def test_a_broken_question_is_named_or_left_out(case, root, tmp_path):
     assert [sample.record_id for sample in load("vqav2", "val", root, cache_dir=tmp_path, on_error="skip")] == ["421", "70"]
 
 
-def test_answers_to_a_question_that_is_not_listed_are_named(root, tmp_path):
+def test_some_of_the_questions_load_with_the_answers_to_all(root, tmp_path, capfd):
     write(root, "v2_OpenEnded_mscoco_val2014_questions", {"questions": QUESTIONS[1:]})
-    with pytest.raises(ValueError, match="v2_mscoco_val2014_annotations.json, question 420: .*questions.json does not list this question"):
-        load("vqav2", "val", root, cache_dir=tmp_path)
+    dataset = load("vqav2", "val", root, cache_dir=tmp_path, on_error="skip")
+    assert [(sample.record_id, sample.answers[0]) for sample in dataset] == [("421", "yes"), ("70", "2")]
+    assert "broken" not in capfd.readouterr().err
+    assert len(load("vqav2", "val", root, cache_dir=tmp_path)) == 2
+
+
+@pytest.mark.parametrize("is_text", ["questions", "annotations"])
+def test_ids_may_be_text_in_one_of_the_files(is_text, root, tmp_path):
+    changed = {"questions": QUESTIONS, "annotations": ANNOTATIONS}
+    changed[is_text] = [entry | {key: str(entry[key]) for key in ("question_id", "image_id")} for entry in changed[is_text]]
+    write(root, "v2_OpenEnded_mscoco_val2014_questions", {"questions": changed["questions"]})
+    write(root, "v2_mscoco_val2014_annotations", {"annotations": changed["annotations"]})
+    dataset = load("vqav2", "val", root, cache_dir=tmp_path)
+    assert [(sample.record_id, sample.image_id, sample.answers[0]) for sample in dataset] == [
+        ("420", "42", "cup"),
+        ("421", "42", "yes"),
+        ("70", "7", "2"),
+    ]
+    assert dataset[0].image == str(root / "val2014/COCO_val2014_000000000042.jpg")
 
 
 def test_a_question_id_given_twice_is_refused(root, tmp_path):

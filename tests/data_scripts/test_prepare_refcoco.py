@@ -82,6 +82,17 @@ def test_the_released_format_has_an_item_per_ref(root, tmp_path):
     assert not (root / "refcoco/refs(unc).json").exists()
 
 
+@pytest.mark.parametrize("layout", ["refs", "psalm_json"])
+def test_of_grefcoco_the_json_is_read_and_not_an_old_pickle_beside_it(layout, root, tmp_path, capsys):
+    (root / "grefcoco/grefs(unc).p").write_bytes(pickle.dumps([ref(9, "old", [77], "of other ids")], 2))
+    assert main([str(root), "--datasets", "grefcoco", "--format", layout, "--overwrite"]) == 0
+    assert ["grefcoco", "unc", "val", "2", "2", "-"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert read(root / "grefcoco/grefs(unc).json") == GREFS
+    (root / "grefcoco/grefs(unc).json").unlink()
+    assert main([str(root), "--datasets", "grefcoco"]) == 1  # what there is, is read
+    assert "ref 9: instances.json has no annotation 77" in capsys.readouterr().err
+
+
 def test_what_exists_is_kept_unless_it_shall_be_overwritten(root, capsys):
     (root / "refcoco/refs(unc).json").write_text("mine", encoding="utf-8")
     assert main([str(root)]) == 0
