@@ -1,6 +1,6 @@
 """Packs a trained checkpoint to be shipped: float16 weights that load in float32, the processor, a model card, and nothing else.
 
-    python examples/pack_checkpoint.py --checkpoint outputs/tiny/stage2 --results results.json --output psalm_hf/checkpoints/psalm-tiny
+    python examples/pack_checkpoint.py --checkpoint outputs/tiny/stage2_second --results results.json --output FOLDER
 
 --results is what `evaluate_shapes.py --output` wrote. In the card, $parameters (millions), $megabytes (of the weights), $results (a table),
 $images, $no_target and $further_targets (of the measurement) are filled in.
