@@ -90,7 +90,7 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
 
     records, digest = read_instances(instances)
     recipe = hashlib.sha256(repr((digest, rules, seed, IMAGES_PER_PART)).encode()).hexdigest()[:16]
-    folder = output.parent / f".{output.name}-{recipe}"
+    folder = output.with_name(f".{output.name}-{recipe}")
     folder.mkdir(exist_ok=True)
     starts = range(0, len(records), IMAGES_PER_PART)
     files = [folder / f"{first:07d}.json" for first in starts]
@@ -109,14 +109,19 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
             done += number
             bar.set_postfix_str(f"{done / (time.perf_counter() - began):.0f} annotations/s")
             bar.update()
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+    unfinished = folder / f"whole.{os.getpid()}"
     with open(unfinished, "w", encoding="ascii") as target:
         target.write("[\n")
         for position, file in enumerate(files):
             target.write((",\n" if position else "") + file.read_text(encoding="ascii"))
         target.write("\n]\n")
     os.replace(unfinished, output)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def part_folders(output: Path) -> list[Path]:
+    """Those that runs with any arguments have left."""
+    return list(output.parent.glob(f".{output.name}-*"))
 
 
 def _in_processes(parts: list, num_proc: int):
@@ -134,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
         output = options.data_dir / f"coco_interactive_{split}_{'psalm' if options.rules == 'released' else 'paper'}.json"
         if output.exists() and not options.overwrite:
             print(f"kept {output}, which exists; --overwrite draws it again", file=sys.stderr)
+            for folder in part_folders(output):
+                shutil.rmtree(folder, ignore_errors=True)
             continue
         try:
             make(instances, output, rules=options.rules, seed=options.seed, num_proc=options.num_proc)

@@ -3,7 +3,8 @@
     python data_scripts/prepare_ego_exo4d.py annotations/relations_val.json processed --split val --videos takes
 
 writes processed/<take>/annotation.json (masks as COCO RLE at full resolution, the frames that were looked at, the frames that exist) and
-adds the takes to processed/split.json. With --videos, one frame per second of takes/<name>/frame_aligned_videos/<camera>.mp4 is written to
+adds the takes to processed/split.json. Views without frames are left out. With --videos, one frame per second of
+takes/<name>/frame_aligned_videos/<camera>.mp4 is written to
 processed/<take>/<camera>/<frame>.jpg, the first-person camera at half, the others at a quarter of the size; that needs PyAV. Without
 --videos the frames have to be there. Finished takes are kept.
 """
@@ -44,6 +45,8 @@ def unpacked_masks(object_masks: dict) -> tuple[dict, dict, list[str]]:
             annotated[name][camera] = view["annotated_frames"]
             for frame, entry in view["annotation"].items():
                 try:
+                    if not isinstance(entry["encodedMask"], str):
+                        raise ValueError(f"encodedMask is {entry['encodedMask']!r:.40}, expected text")
                     counts = decompress_from_uri_component(entry["encodedMask"])
                     rle = compress_rle({"size": [entry["height"], entry["width"]], "counts": counts})
                 except ValueError as error:
@@ -88,11 +91,16 @@ def frames_there(folders: Iterable[Path]) -> list[int]:
     return sorted({int(file.stem) for folder in folders for file in folder.glob("*.jpg")})
 
 
+def of_cameras(cameras: Iterable[str], by_object: dict[str, dict]) -> dict[str, dict]:
+    """Object -> camera -> anything, without other cameras. All objects stay, because their position is their id."""
+    return {name: {camera: view for camera, view in views.items() if camera in cameras} for name, views in by_object.items()}
+
+
 def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) -> list[str]:
     """Write one take, its annotation last; returns what could not be decoded.
 
     Raises:
-        ValueError: a field is missing, there are several first-person cameras, or there are no frames.
+        ValueError: a field is missing, there are several first-person cameras, or it has no frames.
         FileNotFoundError: the video of the first-person camera is missing.
     """
     from psalm_hf.data.ego_exo4d import ego_camera
@@ -112,22 +120,31 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
             if not video.exists():
                 if camera == ego:
                     raise FileNotFoundError(2, "no video", str(video))
-                print(f"take {take}: there is no {video}; this view is left out", file=sys.stderr)
+                print(f"take {take}: there is no {video}", file=sys.stderr)
                 continue
             unfinished = Path(tempfile.mkdtemp(prefix=f".{camera}-", dir=folder))
             try:
-                write_frames(video, unfinished / camera, scale=2 if camera == ego else 4)
+                numbers = write_frames(video, unfinished / camera, scale=2 if camera == ego else 4)
                 shutil.rmtree(folder / camera, ignore_errors=True)
-                os.rename(unfinished / camera, folder / camera)
+                if numbers:
+                    os.rename(unfinished / camera, folder / camera)
             finally:
                 shutil.rmtree(unfinished)
-    frames = frames_there(folder / camera for camera in cameras)
-    if not frames:
+    seen = [camera for camera in cameras if frames_there([folder / camera])]
+    if not seen or (ego is not None and ego not in seen):
         raise ValueError(
-            f"there are no frames in {folder}"
+            f"there are no frames in {folder / (ego or '')}"
             + ("; give the folder of the videos with --videos" if videos is None else f": its videos are below {MIN_HEIGHT} pixels high")
         )
-    write_json(folder / "annotation.json", {"masks": masks, "subsample_idx": frames, "annotated_frames": annotated})
+    if len(seen) < len(cameras):
+        without = ", ".join(camera for camera in cameras if camera not in seen)
+        print(f"take {take}: there are no frames of {without}; these views are left out", file=sys.stderr)
+    content = {
+        "masks": of_cameras(seen, masks),
+        "subsample_idx": frames_there(folder / camera for camera in seen),
+        "annotated_frames": of_cameras(seen, annotated),
+    }
+    write_json(folder / "annotation.json", content)
     return broken
 
 

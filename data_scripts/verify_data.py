@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="name of the table that psalm_hf.data.list_datasets() prints")
     parser.add_argument("folder", nargs="?", help="its data_dir; none for datasets without files")
-    parser.add_argument("--split", nargs="+", help="default: all whose files are there; needed where a split may have any name")
-    parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="options of the dataset, values as in YAML")
+    parser.add_argument(
+        "--split", nargs="+", action="extend", help="default: all whose files are there; needed where a split may have any name"
+    )
+    parser.add_argument(
+        "--option", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options of the dataset, values as in YAML"
+    )
     parser.add_argument("--limit", type=int, default=100, help="broken records of a split that are printed; the rest is counted (100)")
     parser.add_argument("--num-proc", type=int, default=1, help="processes (1)")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="draw N rows of each split, spread evenly")
@@ -91,16 +96,21 @@ class Rows:
             for _, row in self.builder._generate_examples(spans=[[position, position + 1]]):
                 yield row
             return
+        number = 0
         try:
-            yield from self.builder.checked_rows(position, position + 1)
+            for row in self.builder.checked_rows(position, position + 1):
+                yield row
+                number += 1
         except Exception as error:  # a decoder or builder that fails in a way of its own must not hide the records after it
-            yield self.problem(position, error)
+            yield self.problem(position, error, number)
 
-    def problem(self, position: int, error: Exception) -> ValueError:
-        """What is wrong with a record that `checked_rows` found in order, with its file and id."""
+    def problem(self, position: int, error: Exception, number: int = 0) -> ValueError:
+        """What is wrong with a record that `checked_rows` found in order, with its file and id. (`number`: which of those at this position,
+        where that is a file of many records.)"""
         try:
-            place = self.builder.describe(self.builder.records()[position])
-        except (KeyError, TypeError, AttributeError, IndexError):  # as in `FileBuilder`: broken records may have no id
+            record = next(islice(self.builder.records_of(position, position + 1), number, None))
+            place = self.builder.describe(record)
+        except Exception:  # as in `FileBuilder`, broken records may have no id; and a file may break off while it is read again
             place = f"record {position} of {self.builder.annotation_files()[0]}"
         return ValueError(f"{self.builder.title}: {place}: {type(error).__name__}: {error}")
 
@@ -113,7 +123,7 @@ class Rows:
 
         report = Report()
         for position in range(*span):
-            for row in self.checked(position):
+            for number, row in enumerate(self.checked(position)):
                 if isinstance(row, ValueError):
                     report.problems.append(str(row))
                     continue
@@ -122,7 +132,7 @@ class Rows:
                     masks = [segment["mask"] for segment in row.get("segments") or () if segment.get("mask") is not None]
                     report.add(row, empty_masks=sum(area(mask) == 0 for mask in masks))
                 except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
-                    report.problems.append(str(self.problem(position, error)))
+                    report.problems.append(str(self.problem(position, error, number)))
         return report
 
 
@@ -195,8 +205,8 @@ def show(rows: Rows, number: int, output: Path, name: str) -> int:
     for turn in range(number):
         # The first row that is in order, in a part of the records of its own.
         for position in range(turn * len(rows) // number, (turn + 1) * len(rows) // number):
-            row = next(rows.checked(position))
-            if not isinstance(row, ValueError):
+            row = next(rows.checked(position), None)  # a record in which there is nothing to ask for has none
+            if row is not None and not isinstance(row, ValueError):
                 pictures.append(draw_sample(sample_from_row(row, names)))
                 _save(pictures[-1], output / f"{name}_{position}.png")
                 break
@@ -228,8 +238,14 @@ def verify_split(builder: Any, options: argparse.Namespace) -> bool:
         print(f"{title}: {len(problems) - options.limit:,} further problems, see --limit")
     equal = True
     if hasattr(builder, "counts"):
-        lines, equal = compare_counts(builder.counts(), dict(builder.published.get(builder.config.split, {})))
-        print(*lines, sep="\n")
+        try:
+            found = builder.counts()
+        except Exception as error:  # it may read files of its own, which break as records do
+            print(f"  not counted: {type(error).__name__}: {error}")
+            equal = False
+        else:
+            lines, equal = compare_counts(found, dict(builder.published.get(builder.config.split, {})))
+            print(*lines, sep="\n")
     if report.empty_masks:
         print(f"  note: {report.empty_masks:,} masks have no pixel")
     if options.show:
@@ -314,8 +330,9 @@ def main(arguments: list[str] | None = None) -> int:
     results = []
     with tempfile.TemporaryDirectory() as cache_dir:  # datasets makes locks in it
         try:
-            for builder in builders(options, cache_dir):
-                results.append(verify_split(builder, options))
+            waiting = list(builders(options, cache_dir))  # all of them first: an option that fails for one shall not do so after hours
+            while waiting:
+                results.append(verify_split(waiting.pop(0), options))  # which is freed then, with what it has read
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

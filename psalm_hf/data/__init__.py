@@ -442,10 +442,15 @@ def load(
         return SampleDataset(builder.as_streaming_dataset(split=split), builder.categories, builder.task)
     try:
         builder.download_and_prepare(num_proc=num_proc)
-    except DatasetGenerationError as error:  # hides the message that says which record is broken
+    except DatasetGenerationError as error:
+        if isinstance(error, ValueError):
+            raise ValueError(str(error)) from None
+        # Of builders that read no files: hides the message that says which record is broken.
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
     if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{name} {split}: no rows are left, all records are broken; load it with on_error='raise' to see the first")
+        if options.get("on_error") == "skip":
+            raise ValueError(f"{name} {split}: no rows are left; load it with on_error='raise' to see what is wrong with the first record")
+        raise ValueError(f"{name} {split}: no rows: no record has anything to ask for with these options; see {entry.docs_page}")
     return SampleDataset(builder.as_dataset(split=split), builder.categories, builder.task)

@@ -138,7 +138,7 @@ class CocoInteractive(RegionBuilder):
         bitmap = bitmap_from_rle(rle) if self.config.source == "generated" else None
         for kind in kinds:
             if bitmap is None:
-                region = stored_prompt(annotation, kind)
+                region = stored_prompt(annotation, kind, rle["size"])
             else:
                 region = draw_prompt(bitmap, kind, seed=self.config.seed, annotation_id=annotation["id"], rules=self.config.rules)
             if region is not None:
@@ -186,15 +186,18 @@ def annotation_with_prompts(annotation: Mapping[str, Any], image_size: tuple[int
     return {**annotation, **prompts}
 
 
-def stored_prompt(annotation: Mapping[str, Any], kind: RegionKind) -> Region | None:
+def stored_prompt(annotation: Mapping[str, Any], kind: RegionKind, image_size: Sequence[int]) -> Region | None:
     """The prompt of one kind of an annotation of `annotation_with_prompts` or the published file; None if it is empty.
+
+    Args:
+        image_size: (height, width).
 
     Raises:
         KeyError: there is no such field.
-        ValueError: it is no prompt.
+        ValueError: it is no prompt, or one of another size.
     """
     points = annotation.get(f"{kind}_visual_prompt_points")
     if points is not None:
         return Region(kind, points=tuple(map(tuple, points))) if points else None
-    rle = annotation[f"{kind}_visual_prompt_mask"]
+    rle = mask(annotation[f"{kind}_visual_prompt_mask"], tuple(image_size))
     return Region(kind, mask_rle=rle) if area(rle) else None

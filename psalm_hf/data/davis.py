@@ -51,9 +51,21 @@ class Davis2017(RegionBuilder):
         """Below `data_dir`: empty for the layout of the original archive, "2017/trainval/" for the other."""
         return root_of(self.config.data_dir)
 
-    def annotation_files(self) -> tuple[str, ...]:
-        """The list of sequences."""
-        return (f"{self.root}ImageSets/2017/{self.config.split}.txt",)
+    @property
+    def file(self) -> str:
+        """The list of sequences, below `data_dir`."""
+        return f"{self.root}ImageSets/2017/{self.config.split}.txt"
+
+    def annotation_files(self) -> list[str]:
+        """The list; of every sequence both folders, whose time changes with what is in them, and the annotations, because rows hold their
+        objects."""
+        files = [self.file]
+        for sequence in self._sequences() if os.path.isfile(self.path(self.file)) else ():
+            frames, maps = (f"{self.root}{folder}/480p/{sequence}" for folder in ("JPEGImages", "Annotations"))
+            files += [folder for folder in (frames, maps) if os.path.isdir(self.path(folder))]
+            if maps in files:
+                files += [f"{maps}/{name}" for name in sorted(os.listdir(self.path(maps))) if name.endswith(".png")]
+        return files
 
     def read_categories(self) -> tuple[Category, ...]:
         """None: objects have numbers."""
@@ -62,8 +74,7 @@ class Davis2017(RegionBuilder):
     def records(self) -> list[FrameRecord]:
         """In the order of the list, and of time."""
         records = []
-        for _, line in self.lines(self.annotation_files()[0]):
-            sequence = line.strip()
+        for sequence in self._sequences():
             folder = self.path(f"{self.root}JPEGImages/480p/{sequence}")
             frames = frame_names(os.listdir(folder)) if os.path.isdir(folder) else []
             records += [FrameRecord(sequence, frames[0], frame) for frame in frames[1:]] or [FrameRecord(sequence, None, None)]
@@ -81,7 +92,7 @@ class Davis2017(RegionBuilder):
     def describe(self, record: FrameRecord) -> str:
         """The sequence and the frame."""
         if record.frame is None:
-            return f"{self.annotation_files()[0]}, sequence {record.sequence}"
+            return f"{self.file}, sequence {record.sequence}"
         return f"sequence {record.sequence}, frame {record.frame}"
 
     def row(self, record: FrameRecord) -> dict[str, Any]:
@@ -108,6 +119,9 @@ class Davis2017(RegionBuilder):
             "region_image_size": first_picture["image_size"],
             "tags": [f"object:{number}" for number in asked],
         }
+
+    def _sequences(self) -> list[str]:
+        return [line.strip() for _, line in self.lines(self.file)]
 
     def _picture_path(self, sequence: str, frame: str) -> str:
         return f"{self.root}JPEGImages/480p/{sequence}/{frame}.jpg"

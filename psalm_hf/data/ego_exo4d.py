@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,13 +65,15 @@ class EgoExo4D(RegionBuilder):
     docs_page = "docs/datasets/ego_exo4d.md"
 
     def annotation_files(self) -> tuple[str, ...]:
-        """The list of takes; pairs and frames, where there are such files; the annotations of every take."""
+        """The list of takes; pairs and frames, where there are such files; of every take its folder, whose time changes with the views
+        that have frames, and its annotations."""
         folder = self.config.frame_folder
-        files = [f"{folder}/split.json"]
+        files = [self._split_file]
         files += [file for file in (self._pairs_file, self._relations_file) if os.path.isfile(self.path(file))]
         if os.path.isdir(self.path(folder)):
-            takes = [f"{folder}/{name}/annotation.json" for name in sorted(os.listdir(self.path(folder)))]
-            files += [file for file in takes if os.path.isfile(self.path(file))]
+            takes = [f"{folder}/{name}" for name in sorted(os.listdir(self.path(folder)))]
+            files += [take for take in takes if os.path.isdir(self.path(take))]
+            files += [f"{take}/annotation.json" for take in takes if os.path.isfile(self.path(f"{take}/annotation.json"))]
         return tuple(files)
 
     def read_categories(self) -> tuple[Category, ...]:
@@ -78,11 +81,12 @@ class EgoExo4D(RegionBuilder):
         return ()
 
     def records(self) -> list[ViewPair]:
-        """In the order of the takes, the views and time."""
+        """In the order of the takes, the views and time; of the views that have frames."""
         folder = self.config.frame_folder
-        takes = self.json(f"{folder}/split.json", keys=[self.config.split])[self.config.split]
+        takes = self.json(self._split_file, keys=[self.config.split])[self.config.split]
         asked = self._pairs_of_file() if os.path.isfile(self.path(self._pairs_file)) else None
         records = []
+        has_frames: dict[str, bool] = {}  # by the folder of a view
         for take in takes:
             if not os.path.isfile(self.path(f"{folder}/{take}/annotation.json")):
                 records.append(ViewPair(take, None, None, None, []))
@@ -91,6 +95,10 @@ class EgoExo4D(RegionBuilder):
             views: dict[tuple[str, str, str], list[str]] = defaultdict(list)
             for ego, exo, name, frame in pairs_of_take(masks, self.config.direction) if asked is None else asked[take]:
                 query, target = (ego, exo) if self.config.direction == "ego2exo" else (exo, ego)
+                folders = [f"{folder}/{take}/{camera}" for camera in (query, target)]
+                has_frames |= {view: os.path.isdir(self.path(view)) for view in folders if view not in has_frames}
+                if not all(has_frames[view] for view in folders):
+                    continue
                 try:
                     unknown = int(frame) not in annotated[name][target] or masks[name][target].get(frame, {}) is None
                 except KeyError as error:
@@ -99,6 +107,9 @@ class EgoExo4D(RegionBuilder):
                     views[query, target, frame].append(name)
             order = sorted(views, key=lambda view: (*view[:2], int(view[2])))
             records += [ViewPair(take, *view, views[view]) for view in order]
+        without = [view for view, found in has_frames.items() if not found]
+        if without:
+            print(f"{self.title}: {len(without)} views have no folder of frames and are left out, the first: {without[0]}", file=sys.stderr)
         return records
 
     def counts(self) -> dict[str, int]:
@@ -145,6 +156,19 @@ class EgoExo4D(RegionBuilder):
             "tags": tags,
         }
 
+    def _fingerprint(self) -> str:
+        fingerprint = super()._fingerprint()
+        takes = self._read_json(self._split_file)
+        if isinstance(takes, Mapping) and not takes.get(self.config.split):  # of anything else, `records` says what it is
+            raise FileNotFoundError(
+                f"{self.title}: {self.path(self._split_file)} lists no takes for {self.config.split}; see {self.docs_page}"
+            )
+        return fingerprint
+
+    @property
+    def _split_file(self) -> str:
+        return f"{self.config.frame_folder}/split.json"
+
     @property
     def _pairs_file(self) -> str:
         return f"{self.config.frame_folder}/{self.config.split}_{DIRECTIONS[self.config.direction]}_pairs.json"
@@ -160,14 +184,28 @@ class EgoExo4D(RegionBuilder):
         """For every object and camera the frames in which it was looked for. Where no file says so, those in which it was found."""
         content = self._take(take)
         found = {name: {camera: set(map(int, frames)) for camera, frames in views.items()} for name, views in content["masks"].items()}
+        listed: dict[str, dict[str, set[int]]] = {}
         if "annotated_frames" in content:
-            listed = content["annotated_frames"]
+            file, looked = f"{self.config.frame_folder}/{take}/annotation.json", content["annotated_frames"]
         elif os.path.isfile(self.path(self._relations_file)):
-            relations = self.json(self._relations_file, keys=["annotations"])["annotations"][take]["object_masks"]
-            listed = {name: {camera: view["annotated_frames"] for camera, view in views.items()} for name, views in relations.items()}
+            file, looked = self._relations_file, self.json(self._relations_file, keys=["annotations"])["annotations"]
+            if take not in looked:
+                raise ValueError(f"{self.title}: {file} has no take {take}, but split.json lists it; see {self.docs_page}")
+            looked = looked[take]["object_masks"]
         else:
             return found
-        return {name: {camera: set(listed[name][camera]) for camera in views} for name, views in found.items()}
+        for name, views in found.items():
+            try:
+                frames = {camera: looked[name][camera] for camera in views}
+                listed[name] = {
+                    camera: set(view["annotated_frames"] if isinstance(view, Mapping) else view) for camera, view in frames.items()
+                }
+            except KeyError as error:
+                raise ValueError(
+                    f"{self.title}: {file}, take {take}, object {name}: there is no {error}, but {take}/annotation.json has masks of this "
+                    f"object; see {self.docs_page}"
+                ) from error
+        return listed
 
     def _pairs_of_file(self) -> dict[str, list[tuple[str, str, str, str]]]:
         """Take -> (ego camera, exo camera, object, frame), from paths that end in TAKE//CAMERA//OBJECT//rgb//FRAME."""

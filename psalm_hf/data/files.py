@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
@@ -27,6 +28,7 @@ from .features import Category, RowBuilder, RowConfig, sample_from_row
 
 SHARDS = 64  # of a split: many processes and workers divide it evenly
 ON_ERROR = ("raise", "skip")
+ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that editors of Windows write at the beginning
 
 # What a builder has read, by its cache folder. Not in the builder: builders are pickled into processes, and processes that are forked
 # find it here without reading or copying it.
@@ -38,7 +40,8 @@ class FileConfig(RowConfig):
     """Options of all datasets of files.
 
     Attributes:
-        on_error: what happens to a broken record: "raise", or "skip": it is left out, and at the end their number is printed.
+        on_error: what happens to a broken record: "raise", or "skip": it is left out, and their number is printed, whenever the rows are
+            loaded.
         check_images: decode every picture and every mask while the rows are made. Slow, but finds truncated files before a training does.
     """
 
@@ -49,6 +52,42 @@ class FileConfig(RowConfig):
         super().__post_init__()
         if self.on_error not in ON_ERROR:
             raise ValueError(f"{self.name}: unknown on_error {self.on_error!r}, expected one of {', '.join(ON_ERROR)}")
+
+
+@dataclass
+class LeftOut:
+    """How many broken records the cached rows leave out, of how many, and what is wrong with the first. Kept beside the rows: one file of
+    each process that made some."""
+
+    number: int = 0
+    total: int = 0
+    first_problem: str | None = None
+
+    def write(self, folder: str, first: int) -> None:
+        """`first`: record that the process began with."""
+        (Path(folder) / f"left_out-{first:09d}.json").write_text(json.dumps(vars(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: str) -> LeftOut:
+        """Of all processes."""
+        parts = [cls(**json.loads(file.read_text(encoding="utf-8"))) for file in cls._files(folder)]
+        problems = [part.first_problem for part in parts if part.first_problem is not None]
+        return cls(sum(part.number for part in parts), sum(part.total for part in parts), problems[0] if problems else None)
+
+    @classmethod
+    def remove(cls, folder: str) -> None:
+        """What `write` has written."""
+        for file in cls._files(folder):
+            file.unlink()
+
+    @staticmethod
+    def _files(folder: str) -> list[Path]:
+        return sorted(Path(folder).glob("left_out-*.json"))
+
+
+class BrokenRecordError(DatasetGenerationError, ValueError):
+    """A record is broken; the message names it. Of this kind, because `datasets` hides any other error behind one of its own, whose cause
+    is lost between processes."""
 
 
 class FileBuilder(RowBuilder):
@@ -143,24 +182,11 @@ class FileBuilder(RowBuilder):
             ValueError: not JSON, or a key is missing.
         """
 
-        def read() -> Any:
-            try:
-                with open(self.path(relative), encoding="utf-8") as file:
-                    content = json.load(file)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.title}: {self.path(relative)} is not a JSON file ({error}); download it again, see {self.docs_page}"
-                ) from error
-            missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
-            if missing:
-                raise ValueError(f"{self.title}: {self.path(relative)} has no {', '.join(missing)}; see {self.docs_page} for what it is")
-            return content
-
-        return self._once(relative, read)
+        return self._once(relative, lambda: self._read_json(relative, keys))
 
     def lines(self, relative: str) -> list[tuple[int, str]]:
         """Number, from 1, and text of the lines of a text file that are not blank; for JSON lines, each of which is a record."""
-        with open(self.path(relative), encoding="utf-8") as file:
+        with open(self.path(relative), encoding=ENCODING) as file:
             return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
 
     def picture(self, relative: str, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -187,7 +213,7 @@ class FileBuilder(RowBuilder):
                 size = picture.height, picture.width
                 if self.config.check_images:
                     picture.load()
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
             raise ValueError(f"image {name} cannot be read ({error})") from error
         return {"image": {"bytes": content, "path": None}, "image_size": list(size)}
 
@@ -217,16 +243,40 @@ class FileBuilder(RowBuilder):
                     left_out, first_problem = left_out + 1, first_problem or row
                 else:
                     remedy = f"correct it, or leave such records out with on_error='skip'; see {self.docs_page}"
-                    raise ValueError(f"{row}; {remedy}") from row.__cause__
-        if left_out:
+                    raise BrokenRecordError(f"{row}; {remedy}") from row.__cause__
+        if self._is_making_rows:
+            if self.config.on_error == "skip":
+                LeftOut(left_out, total, first_problem and str(first_problem)).write(self._output_dir, spans[0][0])
+        elif left_out:
             print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
+
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Make the rows, or find them in the cache; and print how many records they leave out, which nobody sees in them."""
+        super().download_and_prepare(*args, **kwargs)
+        found = LeftOut.read(self.cache_dir)
+        if found.number:
+            print(
+                f"{self.title}: {found.number} of {found.total} records are broken and left out, the first: {found.first_problem}; when "
+                f"they are repaired, delete {self.cache_dir} or give another cache_dir, else the rows stay as they are",
+                file=sys.stderr,
+            )
+
+    def _split_generators(self, dl_manager: Any) -> list[Any]:
+        if self._is_making_rows:
+            LeftOut.remove(self._output_dir)  # of a process that was killed
+        return super()._split_generators(dl_manager)
+
+    @property
+    def _is_making_rows(self) -> bool:
+        """And not streaming them: datasets writes to a folder of this name, which becomes `cache_dir` when it is complete."""
+        return str(self._output_dir).endswith(".incomplete")
 
     @property
     def _records(self) -> Sequence[Any]:
         def read() -> Sequence[Any]:
             records = self.records()
             if not records:
-                raise ValueError(f"{self.title}: no records in {', '.join(self.annotation_files())}; see {self.docs_page}")
+                raise ValueError(f"{self.title}: no records in {self.annotation_files()[0]}; see {self.docs_page}")
             return records
 
         return self._once("records", read)
@@ -253,6 +303,19 @@ class FileBuilder(RowBuilder):
             stamps.append((relative, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
+    def _read_json(self, relative: str, keys: Sequence[str] = ()) -> Any:
+        try:
+            with open(self.path(relative), encoding=ENCODING) as file:
+                content = json.load(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.title}: {self.path(relative)} is not a JSON file ({error}); download it again, see {self.docs_page}"
+            ) from error
+        missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
+        if missing:
+            raise ValueError(f"{self.title}: {self.path(relative)} has no {', '.join(missing)}; see {self.docs_page} for what it is")
+        return content
+
     def _once(self, name: str, read: Callable[[], Any]) -> Any:
         if self.cache_dir not in _READ:
             _READ[self.cache_dir] = {}
@@ -271,7 +334,7 @@ class FileBuilder(RowBuilder):
                     picture.load()
         except FileNotFoundError:
             raise ValueError(f"{what} {relative} does not exist in {self.config.data_dir}") from None
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
             raise ValueError(f"{what} {relative} cannot be read ({error})") from error
         if expected is not None and tuple(expected) != size:
             raise ValueError(
@@ -284,6 +347,11 @@ class FileBuilder(RowBuilder):
         for index, segment in enumerate(row.get("segments") or ()):
             if row["condition"] == "category" and row.get("categories") is None and segment["category_id"] not in names:
                 raise ValueError(f"segment {index} has the unknown category id {segment['category_id']!r}")
+            for field in ("category_id", "annotation_id"):
+                value = segment.get(field)
+                # Arrow refuses text without saying where it stands, and cuts off what follows the point of a number.
+                if value is not None and type(value) is not int:
+                    raise ValueError(f"segment {index} has the {field} {value!r}, which is no whole number")
             mask = segment.get("mask")
             if mask is not None and list(mask["size"]) != list(row["image_size"]):
                 raise ValueError(f"segment {index} has a mask of size {mask['size']}, but the image is {row['image_size']} (height, width)")
@@ -294,7 +362,7 @@ class FileBuilder(RowBuilder):
         try:
             place = self.describe(record)
         except (KeyError, TypeError, AttributeError, IndexError):  # broken records may have no id
-            place = f"record {position} of {', '.join(self.annotation_files())}"
+            place = f"record {position} of {self.annotation_files()[0]}"
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
         return f"{self.title}: {place}: {reason}"
 

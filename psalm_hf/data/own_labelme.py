@@ -233,7 +233,7 @@ def _drawn_mask(shape: Mapping[str, Any], corner: tuple[int, int], image_size: t
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as picture:
             part = np.asarray(picture.convert("L")) > 0
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ValueError(f"the mask labelled {shape['label']!r} cannot be read ({error})") from error
     x, y = corner
     bitmap = np.zeros(image_size, dtype=bool)

@@ -52,7 +52,7 @@ def read_pixels(path: Path) -> np.ndarray:
             return np.asarray(picture)
     except FileNotFoundError:
         raise ValueError(f"{path}: does not exist; download the dataset again, or correct the folder") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); download it again") from error
 
 
@@ -67,7 +67,7 @@ def read_size(path: Path) -> tuple[int, int]:
             return picture.height, picture.width
     except FileNotFoundError:
         raise ValueError(f"{path}: does not exist; download the dataset again, or correct the folder") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); download it again") from error
 
 

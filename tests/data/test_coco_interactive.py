@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from psalm_hf.data import load
 from psalm_hf.data.coco_interactive import annotation_with_prompts, kinds_at_random
 from psalm_hf.data.visual_prompts import draw_prompt
-from psalm_hf.masks import bitmap_from_rle
+from psalm_hf.masks import bitmap_from_rle, uncompress_rle
 from psalm_hf.structures import REGION_KINDS
 from tests.conftest import SAMPLES
 
@@ -150,13 +150,26 @@ def test_a_broken_prompt_is_named_or_left_out(root, tmp_path):
     options = {"cache_dir": tmp_path, "kind": "mask", "source": "psalm_json", "file": "x.json"}
     items[0]["anns"][0]["mask_visual_prompt_mask"]["size"] = [9, 9]
     write(root / "x.json", items)
-    with pytest.raises(ValueError, match="coco_interactive val: x.json, image 30: annotation 11: .*cover 2400 pixels.*on_error='skip'"):
+    with pytest.raises(
+        ValueError,
+        match="coco_interactive val: x.json, image 30: annotation 11: .*of size .9, 9., but the image is 40 x 60.*on_error='skip'",
+    ):
         load(NAME, "val", root, **options)
     assert [sample.image_id for sample in load(NAME, "val", root, on_error="skip", **options)] == ["20"]
     del items[0]["anns"][0]["mask_visual_prompt_mask"]
     write(root / "x.json", items)
     with pytest.raises(ValueError, match="image 30: the field 'mask_visual_prompt_mask' is missing"):
         load(NAME, "val", root, **options)
+
+
+def test_prompts_that_are_not_compressed_are_stored_as_the_others(root, tmp_path):
+    options = {"cache_dir": tmp_path, "kind": "mask", "source": "psalm_json", "file": "x.json"}
+    items = write_prompts(root, "x.json", "released")
+    expected = list(load(NAME, "val", root, **options))
+    for entry in (entry for item in items for entry in item["anns"]):
+        entry["mask_visual_prompt_mask"] = uncompress_rle(entry["mask_visual_prompt_mask"])
+    write(root / "x.json", items)
+    assert list(load(NAME, "val", root, **options)) == expected
 
 
 def test_a_broken_annotation_is_named(root, tmp_path):

@@ -1,5 +1,7 @@
 """DAVIS 2017 on two drawn sequences, and on the real sample, compared with the PNG files pixel by pixel."""
 
+import os
+
 import datasets
 import numpy as np
 import pytest
@@ -85,6 +87,19 @@ def test_frames_may_differ_in_size_between_sequences_and_from_the_first(tmp_path
     draw_sequence(tmp_path / "D", "dog", [FIRST, SECOND[:2]], val="dog")
     (sample,) = load("davis2017", "val", tmp_path / "D", cache_dir=tmp_path)
     assert (sample.image_size, sample.region_image_size) == ((2, 6), (3, 6))
+
+
+def test_rows_are_made_again_when_frames_or_annotations_change(tmp_path):
+    root = tmp_path / "D"
+    draw_sequence(root, "cat", [FIRST, SECOND], val="cat\n")
+    assert len(load("davis2017", "val", root, cache_dir=tmp_path)) == 1
+    draw_sequence(root, "cat", [FIRST, SECOND, THIRD])
+    assert len(load("davis2017", "val", root, cache_dir=tmp_path)) == 2
+    values = np.where(FIRST == 2, 0, FIRST)
+    file = root / "Annotations/480p/cat/00000.png"
+    Image.fromarray(values.astype(np.uint8)).save(file)
+    os.utime(file, (1, 1))  # another time, however coarse the clock
+    assert [len(sample.regions) for sample in load("davis2017", "val", root, cache_dir=tmp_path)] == [1, 1]
 
 
 def test_what_is_missing_or_of_another_size_is_named_or_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Ego-Exo4D on a drawn take, and on the sample in its schema, compared with the annotation files pixel by pixel."""
 
 import json
+import shutil
 
 import datasets
 import numpy as np
@@ -147,6 +148,40 @@ def test_a_missing_file_is_named(root, tmp_path):
         load("ego_exo4d", "val", root, cache_dir=tmp_path, direction="up")
     with pytest.raises(FileNotFoundError, match="ego_exo4d val: there is no processed/split.json in"):
         load("ego_exo4d", "val", root / "processed", cache_dir=tmp_path)
+
+
+def test_views_without_a_folder_of_frames_are_left_out(root, tmp_path, capsys):
+    content = annotation()
+    content["masks"]["cup_0"]["cam02"] = content["masks"]["cup_0"][EXO]
+    content["annotated_frames"]["cup_0"]["cam02"] = [0, 30]
+    write(root / "processed/t1/annotation.json", content)
+    for direction, number in (("ego2exo", 2), ("exo2ego", 2)):
+        assert len(load("ego_exo4d", "val", root, cache_dir=tmp_path, direction=direction)) == number
+        error = capsys.readouterr().err
+        assert error.count("ego_exo4d val: 1 views have no folder of frames and are left out, the first: processed/t1/cam02") == 1
+    shutil.copytree(root / "processed/t1" / EXO, root / "processed/t1/cam02")
+    assert len(load("ego_exo4d", "val", root, cache_dir=tmp_path)) == 4  # made again
+
+
+def test_a_split_without_takes_is_as_good_as_absent(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="ego_exo4d test: .*split.json lists no takes for test; see docs/datasets/ego_exo4d.md"):
+        load("ego_exo4d", "test", root, cache_dir=tmp_path)
+
+
+def test_masks_of_which_nobody_says_where_they_were_looked_for_are_named(root, tmp_path):
+    content = annotation()
+    del content["annotated_frames"]["pan_0"][EXO]
+    write(root / "processed/t1/annotation.json", content)
+    with pytest.raises(ValueError, match="processed/t1/annotation.json, take t1, object pan_0: there is no 'cam01'"):
+        load("ego_exo4d", "val", root, cache_dir=tmp_path)
+    del content["annotated_frames"]
+    write(root / "processed/t1/annotation.json", content)
+    write(root / "annotations/relations_val.json", {"annotations": {"t1": {"object_masks": {"cup_0": {EGO: {}}}}}})
+    with pytest.raises(ValueError, match="annotations/relations_val.json, take t1, object cup_0: there is no "):
+        load("ego_exo4d", "val", root, cache_dir=tmp_path)
+    write(root / "annotations/relations_val.json", {"annotations": {}})
+    with pytest.raises(ValueError, match="annotations/relations_val.json has no take t1, but split.json lists it"):
+        load("ego_exo4d", "val", root, cache_dir=tmp_path)
 
 
 def test_masks_are_resized_to_the_nearest_pixel_above():

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import re
+import shutil
 from itertools import islice
 
 import datasets
@@ -42,7 +44,7 @@ class Notes(FileBuilder):
     def row(self, record):
         picture = self.picture(record["file"], record["size"])
         rle = mask(record["mask"], record.get("mask_size", picture["image_size"]))
-        segment = {"mask": rle, "category_id": record["category"], "is_crowd": False}
+        segment = {"mask": rle, "category_id": record["category"], "is_crowd": False, "annotation_id": record.get("annotation")}
         return {**picture, "image_id": str(record["id"]), "condition": "category", "segments": [segment]}
 
 
@@ -116,6 +118,9 @@ BROKEN = {
     ),
     "runs of the mask": ({"mask": {"size": list(SIZE), "counts": [20]}}, "runs of the RLE cover 20 pixels"),
     "category": ({"category": 4}, "segment 0 has the unknown category id 4"),
+    "category that is a number of another type": ({"category": 5.0}, r"segment 0 has the category_id 5\.0, which is no whole number"),
+    "category that is true": ({"category": True}, "segment 0 has the unknown category id True"),
+    "annotation id": ({"annotation": "7"}, "segment 0 has the annotation_id '7', which is no whole number"),
     "missing field": ({"mask": None}, "the field 'mask' is missing"),
     "field of another type": ({"size": 4}, "'int' object is not iterable"),
 }
@@ -129,6 +134,63 @@ def test_a_broken_record_is_named_or_left_out_and_counted(name, folder, tmp_path
         load("notes", "train", folder, cache_dir=tmp_path)
     assert ids(load("notes", "train", folder, cache_dir=tmp_path, on_error="skip")) == ["0", "1", "3", "4"]
     assert "notes train: 1 of 5 records are broken and left out, the first: notes train: notes.json, note 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_what_is_left_out_is_said_at_every_load_because_it_stays_so_when_it_is_repaired(num_proc, folder, tmp_path, capsys):
+    options = {"cache_dir": tmp_path, "on_error": "skip", "num_proc": num_proc}
+    for number in (1, 3):
+        (folder / f"pictures/{number}.jpg").unlink()
+    message = "notes train: 2 of 5 records are broken and left out, the first: notes train: notes.json, note 1: image .* delete (.*) or"
+    load("notes", "train", folder, **options)
+    assert len(re.findall(message, capsys.readouterr().err)) == 1
+    for number in (1, 3):
+        note(folder, number)
+    assert ids(load("notes", "train", folder, **options)) == ["0", "2", "4"]
+    ((cached),) = re.findall(message, capsys.readouterr().err)
+    shutil.rmtree(cached)
+    assert ids(load("notes", "train", folder, **options)) == ["0", "1", "2", "3", "4"]
+    assert ids(load("notes", "train", folder, **options)) == ["0", "1", "2", "3", "4"]
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_stream_says_what_it_leaves_out_and_writes_nothing_beside_the_rows_of_a_cache(folder, tmp_path, capsys):
+    options = {"cache_dir": tmp_path, "on_error": "skip"}
+    load("notes", "train", folder, **options)
+    (folder / "pictures/1.jpg").unlink()
+    assert ids(load("notes", "train", folder, streaming=True, **options)) == ["0", "2", "3", "4"]
+    assert "1 of 1 records are broken and left out" in capsys.readouterr().err  # of its span
+    assert len(load("notes", "train", folder, **options)) == 5 and "left out" not in capsys.readouterr().err
+
+
+def test_what_a_process_that_was_killed_has_left_is_not_counted(folder, tmp_path, capsys):
+    builder = Notes(config_name="notes", cache_dir=str(tmp_path), data_dir=str(folder), split="train", on_error="skip")
+    unfinished = tmp_path / f"{builder.cache_dir}.incomplete"
+    unfinished.mkdir(parents=True)
+    files.LeftOut(1, 2, "note 3: no picture").write(str(unfinished), 3)
+    assert len(load("notes", "train", folder, cache_dir=tmp_path, on_error="skip")) == 5
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(folder, tmp_path):
+    file = folder / "notes.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(load("notes", "train", folder, cache_dir=tmp_path)) == 5
+    builder = Notes(config_name="notes", cache_dir=str(tmp_path), data_dir=str(folder), split="train")
+    assert builder.lines("notes.json")[0][1].startswith("{")
+
+
+def test_where_there_are_no_records_only_the_first_file_is_named(folder, tmp_path, monkeypatch):
+    write_notes(folder, [])
+    monkeypatch.setattr(Notes, "annotation_files", lambda self: ["notes.json", "pictures"])
+    with pytest.raises(ValueError, match="no records in notes.json; see"):
+        load("notes", "train", folder, cache_dir=tmp_path)
+
+
+def test_rows_that_ask_for_nothing_are_not_called_broken(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Notes, "checked_rows", lambda self, first, end: iter(()))
+    with pytest.raises(ValueError, match="notes train: no rows: no record has anything to ask for with these options; see docs/notes.md"):
+        load("notes", "train", folder, cache_dir=tmp_path)
 
 
 def test_a_record_without_id_is_named_by_its_position(folder, tmp_path):
@@ -240,6 +302,12 @@ def test_two_processes_make_the_same_rows(folder, tmp_path):
     one = load("notes", "train", folder, cache_dir=tmp_path / "one")
     two = load("notes", "train", folder, cache_dir=tmp_path / "two", num_proc=2)
     assert list(one.rows) == list(two.rows)
+
+
+def test_a_broken_record_is_named_by_several_processes_too(folder, tmp_path):
+    change(folder, 2, file="pictures/9.jpg")
+    with pytest.raises(ValueError, match="notes train: notes.json, note 2: image pictures/9.jpg does not exist .*on_error='skip'"):
+        load("notes", "train", folder, cache_dir=tmp_path, num_proc=2)
 
 
 def test_a_builder_is_pickled_without_what_it_has_read(folder, tmp_path):

@@ -176,6 +176,19 @@ def test_pictures_lie_in_one_of_the_usual_folders(folder, root, tmp_path):
 def test_another_folder_of_pictures_can_be_given(root, tmp_path):
     draw_pictures(root, "coco2017", "{:012d}.jpg")
     assert load("refcoco", "val", root, cache_dir=tmp_path, image_folder="coco2017/")[0].image == str(root / "coco2017/000000000030.jpg")
+
+
+def test_image_ids_may_be_text(root, tmp_path):
+    draw_pictures(root, "coco2017", "{:012d}.jpg")
+
+    def with_text(entries, key):
+        return [entry | {key: str(entry[key])} for entry in entries]
+
+    content = {"images": with_text(IMAGES, "id"), "annotations": with_text(ANNOTATIONS, "image_id")}
+    (root / "refcoco/instances.json").write_text(json.dumps(content), encoding="utf-8")
+    write_refs(root, "refcoco", with_text(refs(), "image_id"))
+    sample = load("refcoco", "val", root, cache_dir=tmp_path, image_folder="coco2017")[0]
+    assert (sample.image_id, sample.image) == ("30", str(root / "coco2017/000000000030.jpg"))
     with pytest.raises(FileNotFoundError, match="refcoco val: .* looked for nowhere; see docs/datasets/refcoco.md"):
         load("refcoco", "val", root, cache_dir=tmp_path, image_folder="nowhere")
 

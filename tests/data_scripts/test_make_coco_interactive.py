@@ -117,8 +117,24 @@ def test_a_run_that_was_killed_is_taken_up_and_ends_the_same(coco, capsys):
 def test_what_exists_is_kept(coco, capsys):
     made(coco)
     (coco / OUTPUT).write_text("mine")
+    left_over = coco / f".{OUTPUT}-0123456789abcdef"
+    left_over.mkdir()
+    (left_over / "0000000.json").write_text("{}")
     assert made(coco) == b"mine"
-    assert "kept" in capsys.readouterr().err
+    assert "kept" in capsys.readouterr().err and not left_over.exists()
+
+
+def test_nothing_unfinished_lies_beside_the_output(coco, monkeypatch):
+    replace, seen = os.replace, []
+
+    def watched(source, target):
+        seen.append([path.name for path in coco.iterdir() if path.is_file()])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    monkeypatch.setattr(make_coco_interactive.shutil, "rmtree", lambda folder, ignore_errors: seen.append(ignore_errors))
+    made(coco)
+    assert len(seen) == 5 and not any(seen[:4]) and seen[4]  # three parts, the whole, and the removal that may fail
 
 
 def test_errors_name_the_file_and_the_annotation(coco, tmp_path, capsys):

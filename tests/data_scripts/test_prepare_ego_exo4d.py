@@ -83,12 +83,15 @@ def test_a_mask_that_cannot_be_decoded_is_unknown_and_reported(relations, tmp_pa
     takes = json.loads(relations.read_text())["annotations"]
     takes["t1"]["object_masks"]["cup_0"][EGO] = view("0", mask="%")
     takes["t1"]["object_masks"]["pan_0"] = {EXO: view("0", mask=pack("00"))}
+    takes["t1"]["object_masks"]["pot_0"] = {EXO: view("0", mask=None)}
     write(relations, {"annotations": takes})
-    draw_frames(tmp_path / "processed/t1" / EGO, 0)
+    for camera in (EGO, EXO):
+        draw_frames(tmp_path / "processed/t1" / camera, 0)
     assert main([str(relations), str(tmp_path / "processed"), "--split", "val"]) == 0
     masks = json.loads((tmp_path / "processed/t1/annotation.json").read_text())["masks"]
     assert masks["cup_0"][EGO] == {"0": None} and masks["pan_0"][EXO] == {"0": None} and masks["cup_0"][EXO]["30"] == MASK
-    assert "2 masks cannot be decoded and count as unknown, the first: take t1, cup_0, aria01_214-1, frame 0" in capsys.readouterr().err
+    assert masks["pot_0"][EXO] == {"0": None}
+    assert "3 masks cannot be decoded and count as unknown, the first: take t1, cup_0, aria01_214-1, frame 0" in capsys.readouterr().err
 
 
 def test_one_frame_per_second_is_taken_from_videos(relations, videos, tmp_path, capsys):
@@ -103,7 +106,28 @@ def test_one_frame_per_second_is_taken_from_videos(relations, videos, tmp_path, 
         assert (ego.size, exo.size) == ((4, 3), (2, 1)) and abs(ego.getpixel((0, 0)) - 30) < 3
     assert json.loads((output / "t1/annotation.json").read_text())["subsample_idx"] == [0, 30, 60]
     error = capsys.readouterr().err
-    assert "this view is left out" in error and "1 takes are left out, the first: take t2" in error
+    assert f"take t2: there is no {videos}/name_t2" in error and "1 takes are left out, the first: take t2" in error
+
+
+@pytest.mark.parametrize("too_small", [False, True])
+def test_views_without_frames_are_left_out(too_small, relations, videos, tmp_path, capsys):
+    output = tmp_path / "processed"
+    video = videos / f"name_t1/frame_aligned_videos/{EXO}.mp4"
+    if too_small:
+        video.write_text("8 5")
+    else:
+        video.unlink()
+    assert main([str(relations), str(output), "--split", "val", "--videos", str(videos)]) == 0
+    content = json.loads((output / "t1/annotation.json").read_text())
+    assert content["masks"] == {"cup_0": {EGO: {"0": MASK}}} and content["annotated_frames"] == {"cup_0": {EGO: [0, 30]}}
+    assert not (output / "t1" / EXO).exists() and EXO in json.loads((output / "t2/annotation.json").read_text())["masks"]["cup_0"]
+    assert "take t1: there are no frames of cam01; these views are left out" in capsys.readouterr().err
+
+
+def test_without_frames_of_the_first_person_a_take_is_left_out(relations, tmp_path, capsys):
+    draw_frames(tmp_path / "processed/t1" / EXO, 0)
+    assert main([str(relations), str(tmp_path / "processed"), "--split", "val"]) == 1
+    assert f"the first: take t1: there are no frames in {tmp_path}/processed/t1/{EGO}" in capsys.readouterr().err
 
 
 def test_finished_takes_are_kept(relations, videos, tmp_path, capsys):

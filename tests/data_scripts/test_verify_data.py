@@ -1,6 +1,8 @@
 """Verifying a folder: whatever is broken is printed with file and id, counts are compared, and the pictures can be looked at."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 
 from data_scripts import verify_data
 from psalm_hf.data.coco import CocoInstance
+from psalm_hf.data.coco_interactive import CocoInteractive
+from psalm_hf.data.llava import LlavaPretrain558k
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from psalm_hf.visualization import contact_sheet, draw_sample
@@ -86,7 +90,7 @@ BROKEN = {
         "annotation 30: mask: the runs of the RLE cover 2 pixels",
     ),
     "path": (image(file_name="../../3.jpg"), "path 'val2017/../../3.jpg' leaves the data folder"),
-    "id that is no number": (annotation(id="thirty"), "ArrowInvalid"),
+    "id that is no number": (annotation(id="thirty"), "segment 0 has the annotation_id 'thirty', which is no whole number"),
 }
 
 
@@ -119,6 +123,32 @@ def test_an_error_that_no_builder_foresees_does_not_hide_the_next_records(root, 
     assert "instances_val2017.json, image 3: DecompressionBombError: too large" in printed and "5 rows" in printed and status == 1
 
 
+def test_a_record_of_a_tar_shard_is_named_by_its_shard_and_key(root, tmp_path, capsys, monkeypatch):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.jpg", "a.txt", "b.jpg", "b.txt"):
+            content = b"a cup" if name.endswith("txt") else (root / "val2017/1.jpg").read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+    def fail(self, record, original=LlavaPretrain558k.row):
+        if record.key == "b":
+            raise Image.DecompressionBombError("too large")
+        return original(self, record)
+
+    monkeypatch.setattr(LlavaPretrain558k, "row", fail)
+    status, printed, _ = verify(capsys, "llava_pretrain_558k", tmp_path)
+    assert "llava_pretrain_558k train: 0.tar, b: DecompressionBombError: too large" in printed and status == 1
+
+
+def test_records_are_listed_once_however_many_are_broken(root, capsys, unpublished, monkeypatch):
+    calls = []
+    monkeypatch.setattr(CocoInstance, "records", lambda self, original=CocoInstance.records: calls.append(1) or original(self))
+    monkeypatch.setattr(CocoInstance, "row", lambda self, record: 1 / 0)
+    _, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
+    assert printed.count("ZeroDivisionError") == 6 and len(calls) == 1
+
+
 def test_a_file_without_records_or_without_sense_is_broken(root, capsys):
     for content, message in (({"images": [], "annotations": [], "categories": []}, "no records in annotations"), ([], "has no images")):
         write(root, content)
@@ -145,6 +175,39 @@ def test_counts_are_compared_with_the_published_ones(root, capsys, monkeypatch):
     assert "images: 6, differs: published are 5,000 (legitimate for a part of the dataset)" in printed
     assert "annotations: 6, as published" in printed and "files: 1\n" in printed
     assert "coco_instance val: counts differ: 6 rows" in printed and status == 1
+
+
+def test_counts_that_cannot_be_made_are_reported(root, capsys, monkeypatch):
+    def fail(self):
+        raise FileNotFoundError("no first.png")
+
+    monkeypatch.setattr(CocoInstance, "counts", fail)
+    status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
+    assert "  not counted: FileNotFoundError: no first.png" in printed
+    assert "coco_instance val: counts differ: 6 rows" in printed and status == 1
+
+
+def test_records_that_ask_for_nothing_are_passed_over_when_rows_are_drawn(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(CocoInteractive, "published", {})
+    change(root, lambda content: content["annotations"][0].update(iscrowd=1))
+    arguments = ("--split", "val", "--option", "kind=box", "--option", "rules=paper")
+    status, printed, _ = verify(capsys, "coco_interactive", root, *arguments, "--show", 2, "--output", tmp_path / "pictures")
+    assert "drawn: 2 rows" in printed and status == 0
+    assert (tmp_path / "pictures/coco_interactive_val_1.png").is_file()
+
+
+def test_options_that_fail_for_one_split_do_so_before_any_is_checked(root, capsys):
+    (root / "annotations/instances_train2017.json").write_text((root / "annotations/instances_val2017.json").read_text())
+    status, printed, errors = verify(capsys, "coco_interactive", root)
+    assert status == 1 and not printed and "error: coco_interactive val: give the kind of the prompts" in errors
+
+
+def test_a_split_of_which_the_files_list_nothing_is_left_out(tmp_path, capsys):
+    (tmp_path / "processed").mkdir()
+    (tmp_path / "processed/split.json").write_text('{"train": [], "val": [], "test": []}')
+    status, printed, errors = verify(capsys, "ego_exo4d", tmp_path)
+    assert printed.count("left out, its files are absent") == 3 and "BROKEN" not in printed
+    assert status == 1 and "no split of ego_exo4d is in" in errors
 
 
 def test_rows_are_drawn_and_broken_ones_passed_over(root, tmp_path, capsys, unpublished):
