@@ -30,16 +30,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def copy_image(job: tuple[Path, Path]) -> None:
-    """The same bytes."""
-    from psalm_hf.data.preparation import write_file
-
-    source, path = job
-    if not source.is_file():
-        raise ValueError(f"{source}: does not exist; download VOC 2010 again, or correct the folder")
-    write_file(path, lambda file: file.write(source.read_bytes()))
-
-
 def write_map(job: tuple[Path, int, Path]) -> None:
     """The map of one image, with 459 or 59 categories."""
     import numpy as np
@@ -66,7 +56,7 @@ def write_map(job: tuple[Path, int, Path]) -> None:
 
 
 def prepare(folder: Path, output: Path, labels: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from psalm_hf.data.preparation import make_files
+    from psalm_hf.data.preparation import copy_picture, make_files
 
     names_file = folder / f"ImageSets/Main/{split}.txt"
     if not names_file.is_file():
@@ -77,7 +67,7 @@ def prepare(folder: Path, output: Path, labels: Path, split: str, num_proc: int,
         jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
         make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", overwrite=overwrite, num_proc=num_proc)
     images = [(folder / f"JPEGImages/{name}.jpg", output / f"images/{FOLDERS[split]}/{name}.jpg") for name in names]
-    make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
+    make_files(copy_picture, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,16 +23,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def copy_image(job: tuple[Path, Path]) -> None:
-    """The same bytes."""
-    from psalm_hf.data.preparation import write_file
-
-    source, path = job
-    if not source.is_file():
-        raise ValueError(f"{source}: does not exist; download VOC 2012 again, or correct the folder")
-    write_file(path, lambda file: file.write(source.read_bytes()))
-
-
 def write_map(job: tuple[Path, bool, Path]) -> None:
     """The palette indices as grey; without the background, 1..20 become 0..19, and 0 becomes 255."""
     import numpy as np
@@ -49,7 +39,7 @@ def write_map(job: tuple[Path, bool, Path]) -> None:
 
 
 def prepare(folder: Path, output: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from psalm_hf.data.preparation import make_files
+    from psalm_hf.data.preparation import copy_picture, make_files
 
     voc = folder / "VOC2012"
     names_file = voc / f"ImageSets/Segmentation/{split}.txt"
@@ -57,7 +47,7 @@ def prepare(folder: Path, output: Path, split: str, num_proc: int, overwrite: bo
         raise ValueError(f"{names_file}: does not exist; give the folder that holds VOC2012, see docs/datasets/pascal_voc.md")
     names = names_file.read_text(encoding="utf-8").split()
     images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{FOLDERS[split]}/{name}.jpg") for name in names]
-    make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
+    make_files(copy_picture, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
     for number in (20, 21):
         maps = output / f"annotations_pascal{number}/{FOLDERS[split]}"
         jobs = [(voc / f"SegmentationClass/{name}.png", number == 21, maps / f"{name}.png") for name in names]

@@ -101,6 +101,24 @@ class CocoBuilder(FileBuilder):
         return self.json(self.file, keys=("images", "annotations", "categories"))
 
 
+def instance_segment(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """An annotation of an instance file as a segment of a row; `size` is (height, width).
+
+    Raises:
+        ValueError: its mask is none of this size; the message names the annotation.
+    """
+    try:
+        rle = mask(annotation["segmentation"], size)
+    except ValueError as error:
+        raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
+    return {
+        "mask": rle,
+        "category_id": annotation["category_id"],
+        "is_crowd": bool(annotation.get("iscrowd", 0)),
+        "annotation_id": annotation.get("id"),
+    }
+
+
 class CocoInstance(CocoBuilder):
     """One mask per object, from polygons and RLEs; 80 categories."""
 
@@ -109,19 +127,7 @@ class CocoInstance(CocoBuilder):
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
         """In the order of the file."""
-        return {"segments": [self._segment(annotation, size) for annotation in annotations]}
-
-    def _segment(self, annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-        try:
-            rle = mask(annotation["segmentation"], size)
-        except ValueError as error:
-            raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
-        return {
-            "mask": rle,
-            "category_id": annotation["category_id"],
-            "is_crowd": bool(annotation.get("iscrowd", 0)),
-            "annotation_id": annotation.get("id"),
-        }
+        return {"segments": [instance_segment(annotation, size) for annotation in annotations]}
 
 
 class CocoPanoptic(CocoBuilder):

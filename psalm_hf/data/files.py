@@ -120,6 +120,10 @@ class FileBuilder(RowBuilder):
     def row(self, record: Any) -> dict[str, Any]:
         raise NotImplementedError
 
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row that is in order is one of the dataset; for what is only known when it is made."""
+        return True
+
     def counts(self) -> dict[str, int]:
         """How much of what the annotation files list, by which a copy can be compared with the published one."""
         return {"records": len(self._records)}
@@ -238,7 +242,8 @@ class FileBuilder(RowBuilder):
             for row in self.checked_rows(first, end):
                 total += 1
                 if not isinstance(row, ValueError):
-                    yield total, row
+                    if self.keeps(row):
+                        yield total, row
                 elif self.config.on_error == "skip":
                     left_out, first_problem = left_out + 1, first_problem or row
                 else:

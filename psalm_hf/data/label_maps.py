@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -81,12 +81,10 @@ class LabelMapBuilder(FileBuilder):
         with os.scandir(self.path(folder)) as entries:
             return {entry.name.removesuffix(end) for entry in entries if entry.name.endswith(end)}
 
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """What an image holds stands nowhere but in its map."""
         keep_empty = self.config.split not in ("train", "trainval") if self.config.keep_empty is None else self.config.keep_empty
-        for position, row in super()._generate_examples(spans):
-            # Known only now: what an image holds stands nowhere but in its map.
-            if keep_empty or not all(segment["is_crowd"] for segment in row["segments"]):
-                yield position, row
+        return keep_empty or not all(segment["is_crowd"] for segment in row["segments"])
 
 
 class SemanticMapBuilder(LabelMapBuilder):

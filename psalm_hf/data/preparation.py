@@ -41,6 +41,18 @@ def write_json(path: Path, content: Any, **options: Any) -> None:
     write_file(path, lambda file: file.write(json.dumps(content, **options).encode("utf-8")))
 
 
+def copy_picture(job: tuple[Path, Path]) -> None:
+    """From the first path to the second, the same bytes.
+
+    Raises:
+        ValueError: no such file.
+    """
+    source, path = job
+    if not source.is_file():
+        raise ValueError(f"{source}: does not exist; download the dataset again, or correct the folder")
+    write_file(path, lambda file: file.write(source.read_bytes()))
+
+
 def read_pixels(path: Path) -> np.ndarray:
     """The pixels of a picture as stored: (H, W) numbers or palette indices, or (H, W, 3) colours.
 

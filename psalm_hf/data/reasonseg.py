@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -103,12 +103,10 @@ class ReasonSeg(FileBuilder):
             "tags": ["long_query" if content["is_sentence"] else "short_query"],
         }
 
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """Shapes may cover no pixel, or others may cover theirs."""
         keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
-        for position, row in super()._generate_examples(spans):
-            # Known only now: shapes may cover no pixel, or others may cover theirs.
-            if keep_empty or not all(segment["is_crowd"] for segment in row["segments"]):
-                yield position, row
+        return keep_empty or not all(segment["is_crowd"] for segment in row["segments"])
 
     def _picture(self, relative: str) -> dict[str, Any]:
         picture = self.picture(relative)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+from .coco import instance_segment
 from .features import Category
-from .files import FileBuilder, FileConfig, mask
+from .files import FileBuilder, FileConfig
 from .refer_pickle import check_refs, read_refer_pickle
 
 PROTOCOLS = ("per_expression", "merged")
@@ -184,7 +185,7 @@ class ReferBuilder(FileBuilder):
             **self.picture(self._image_file(image), size),
             "image_id": str(image["id"]),
             "condition": "sentence",
-            "segments": [_segment(annotation, size) for annotation in annotations],
+            "segments": [{**instance_segment(annotation, size), "annotation_id": annotation["id"]} for annotation in annotations],
             "expressions": [_text(sentence) for sentence in sentences],
             "record_id": ",".join(str(sentence["sent_id"]) for sentence in sentences),
         }
@@ -335,16 +336,3 @@ def _text(sentence: Mapping[str, Any]) -> str:
     if not isinstance(sentence["sent"], str):
         raise ValueError(f"expected the text of sentence {sentence.get('sent_id')}, got {sentence['sent']!r:.80}")
     return sentence["sent"]
-
-
-def _segment(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    try:
-        rle = mask(annotation["segmentation"], size)
-    except ValueError as error:
-        raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
-    return {
-        "mask": rle,
-        "category_id": annotation["category_id"],
-        "is_crowd": bool(annotation.get("iscrowd", 0)),
-        "annotation_id": annotation["id"],
-    }
