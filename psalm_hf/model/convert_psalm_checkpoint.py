@@ -44,7 +44,7 @@ ORIGINAL_NAMES = [
     (r"^model\.mm_projector\.layer1\.0\.downsample\.1\.", "model.projector.reduce.shortcut_norm."),
     (r"^model\.mm_projector\.fc\.", "model.projector.linear."),
     (r"^model\.(embed_tokens|layers|final_layernorm)\.", r"model.language_model.\1."),
-    (r"^seg_query$", "model.mask_queries"),
+    (r"^seg_query$", "model.mask_queries.weight"),
     (r"^seg_query_projector\.", "model.query_projection."),
     (r"^class_name_projector\.", "model.category_projection."),
     (r"^SEG_token_projector\.", "model.sentence_projection."),

@@ -49,7 +49,7 @@ class PsalmModelOutput(ModelOutput):
         last_hidden_state: (B, T, D), after the language model's final norm.
         query_embeds: (B, Q, C), projected mask-query states; zero for conversation rows; None if there is no other row.
         condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
-        image_features: `PsalmImageFeatures` of the I images, None without images.
+        image_features: `PsalmImageFeatures` of the I images; without images None, in training those of a blank one.
         image_index: (B,) int64, the image of each row, -1 for none.
         past_key_values, hidden_states, attentions: of the language model.
     """
@@ -238,7 +238,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
                 init.normal_(module.positions, std=self.config.initializer_range)
         elif isinstance(module, PsalmModel):
             if self.config.decouple_masks:
-                init.zeros_(module.mask_queries)
+                init.zeros_(module.mask_queries.weight)
             for projection in (module.query_projection, module.category_projection, module.sentence_projection):
                 _init_default_linear(projection)
 
@@ -339,7 +339,7 @@ class PsalmModel(PsalmPreTrainedModel):
         self.pixel_decoder = PsalmPixelDecoder(config, channels)
         self.language_model = AutoModel.from_config(config.text_config)
         if config.decouple_masks:
-            self.mask_queries = nn.Parameter(torch.zeros(config.num_queries, width))
+            self.mask_queries = nn.Embedding(config.num_queries, width)
         self.query_projection = nn.Linear(width, dim)
         self.category_projection = nn.Linear(width, dim)
         self.sentence_projection = nn.Linear(width, dim)
@@ -357,12 +357,16 @@ class PsalmModel(PsalmPreTrainedModel):
 
         Args:
             pixel_values: (I, 3, H, W), normalised and padded by the image processor.
-            masks: False skips the pixel decoder; enough for conversation and for region prompts drawn on other images.
+            masks: False skips the pixel decoder; enough for conversation and for region prompts drawn on other images. In training it
+                reads a corner of the first image instead, for `PsalmForSegmentation._touch_idle_parts`.
         """
         feature_maps = self.vision_tower(pixel_values.to(self.vision_tower.dtype)).feature_maps
         image_tokens = self.projector(feature_maps[self.config.projector_level])
         if not masks:
-            return PsalmImageFeatures(image_tokens=image_tokens)
+            if not self.training:
+                return PsalmImageFeatures(image_tokens=image_tokens)
+            # 16 cells of stride 4: less leaves the group norm of the last map a single value.
+            feature_maps = [x[:1, :, : 16 >> level, : 16 >> level] for level, x in enumerate(feature_maps)]
         mask_features, multi_scale = self.pixel_decoder(feature_maps)
         return PsalmImageFeatures(image_tokens=image_tokens, mask_features=mask_features, multi_scale=multi_scale)
 
@@ -403,6 +407,9 @@ class PsalmModel(PsalmPreTrainedModel):
             image_index = self._image_index(input_ids, image_features, image_index)
             inputs_embeds = self._embed_text(input_ids)
             inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index)
+            if image_features is None and self.training:
+                image_features = self._blank_features(inputs_embeds)
+                inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
             if segments:
                 inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, kinds)
                 if region_features is None and region_weights is not None:
@@ -509,22 +516,22 @@ class PsalmModel(PsalmPreTrainedModel):
         expected = [num_tokens if index >= 0 else 0 for index in image_index.tolist()]
         _check_placeholders(is_image, expected, "image tokens", "its image gives")
         if image_features is None:
-            return self._touch_vision(inputs_embeds) if self.training else inputs_embeds
+            return inputs_embeds
         tokens = image_features.image_tokens[image_index[image_index >= 0]]  # (rows with an image, G, D)
         return inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
 
-    def _touch_vision(self, inputs_embeds: Tensor) -> Tensor:
-        """A text-only training step still runs vision tower and projector, at weight 0: a process without an image must call the
-        same modules as the others, or sharded engines wait forever. No batch norm may count the blank image.
+    def _blank_features(self, inputs_embeds: Tensor) -> PsalmImageFeatures:
+        """Features of a blank image. A text-only training step uses them at weight 0: a process without an image must call the same
+        modules as the others, or sharded engines wait forever. No batch norm may count the blank image.
         """
         in_training = [module for part in (self.vision_tower, self.projector) for module in part.modules() if module.training]
         for module in in_training:
             module.training = False
         blank = inputs_embeds.new_zeros(1, 3, self.config.image_size, self.config.image_size)
-        tokens = self.get_image_features(blank, masks=False).image_tokens
+        features = self.get_image_features(blank, masks=False)
         for module in in_training:
             module.training = True
-        return inputs_embeds + tokens.sum().to(inputs_embeds.dtype) * 0
+        return features
 
     def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor:
         is_query = input_ids == self.config.mask_query_token_id  # (B, T)
@@ -533,7 +540,8 @@ class PsalmModel(PsalmPreTrainedModel):
         if not self.config.decouple_masks:
             return inputs_embeds
         num_rows = sum(kind != CONVERSATION for kind in kinds)
-        queries = self.mask_queries.expand(num_rows, -1, -1).to(inputs_embeds.dtype)  # (rows, Q, D)
+        queries = self.mask_queries(torch.arange(num_queries, device=input_ids.device))
+        queries = queries.expand(num_rows, -1, -1).to(inputs_embeds.dtype)  # (rows, Q, D)
         return inputs_embeds.masked_scatter(is_query[..., None], queries)
 
     def _region_features(
@@ -747,11 +755,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 losses = self._segmentation_losses(predictions, kinds, num_conditions, mask_labels, class_labels)
         elif labels is not None:
             losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
+        loss = sum(losses.values()) if losses else None
+        if losses and self.training:
+            normed = predictions[-1][0] if segmentation else None
+            loss = loss + self._touch_idle_parts(kinds[0], outputs, normed)
 
         if logits_to_keep is None and not rows and labels is None:
             logits_to_keep = 0
         return PsalmSegmentationOutput(
-            loss=sum(losses.values()) if losses else None,
+            loss=loss,
             losses=losses or None,
             **segmentation,
             num_conditions=None if condition_index is None else condition_index.amax(dim=1),
@@ -842,6 +854,43 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         supervised = predictions if self.config.auxiliary_loss else predictions[-1:]
         depths = [Prediction(depth[1], self._similarity(depth, kinds[0], rows, num_conditions)) for depth in supervised]
         return segmentation_losses(depths, kinds[0], mask_labels, class_labels, self.config)
+
+    def _touch_idle_parts(self, kind: int, outputs: PsalmModelOutput, normed: Tensor | None) -> Tensor:
+        """Zero, computed by every part that a batch of this kind does not need.
+
+        So a training step gives every parameter a gradient, zero where the part is idle: DDP needs no search for unused parameters, and
+        an optimizer does the same on all engines (a sharded one has one flat gradient and cannot leave parameters out).
+
+        Args:
+            normed: (B, Q, C) query states of the last depth, None for conversations.
+        """
+        state = outputs.last_hidden_state[:1, :1]  # (1, 1, D)
+        model, decoder, features = self.model, self.mask_decoder, outputs.image_features
+        touched = []
+        if kind == CONVERSATION:
+            if features.mask_features is None:  # encoded beforehand, without the pixel decoder: then it cannot be touched
+                return state.float().sum() * 0
+            first = state.new_zeros(1, dtype=torch.int64)
+            queries = model.category_projection(state)
+            if self.config.decouple_masks:
+                numbers = torch.arange(self.config.num_queries, device=state.device)
+                queries = model.query_projection(model.mask_queries(numbers).to(state.dtype))[None]  # (1, Q, C)
+            corner = features.mask_features[:1], tuple(x[:1] for x in features.multi_scale)
+            normed, masks = decoder(queries, *corner, RowLayout(first, 1))[-1]
+            touched.append(masks)
+        else:
+            touched.append(self.lm_head(state))
+        heads = {
+            CATEGORY: (model.category_projection, decoder.category_head),
+            SENTENCE: (model.sentence_projection, decoder.sentence_head),
+            REGION: (model.region_projection, decoder.region_head),
+        }
+        for idle, (projection, head) in heads.items():
+            if idle != kind:
+                touched += [projection(state), head(normed[:1, :1])]
+        if not self.config.decouple_masks:
+            touched.append(model.query_projection(state))
+        return sum(x.float().sum() for x in touched) * 0
 
     def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""

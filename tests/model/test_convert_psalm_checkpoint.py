@@ -116,7 +116,7 @@ def original(tmp_path, original_weights):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_original_folder_loads_in_every_layout(original, original_weights, layout):
     model = PsalmForSegmentation.from_pretrained(original(layout=layout))
-    assert torch.equal(model.model.mask_queries, original_weights["seg_query"])
+    assert torch.equal(model.model.mask_queries.weight, original_weights["seg_query"])
     assert torch.equal(model.mask_decoder.mask_head[4].bias, original_weights["predictor.mask_embed.layers.2.bias"])
     assert not model.training
 
@@ -199,7 +199,7 @@ def test_original_saved_and_loaded_again_is_bit_identical(original, tmp_path):
 @pytest.mark.golden
 def test_original_folder_loads_with_a_device_map(original, original_weights):
     model = PsalmForSegmentation.from_pretrained(original(), device_map="auto")
-    assert torch.equal(model.model.mask_queries, original_weights["seg_query"])
+    assert torch.equal(model.model.mask_queries.weight, original_weights["seg_query"])
 
 
 @pytest.mark.golden
@@ -208,7 +208,7 @@ def test_auto_classes_open_an_original_folder(original):
     config = AutoConfig.from_pretrained(folder)
     assert type(config) is PsalmConfig and config.num_queries == golden.index()["model"]["dec"]["queries"]
     model = AutoModel.from_pretrained(folder, dtype="bfloat16")
-    assert type(model) is PsalmForSegmentation and model.model.mask_queries.dtype == torch.bfloat16
+    assert type(model) is PsalmForSegmentation and model.model.mask_queries.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.golden
@@ -276,7 +276,7 @@ def test_device_map_auto_gives_the_same_outputs(saved):
 def test_base_model_loads_from_a_checkpoint_with_heads(saved):
     folder, model, _ = saved
     base = PsalmModel.from_pretrained(folder)
-    assert torch.equal(base.mask_queries, model.model.mask_queries)
+    assert torch.equal(base.mask_queries.weight, model.model.mask_queries.weight)
 
 
 def test_bfloat16_keeps_masks_in_float32_and_stays_close(saved):

@@ -326,7 +326,7 @@ def test_every_kind_has_loss_and_gradients(kind, checkpointing):
         stem + end for stem in (name, "loss_mask", "loss_dice") for end in ["", *(f"_{d}" for d in range(depths))]
     }
     assert torch.equal(outputs.loss, sum(outputs.losses.values()))
-    assert model.model.mask_queries.grad.abs().max() > 0
+    assert model.model.mask_queries.weight.grad.abs().max() > 0
     assert model.model.projector.linear.weight.grad.abs().max() > 0
 
 
