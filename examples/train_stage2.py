@@ -1,6 +1,7 @@
 """Stage 2: joint training on a mixture of tasks.
 
     python examples/train_stage2.py --config examples/configs/tiny_shapes.yaml [--max_steps 100 --output_dir DIR]
+    accelerate launch examples/train_stage2.py --config examples/configs/stage2_paper.yaml
 
 Fields of the config; `--field value` overrides each of them, values are read as YAML:
 
@@ -12,13 +13,19 @@ Fields of the config; `--field value` overrides each of them, values are read as
     eval_images     validation pictures per evaluation, 0 = none
 
 and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
-save_steps, eval_strategy, seed, ...) and vision_learning_rate, the rate of the vision tower (left out = frozen).
+save_steps, eval_strategy, seed, deepspeed, bf16, gradient_checkpointing, push_to_hub, ...), and
+
+    learning_rates           submodule -> learning rate of its own; model.vision_tower is frozen unless it is named
+    frozen_vision_dropout    keep stochastic depth of the frozen vision tower (as the released code)
+    projector_batch_norm     batch, synchronised or frozen statistics
+    fully_shard              divide weights and states among all processes (FSDP2)
 
 A source is `{dataset: NAME, split: train, data_dir: FOLDER, ...}` with the names and options of `psalm_hf.data.list_datasets()`, and
 `condition: category` (sentence, region, conversation) to take such rows alone. Without `dataset` it is the task of its name (panoptic,
 referring, interactive, conversation) of the shapes world, with the options of `ShapesStream`.
 
-A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`.
+A run that was interrupted goes on from its last complete checkpoint when started again with `--resume true`. SIGTERM ends a run after
+the current step, with a complete checkpoint. Several processes, DeepSpeed, FSDP: docs/training.md.
 """
 
 import argparse
@@ -34,27 +41,31 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options, overrides = parse_arguments(arguments)
-
+def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
+    """Everything that can be refused is refused here: first what the config says, then what the files hold."""
     from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
-    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, open_source
+    from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, check_mixture, open_source
     from psalm_hf.evaluation.shapes import evaluate_shapes
     from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
-    from psalm_hf.training.trainer import PsalmTrainer, last_checkpoint
+    from psalm_hf.training.resuming import last_checkpoint
+    from psalm_hf.training.trainer import PsalmTrainer
 
-    mixture, training = read_config(options.config, overrides, (MixtureArguments, PsalmTrainingArguments))
-    checkpoint = last_checkpoint(training.output_dir) if options.resume == "true" else None
+    mixture, training = read_config(config, overrides, (MixtureArguments, PsalmTrainingArguments))
+    check_mixture(mixture.weights, mixture.batch_sizes, mixture.sources)
+    batches_per_step = training.gradient_accumulation_steps * training.world_size
+    batches = OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed, batches_per_step)
+    checkpoint = last_checkpoint(training.output_dir) if resume else None
 
-    config = PsalmConfig.from_pretrained(mixture.checkpoint, **mixture.model)
-    num_queries = config.num_queries if config.decouple_masks else 0
+    psalm_config = PsalmConfig.from_pretrained(mixture.checkpoint, **mixture.model)
+    num_queries = psalm_config.num_queries if psalm_config.decouple_masks else 0
     processor = PsalmProcessor.from_pretrained(mixture.checkpoint, num_queries=num_queries)
-    model = PsalmForSegmentation.from_pretrained(mixture.checkpoint, config=config, ignore_mismatched_sizes=bool(mixture.model))
-
     size = processor.image_processor.image_size
     sources = {name: open_source(name, mixture.sources.get(name, {}), image_size=size, seed=training.seed) for name in mixture.weights}
-    batches_per_step = training.gradient_accumulation_steps * training.world_size
+
+    model = PsalmForSegmentation.from_pretrained(
+        mixture.checkpoint, config=psalm_config, ignore_mismatched_sizes=bool(mixture.model), **training.loading_options
+    )
     measure = partial(
         evaluate_shapes,
         processor=processor,
@@ -62,17 +73,29 @@ def main(arguments: list[str] | None = None) -> int:
         num_images=mixture.eval_images,
         batch_size=training.per_device_eval_batch_size,
     )
-
     trainer = PsalmTrainer(
         model=model,
         args=training,
         train_dataset=TaskSources(sources),
-        batch_sampler=OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed, batches_per_step),
+        batch_sampler=batches,
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
         evaluation=measure if mixture.eval_images else None,
         processing_class=processor,
     )
+    return trainer, checkpoint
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, overrides = parse_arguments(arguments)
+    try:
+        trainer, checkpoint = build_trainer(options.config, overrides, options.resume == "true")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.was_terminated:
+        print(f"ended by SIGTERM after step {trainer.state.global_step}; --resume true goes on from there", file=sys.stderr)
+        return 128 + 15
     trainer.save_model()
     return 0
 

@@ -1,18 +1,25 @@
 """Which samples make the batches of a training run: one task per optimizer step, drawn by weight, everything from a seed."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from ..structures import Sample
-from . import load
+from ..structures import Condition, Sample
+from . import DATASETS, load
 from .features import SampleDataset
 from .shapes import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
+
+SHUFFLE_BUFFER = 1000  # rows of a streamed source among which the next one is drawn
+_OF_SOURCES = ("dataset", "split", "data_dir", "condition", "streaming", "shuffle_buffer", "num_proc", "cache_dir")
+_ROWS_AT_ONCE = 100
 
 
 class EndlessEpochs:
@@ -36,6 +43,72 @@ def _order(seed: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(length)
 
 
+class StreamedEpochs:
+    """The samples of a streamed dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
+
+    Whoever reads it (each worker of each process) goes through a stream of its own and passes over the rows that others ask for. So
+    sample n is a function of the arguments and n alone, whatever the number of workers and processes, and none is seen twice in an epoch.
+
+    What it costs: rows are paths and RLEs, some thousands per second; pictures are opened later, by whoever needs them. The first `[n]`
+    of a run that resumes reads the rows before it, at most one epoch to learn its length and what comes before n in its own. Growing n
+    reads on, a smaller one starts its epoch again. Every reader keeps `shuffle_buffer` rows.
+
+    Args:
+        dataset: its `rows` are a `datasets.IterableDataset`.
+        seed: of the orders.
+        shuffle_buffer: rows among which the next one is drawn; the shards of the dataset are shuffled too.
+        condition: only such rows; None where all rows have the same.
+
+    Raises:
+        ValueError: there are no rows; when it is read: rows of several conditions, and none is chosen.
+    """
+
+    def __init__(self, dataset: SampleDataset, seed: int, shuffle_buffer: int = SHUFFLE_BUFFER, condition: str | None = None):
+        self.dataset, self.seed, self.shuffle_buffer, self.condition = dataset, seed, shuffle_buffer, condition
+        self._length: int | None = None  # of an epoch, known when one has been read to its end
+        self._epoch, self._position, self._rows = -1, 0, iter(())  # where `_rows` has come to
+        # Its generator ends here: one that is open, files included, must not be shared by workers that are forked.
+        if next(self._wanted(dataset.rows), None) is None:
+            raise ValueError("no rows" if condition is None else f"no rows with condition {condition!r}")
+
+    def __getitem__(self, index: int) -> Sample:
+        row = None
+        if self._length is None:
+            row = self._read(0, index)
+        if row is None:
+            row = self._read(*divmod(index, self._length))
+        return self.dataset.sample(row)
+
+    def _read(self, epoch: int, position: int) -> dict[str, Any] | None:
+        """A row by its place in its epoch; None if the epoch ends before."""
+        if epoch != self._epoch or position < self._position:
+            shuffled = self.dataset.rows.shuffle(generator=np.random.default_rng((self.seed, epoch)), buffer_size=self.shuffle_buffer)
+            self._epoch, self._position, self._rows = epoch, 0, self._wanted(shuffled)
+        for row in self._rows:
+            self._position += 1
+            if self._position > position:
+                return row
+        self._length = self._position
+        return None
+
+    def _wanted(self, rows: Any) -> Iterator[dict[str, Any]]:
+        first = None
+        # Not `for row in rows`: in a worker that gives the worker's share of the shards.
+        for columns in rows.iter(batch_size=_ROWS_AT_ONCE):
+            for values in zip(*columns.values(), strict=True):
+                row = dict(zip(columns, values, strict=True))
+                first = first or row["condition"]
+                if self.condition is None and row["condition"] != first:
+                    raise ValueError(_several_conditions([first, row["condition"]]))
+                if self.condition in (None, row["condition"]):
+                    yield row
+
+
+def _several_conditions(found: Sequence[str]) -> str:
+    names = ", ".join(found)
+    return f"rows of the conditions {names}, and a batch has one; make a source of each with condition: {found[0]}, and so on"
+
+
 def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed: int) -> Sequence[Sample]:
     """Samples without end, from what a config says of a source.
 
@@ -43,30 +116,118 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
         name: of the source. For "shapes" it is the task.
         options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir`,
             whatever else `load` takes, and `condition` for those that mix them: only such rows; for "shapes" what `ShapesStream` takes.
+            With `streaming: true` no rows are stored, see `StreamedEpochs`, also for `shuffle_buffer`.
         image_size: side of the pictures that "shapes" draws.
         seed: of the order of a dataset of files.
 
     Raises:
-        ValueError, FileNotFoundError: see `load` and `ShapesStream`; rows of several conditions and none is chosen, or none of that one.
+        ValueError, FileNotFoundError: what `check_source` refuses; see `load`; rows of several conditions and none is chosen, or none of
+            that one. The message names the source.
     """
+    check_source(name, options)
     options = {"dataset": "shapes", **options}
     dataset = options.pop("dataset")
     if dataset == "shapes":
         return ShapesStream(**{"task": name, "image_size": image_size} | options)
-    condition = options.pop("condition", None)
-    samples = load(dataset, **{"split": "train"} | options)
+    condition, shuffle_buffer = options.pop("condition", None), options.pop("shuffle_buffer", SHUFFLE_BUFFER)
+    try:
+        samples = load(dataset, **{"split": "train"} | options)
+        if options.get("streaming"):
+            return StreamedEpochs(samples, seed, shuffle_buffer, condition)
+        return EndlessEpochs(_with_condition(samples, condition), seed)
+    except ValueError as error:
+        raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
+
+
+def _with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:
     found = samples.rows.unique("condition")
+    if not found:
+        raise ValueError("no rows")
     if condition is None and len(found) > 1:
-        raise ValueError(
-            f"source {name}: {dataset} has rows of the conditions {', '.join(found)}, and a batch has one; make a source of each with "
-            f"condition: {found[0]}, and so on"
+        raise ValueError(_several_conditions(found))
+    if condition not in (None, *found):
+        raise ValueError(f"no rows with condition {condition!r}, but {', '.join(found)}")
+    if len(found) == 1:
+        return samples
+    kept = np.flatnonzero(np.asarray(samples.rows["condition"]) == condition)
+    return SampleDataset(samples.rows.select(kept), samples.categories, samples.task)
+
+
+def check_mixture(weights: Mapping[str, float], batch_sizes: Mapping[str, int], sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses what no run can make batches of, as far as it shows before anything is read or built; arguments as a config has them.
+
+    Args:
+        weights: source -> share of the steps.
+        batch_sizes: source -> samples per batch.
+        sources: source -> its dataset and options, see `open_source`.
+
+    Raises:
+        ValueError: a weight that is no number or negative, none above 0, a source without batch size, batch sizes or options of a source
+            without weight; a source that `check_source` refuses.
+        FileNotFoundError: see `check_source`.
+    """
+    _check_shares(weights, batch_sizes)
+    for field, names in (("batch_sizes", batch_sizes), ("sources", sources)):
+        if unknown := sorted(names.keys() - weights.keys()):
+            raise ValueError(
+                f"{field} names {', '.join(unknown)}, which has no weight; give it one in weights (0 = never drawn), or take it out; "
+                f"weights has {', '.join(weights)}"
+            )
+    for name in weights:
+        check_source(name, sources.get(name, {}))
+
+
+def check_source(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses what `open_source` cannot open, as far as it shows without reading any file.
+
+    Args:
+        name, options: see `open_source`.
+
+    Raises:
+        ValueError: the dataset, the split, the condition or an option is unknown, with the valid ones; no `data_dir` where one is needed;
+            an option of "shapes" out of its range; a shuffle buffer that is no whole number above 0, or of a source that is not streamed.
+        FileNotFoundError: there is no folder `data_dir`.
+    """
+    if not isinstance(options, Mapping):
+        raise ValueError(f"source {name}: expected options such as {{dataset: own_jsonl, data_dir: FOLDER}}, got {options!r}")
+    dataset = options.get("dataset", "shapes")
+    if dataset not in DATASETS:
+        raise ValueError(f"source {name}: unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}")
+    entry, is_shapes = DATASETS[dataset], dataset == "shapes"
+    known = ("dataset", *(field.name for field in fields(ShapesStream))) if is_shapes else (*_OF_SOURCES, *entry.options)
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(f"source {name}: {dataset} has no option {', '.join(unknown)}, expected {', '.join(known)}")
+    if is_shapes:
+        try:
+            ShapesStream(**{"task": name} | {option: value for option, value in options.items() if option != "dataset"})
+        except ValueError as error:
+            raise ValueError(f"source {name}: {error}; a source without dataset is the task of its name of shapes") from error
+        return
+    conditions = get_args(Condition)
+    for option, default, allowed in (("split", "train", entry.splits), ("condition", None, (None, *conditions))):
+        value = options.get(option, default)
+        if allowed and value not in allowed:
+            raise ValueError(f"source {name}: {dataset} has no {option} {value!r}, expected one of {', '.join(filter(None, allowed))}")
+    buffer = options.get("shuffle_buffer", SHUFFLE_BUFFER)
+    if not isinstance(buffer, int) or buffer < 1 or ("shuffle_buffer" in options and not options.get("streaming")):
+        raise ValueError(f"source {name}: shuffle_buffer is {buffer!r}; give the rows of the buffer, at least 1, and streaming: true")
+    if entry.needs_files and options.get("data_dir") is None:
+        raise ValueError(f"source {name}: {dataset} is read from files; give the folder that holds them as data_dir, see {entry.docs_page}")
+    if entry.needs_files and not Path(options["data_dir"]).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, see {entry.docs_page}"
         )
-    if condition is not None:
-        if condition not in found:
-            raise ValueError(f"source {name}: {dataset} has no rows with condition {condition!r}, but {', '.join(found)}")
-        kept = np.flatnonzero(np.asarray(samples.rows["condition"]) == condition)
-        samples = SampleDataset(samples.rows.select(kept), samples.categories, samples.task)
-    return EndlessEpochs(samples, seed)
+
+
+def _check_shares(weights: Mapping[str, float], batch_sizes: Mapping[str, int]) -> None:
+    for task, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"task {task!r} has weight {weight!r}; give 0 or a positive number")
+        size = batch_sizes.get(task)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"task {task!r} has batch size {size!r}; give every task a whole number of at least 1")
+    if not any(weights.values()):
+        raise ValueError(f"no task has a weight above 0: {dict(weights)}; nothing could be drawn")
 
 
 class TaskSources(Dataset):
@@ -99,21 +260,26 @@ class OneTaskPerBatch(Sampler[list[Position]]):
             number n to process n % processes, so all of a step have the same task, as in the paper.
 
     Raises:
-        ValueError: tasks without batch size, weights that are negative or all 0, batch sizes, steps or batches per step below 1.
+        ValueError: a task without batch size, a weight that is no number or negative, none above 0; batch sizes, steps or batches per step
+            below 1.
     """
 
     def __init__(self, weights: Mapping[str, float], batch_sizes: Mapping[str, int], num_steps: int, seed: int, batches_per_step: int = 1):
-        for task, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"task {task!r} has weight {weight}; give 0 or a positive number")
-            if batch_sizes.get(task, 0) < 1:
-                raise ValueError(f"task {task!r} has batch size {batch_sizes.get(task)}; give every task one of at least 1")
-        if not any(weights.values()):
-            raise ValueError(f"no task has a weight above 0: {dict(weights)}; nothing could be drawn")
+        _check_shares(weights, batch_sizes)
         if num_steps < 1 or batches_per_step < 1:
             raise ValueError(f"expected at least 1 step and 1 batch per step, got {num_steps} and {batches_per_step}; give max_steps")
         self.weights, self.batch_sizes, self.num_steps, self.seed = weights, batch_sizes, num_steps, seed
         self.batches_per_step = batches_per_step
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What the sequence of batches follows from; their number only says where it ends."""
+        return {
+            "weights": dict(self.weights),
+            "batch_sizes": dict(self.batch_sizes),
+            "seed": self.seed,
+            "batches_per_step": self.batches_per_step,
+        }
 
     def __len__(self) -> int:
         return self.num_steps * self.batches_per_step

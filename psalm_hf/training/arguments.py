@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -15,12 +16,64 @@ class PsalmTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of this model: columns are kept, targets are named, the Trainer's guess is not used.
 
     Args:
-        vision_learning_rate: of the vision tower; None freezes it, as the paper does. Its batch norms stay frozen in any case.
+        learning_rates: submodule, by its name in the state dict -> its own learning rate; of nested ones the inner counts, and all others
+            have `learning_rate`. The vision tower learns only if it is named (`model.vision_tower`), as in the paper; its batch norms
+            stay frozen in any case.
+        frozen_vision_dropout: stochastic depth of the frozen vision tower stays on, as in the released code.
+        projector_batch_norm: of the projector's batch norms in training: "batch", statistics of each process's batch, as released;
+            "synchronised", of all processes' batches (GPUs only); "frozen", the stored statistics.
+        fully_shard: weights, gradients and optimizer states are divided among all processes (FSDP2 by transformers, on CPU too).
+
+    Raises:
+        ValueError: an engine that is not installed, or that the machine cannot run; several GPUs without a launcher.
     """
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "samples are no dictionaries of columns"})
     label_names: list[str] | None = field(default_factory=lambda: ["mask_labels", "class_labels"], metadata={"help": "names of targets"})
-    vision_learning_rate: float | None = field(default=None, metadata={"help": "of the vision tower; None freezes it"})
+    # Every part is touched in every step, see `PsalmForSegmentation._touch_idle_parts`.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "there are none"})
+    learning_rates: dict = field(default_factory=dict, metadata={"help": "submodule -> learning rate of its own"})
+    frozen_vision_dropout: bool = field(default=False, metadata={"help": "keep stochastic depth of the frozen vision tower"})
+    projector_batch_norm: str = field(default="batch", metadata={"help": "batch, synchronised or frozen statistics"})
+    fully_shard: bool = field(default=False, metadata={"help": "divide weights and states among all processes"})
+
+    @property
+    def loading_options(self) -> dict[str, Any]:
+        """Keywords of `from_pretrained` that this engine needs."""
+        if not self.fully_shard:
+            return {}
+        from transformers.distributed import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(fsdp_size=self.world_size)}
+
+    def __post_init__(self):
+        if self.deepspeed is not None and find_spec("deepspeed") is None:
+            raise ValueError("deepspeed: a config is given, but DeepSpeed is not installed; pip install deepspeed, or leave the field out")
+        super().__post_init__()
+        self.learning_rates = {name: _read_rate(name, rate) for name, rate in self.learning_rates.items()}
+        if self.projector_batch_norm not in ("batch", "synchronised", "frozen"):
+            raise ValueError(f"projector_batch_norm is {self.projector_batch_norm!r}, expected batch, synchronised or frozen")
+        if self.projector_batch_norm == "synchronised" and self.device.type == "cpu":
+            raise ValueError("projector_batch_norm: synchronised statistics need GPUs; on CPU choose batch or frozen")
+        if self.fully_shard and self.deepspeed is not None:
+            raise ValueError("fully_shard and deepspeed are two engines; give one of them")
+        if self.fully_shard and self.world_size == 1:
+            raise ValueError("fully_shard divides the model among processes, but there is one; start with torchrun --nproc_per_node N")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"this process sees {self.n_gpu} GPUs; start one process for each (accelerate launch, or torchrun --nproc_per_node "
+                f"{self.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
+            )
+
+
+def _read_rate(name: str, rate: Any) -> float:
+    try:
+        number = float(rate)  # YAML reads 1e-3 as text
+    except (TypeError, ValueError):
+        number = -1.0
+    if not number >= 0 or isinstance(rate, bool):
+        raise ValueError(f"learning_rates: {name} has {rate!r}, expected a number of at least 0")
+    return number
 
 
 @dataclass

@@ -1,10 +1,13 @@
-"""PsalmTrainer: the Trainer with batches of one task, loss terms logged by task and name, and its own rate for the vision tower."""
+"""PsalmTrainer: the Trainer with batches of one task, loss terms logged by task and name, a rate per submodule, and the same numbers
+on every engine."""
 
 import random
+import resource
+import time
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,15 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from ..model.rows import KINDS
+from .interruption import StopOnTerminate
+from .resuming import check_schedule, last_checkpoint, write_schedule
 
 
 class PsalmTrainer(Trainer):
     """Trains a `PsalmForSegmentation`.
+
+    What is random in a step (points of the losses, drop path) follows from the seed, the step and the batch, not from the process: a run
+    is the same for any division of a step's batches among processes and accumulation.
 
     Args:
         batch_sampler: positions of every batch in `train_dataset`, see `data.mixture.OneTaskPerBatch`.
@@ -26,8 +34,12 @@ class PsalmTrainer(Trainer):
             and random numbers go on as if nothing had been drawn, so a run with evaluations ends with the weights of one without.
         others: as of `Trainer`; `args` a `PsalmTrainingArguments`. There is no `eval_dataset`.
 
+    Attributes:
+        was_terminated: whether SIGTERM ended the run early; its last checkpoint is complete.
+
     Raises:
-        ValueError: `eval_strategy` without `evaluation`.
+        ValueError: `eval_strategy` without `evaluation`; `learning_rates` for submodules that do not exist; an engine that was asked for
+            and that Accelerate left out.
     """
 
     def __init__(
@@ -44,11 +56,31 @@ class PsalmTrainer(Trainer):
                 f"eval_strategy is {self.args.eval_strategy.value!r}, but nothing is measured: pass `evaluation` (eval_images in the "
                 "config of stage 2), or set eval_strategy to 'no'"
             )
+        self._check_engine()
         self.batch_sampler = batch_sampler
         self.evaluation = evaluation
         self._terms: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
-        if self.args.vision_learning_rate is None:
-            self.model.model.vision_tower.requires_grad_(False)
+        self._images, self._since = 0, time.perf_counter()
+        self._stop = StopOnTerminate()
+        self.add_callback(self._stop)
+        freeze_vision_tower(self.model, self.args.learning_rates)
+        if self.args.projector_batch_norm == "synchronised":
+            projector = _psalm(self.model).model.projector
+            _psalm(self.model).model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(projector)
+
+    def _check_engine(self) -> None:
+        """Accelerate leaves engines out in silence where it cannot run them."""
+        if self.args.deepspeed and not self.is_deepspeed_enabled:
+            raise ValueError(
+                "a DeepSpeed config was given, but DeepSpeed is not running; start with torchrun or accelerate launch, without "
+                "ACCELERATE_USE_CPU, and on CPU with DS_ACCELERATOR=cpu"
+            )
+        if self.is_fsdp_enabled and self.args.device.type == "cpu":
+            raise ValueError("FSDP of Accelerate does not run on CPU, it would be plain DDP; set fully_shard: true instead")
+
+    @property
+    def was_terminated(self) -> bool:
+        return self._stop.is_requested
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(
@@ -61,34 +93,40 @@ class PsalmTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            decayed = set(self.get_decay_parameter_names(self.model))
-            groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    groups["vision_tower." in name, name in decayed].append(parameter)
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {
-                        "params": parameters,
-                        "lr": self.args.vision_learning_rate if is_vision else self.args.learning_rate,
-                        "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-                    }
-                    for (is_vision, is_decayed), parameters in groups.items()
-                ],
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
+            model = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model,
+                self.args.learning_rate,
+                self.args.learning_rates,
+                self.args.weight_decay,
+                set(self.get_decay_parameter_names(model)),
             )
+            self.optimizer = kind(groups, **options)
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if model.training:
-            self.accelerator.unwrap_model(model).model.vision_tower.eval()  # no drop path, no new batch statistics
+            self._set_modes(_psalm(self.accelerator.unwrap_model(model)).model)
+            torch.manual_seed(batch_seed(inputs, self.args.seed, self.state.global_step))
         outputs = model(**inputs)
-        kind = KINDS[int(inputs["condition_type"][0])]
         if model.training:
+            kind = KINDS[int(inputs["condition_type"][0])]
+            self._terms[f"{kind}/loss"].append(outputs.loss.detach())
             for name, value in outputs.losses.items():
                 if not name[-1].isdigit():  # of the last depth; the earlier ones follow it
                     self._terms[f"{kind}/{name}"].append(value.detach())
+            self._images += len(inputs.get("pixel_values", ()))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _set_modes(self, model: nn.Module) -> None:
+        """The Trainer puts everything in training mode before every batch; frozen parts are put back."""
+        is_frozen = not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
+        if not (is_frozen and self.args.frozen_vision_dropout):
+            model.vision_tower.eval()  # no drop path
+        _freeze_batch_norms(model.vision_tower)
+        if self.args.projector_batch_norm == "frozen":
+            _freeze_batch_norms(model.projector)
 
     def evaluate(self, *, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """What `evaluation` measures now, under `<metric_key_prefix>_<name>`; also logged and told to the callbacks.
@@ -109,9 +147,57 @@ class PsalmTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in sorted(self._terms.items())}
-            self._terms.clear()
+            logs |= self._mean_terms() | self._speed() | self._learning_rates()
         super().log(logs, *args, **kwargs)
+
+    def _mean_terms(self) -> dict[str, float]:
+        """Of all processes, since the last log."""
+        names = sorted(self._terms)
+        means = torch.stack([torch.stack(self._terms[name]).float().mean() for name in names])
+        self._terms.clear()
+        return dict(zip(names, (round(value, 4) for value in self.accelerator.reduce(means, "mean").tolist()), strict=True))
+
+    def _speed(self) -> dict[str, float]:
+        """Images per second of all processes, and the most memory that one of them has held: of the GPU, or of the process on CPU."""
+        now = time.perf_counter()
+        if self.args.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.args.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        measured = torch.tensor([self._images / (now - self._since), peak / 2**30], dtype=torch.float64, device=self.args.device)
+        images, memory = self.accelerator.gather(measured[None]).T
+        self._images, self._since = 0, now
+        return {"images_per_second": round(images.sum().item(), 2), "memory_gib": round(memory.max().item(), 3)}
+
+    def _learning_rates(self) -> dict[str, float]:
+        groups = self.optimizer.param_groups
+        return {f"learning_rate/{group['name']}": group["lr"] for group in groups if "name" in group}
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            check_schedule(resume_from_checkpoint, self.batch_sampler.schedule)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_schedule(output_dir, self.batch_sampler.schedule)
+        # Process 0 writes the Trainer's state next, by which a checkpoint counts as complete: the others must have written theirs.
+        self.accelerator.wait_for_everyone()
+
+
+def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
+    """A number that follows from a batch, the seed of the run and the optimizer step."""
+    parts = [inputs["input_ids"]]
+    if inputs.get("pixel_values") is not None:
+        parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, pictures are not
+    number = zlib.crc32(repr((seed, step)).encode())
+    for part in parts:
+        number = zlib.crc32(part.cpu().numpy().tobytes(), number)
+    return number
 
 
 @contextmanager
@@ -126,11 +212,56 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def parameter_groups(
+    model: nn.Module, rate: float, rates: Mapping[str, float], weight_decay: float, decayed: set[str]
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the parameters that learn, by learning rate and by whether they decay.
+
+    Args:
+        rate: of all parameters without one of their own.
+        rates: submodule -> its rate; of nested submodules the inner one counts.
+        decayed: names of the parameters with weight decay.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            owners = [part for part in rates if _is_inside(name, part)]
+            groups[max(owners, key=len, default=""), name in decayed].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates.get(part, rate),
+            "weight_decay": weight_decay if is_decayed else 0.0,
+            **({"name": part} if part else {}),
+        }
+        for (part, is_decayed), parameters in groups.items()
+    ]
+
+
+def freeze_vision_tower(model: nn.Module, rates: Mapping[str, float]) -> None:
+    """The vision tower learns only where `rates` names it or a part of it, as in the paper.
+
+    Raises:
+        ValueError: a name in `rates` that the model does not have.
+    """
+    psalm = _psalm(model)
+    parts = dict(psalm.named_modules())
+    for name in rates:
+        if name not in parts:
+            raise ValueError(f"learning_rates: the model has no submodule {name!r}; it has {_some_parts(parts)}, and their parts")
+    tower = "model.vision_tower"
+    if tower not in rates:
+        parts[tower].requires_grad_(False)
+        for name in rates:
+            if _is_inside(name, tower):
+                parts[name].requires_grad_(True)
+
+
 def train_only(model: nn.Module, names: Sequence[str]) -> None:
     """Freezes every parameter of `model` outside of these submodules.
 
     Args:
-        names: as in the state dict: "model.projector", "lm_head". The vision tower also needs a `vision_learning_rate`.
+        names: as in the state dict: "model.projector", "lm_head". The vision tower also needs a rate in `learning_rates`.
 
     Raises:
         ValueError: a name that the model does not have.
@@ -138,21 +269,26 @@ def train_only(model: nn.Module, names: Sequence[str]) -> None:
     parts = dict(model.named_modules())
     for name in names:
         if name not in parts:
-            some = ", ".join(part for part in parts if part and part.count(".") < 2)
-            raise ValueError(f"the model has no submodule {name!r} to train; it has {some}, and their parts")
+            raise ValueError(f"the model has no submodule {name!r} to train; it has {_some_parts(parts)}, and their parts")
     model.requires_grad_(False)
     for name in names:
         parts[name].requires_grad_(True)
 
 
-def last_checkpoint(output_dir: str | Path) -> str:
-    """The newest complete `checkpoint-<step>` of a run, for `train(resume_from_checkpoint=...)`.
+def _psalm(model: nn.Module) -> nn.Module:
+    """The PSALM model inside of adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    Raises:
-        ValueError: there is none.
-    """
-    # The Trainer writes this file last: a run that is killed while it saves leaves a folder without it.
-    complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-    if not complete:
-        raise ValueError(f"{output_dir}: no complete checkpoint to go on from; start the run without resuming")
-    return str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1])))
+
+def _is_inside(name: str, part: str) -> bool:
+    return name.removeprefix("base_model.model.").startswith(f"{part}.") or name == part
+
+
+def _some_parts(parts: Mapping[str, nn.Module]) -> str:
+    return ", ".join(part for part in parts if part and part.count(".") < 2)
+
+
+def _freeze_batch_norms(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()

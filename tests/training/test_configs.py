@@ -56,7 +56,7 @@ def test_a_config_of_the_paper_has_its_numbers(name):
         CONFIGS / f"{name}.yaml", ON_CPU, (AlignmentArguments if "stage1" in name else MixtureArguments, PsalmTrainingArguments)
     )
     assert (training.adam_beta1, training.adam_beta2, training.weight_decay) == (0.9, 0.999, 0.0)
-    assert training.vision_learning_rate is None  # the vision tower is frozen
+    assert not training.learning_rates  # the vision tower is frozen
 
 
 @pytest.mark.parametrize("name", ["stage2_paper", "stage2_ablation"])
