@@ -147,8 +147,8 @@ class PsalmConfig(PreTrainedConfig):
             config_dict = original_config_fields(config_dict, shapes)
         if config_dict.get("model_type", cls.model_type) not in (PsalmConfig.model_type, cls.model_type):
             raise ValueError(
-                f"{kwargs.get('name_or_path', 'config')}: is a model of type {config_dict['model_type']!r}, expected 'psalm' or an original "
-                f"{ORIGINAL_MODEL_TYPE!r} folder; to start from a language model and a vision tower see docs/checkpoints.md"
+                f"{kwargs.get('name_or_path', 'config')}: is a model of type {config_dict['model_type']!r}, expected 'psalm' or an "
+                f"original {ORIGINAL_MODEL_TYPE!r} folder; to start from a language model and a vision tower see docs/checkpoints.md"
             )
         return super().from_dict(config_dict, **kwargs)
 

@@ -5,6 +5,7 @@ width, C mask width, h, w = H/4, W/4. Source: the paper (arXiv:2403.14598) and t
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,6 +243,12 @@ class PsalmPreTrainedModel(PreTrainedModel):
             for projection in (module.query_projection, module.category_projection, module.sentence_projection):
                 _init_default_linear(projection)
 
+    def init_parallel_plans(self) -> None:
+        """What `DistributedConfig(fsdp_size=...)` gathers and frees together: each block that is called as a whole."""
+        super().init_parallel_plans()
+        blocks = (name for name, module in self.named_modules() if name and type(module).__name__ in self._no_split_modules)
+        self._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in blocks}
+
     def enable_input_require_grads(self) -> None:
         # The inherited version also hooks the vision tower's patch embeddings, whose output is a tuple in Swin; adapters on a frozen
         # language model need the text embeddings only.
@@ -300,7 +307,9 @@ def _init_default_linear(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear | nn.Conv2d):
             init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
             if layer.bias is not None:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
+                # Not from the shape of the weight: an engine may have divided it among processes.
+                fan_in = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels * math.prod(layer.kernel_size)
+                bound = 1 / math.sqrt(fan_in)
                 init.uniform_(layer.bias, -bound, bound)
 
 
@@ -643,7 +652,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     `forward` keywords are built by [`PsalmProcessor`]; shapes in docs/model.md.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # the name in Phi, see __init__
     # The loss is already a mean over the batch: the Trainer must not rescale it by the number of label tokens.
     accepts_loss_kwargs = False
 
@@ -652,6 +661,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         self.model = PsalmModel(config)
         self.mask_decoder = PsalmMaskDecoder(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        embeddings = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
+        self._tied_weights_keys = {"lm_head.weight": f"{embeddings}.weight"}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

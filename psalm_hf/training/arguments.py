@@ -10,6 +10,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import TrainingArguments
 
+from .lora import read_lora
+from .quantization import check_bits
+
 
 @dataclass
 class PsalmTrainingArguments(TrainingArguments):
@@ -59,6 +62,10 @@ class PsalmTrainingArguments(TrainingArguments):
             raise ValueError("fully_shard and deepspeed are two engines; give one of them")
         if self.fully_shard and self.world_size == 1:
             raise ValueError("fully_shard divides the model among processes, but there is one; start with torchrun --nproc_per_node N")
+        if self.deepspeed is not None and self.device.type == "cpu":
+            import deepspeed
+
+            deepspeed.init_distributed()  # on CPU nobody else tells it about the processes before ZeRO-3 builds the model
         if self.n_gpu > 1:
             raise ValueError(
                 f"this process sees {self.n_gpu} GPUs; start one process for each (accelerate launch, or torchrun --nproc_per_node "
@@ -103,6 +110,12 @@ class MixtureArguments:
         model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
         eval_images: pictures of the validation split in every evaluation during training, 0 = no evaluation. When it happens is said by
             `eval_strategy` and `eval_steps`, how many pictures a forward pass takes by `per_device_eval_batch_size`.
+        lora: adapters on the language model, see `lora.LoraOptions`; empty = all of it learns.
+        merge_adapter: at the end, `<output_dir>/merged` gets the model with its adapters merged, which needs no peft.
+        language_model_bits: 8 or 4 loads the language model quantised (bitsandbytes), under adapters.
+
+    Raises:
+        ValueError: options of adapters that do not exist, do not fit together, or need a library that is not installed.
     """
 
     checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
@@ -111,6 +124,22 @@ class MixtureArguments:
     sources: dict = field(default_factory=dict, metadata={"help": "source -> its dataset and options; left out: a shapes task"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of PsalmConfig that differ from the checkpoint's"})
     eval_images: int = field(default=0, metadata={"help": "validation pictures per evaluation, 0 = none"})
+    lora: dict = field(default_factory=dict, metadata={"help": "adapters on the language model: rank, alpha, dropout, targets"})
+    merge_adapter: bool = field(default=False, metadata={"help": "also write output_dir/merged, which needs no peft"})
+    language_model_bits: int | None = field(default=None, metadata={"help": "8 or 4: quantised language model under adapters"})
+
+    def __post_init__(self):
+        read_lora(self.lora)
+        check_bits(self.language_model_bits)
+        if self.lora and self.model:
+            raise ValueError(
+                "lora: an adapter is loaded on top of `checkpoint`, and `model` changes that model; save the changed model as a folder "
+                "first, and start from it"
+            )
+        if self.merge_adapter and not self.lora:
+            raise ValueError("merge_adapter: there is no adapter without lora; give lora: {rank: 16}, or leave merge_adapter out")
+        if self.language_model_bits and not self.lora:
+            raise ValueError("language_model_bits: quantised weights do not learn; give lora: {rank: 16} too, or leave the field out")
 
 
 def read_config(config: str | Path, overrides: Sequence[str], classes: Sequence[type]) -> tuple[Any, ...]:

@@ -6,8 +6,9 @@ import resource
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from transformers import Trainer
 
 from ..model.rows import KINDS
 from .interruption import StopOnTerminate
+from .lora import plain_name
+from .model_card import card_of_run, write_card
 from .resuming import check_schedule, last_checkpoint, write_schedule
+from .sharding import load_sharded_optimizer, load_sharded_weights, save_sharded_optimizer
 
 
 class PsalmTrainer(Trainer):
@@ -49,8 +53,12 @@ class PsalmTrainer(Trainer):
         evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty.
+        training = kwargs["args"]
+        save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
+        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty. It also
+        # refuses to save optimizers of a model that is divided; they are saved below.
         super().__init__(*args, eval_dataset=(), **kwargs)
+        training.save_only_model = save_only_model
         if evaluation is None and self.args.eval_strategy != "no":
             raise ValueError(
                 f"eval_strategy is {self.args.eval_strategy.value!r}, but nothing is measured: pass `evaluation` (eval_images in the "
@@ -145,6 +153,26 @@ class PsalmTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def create_model_card(
+        self,
+        *,
+        model_name: str | None = None,
+        license: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        finetuned_from: str | None = None,
+    ) -> None:
+        """Writes README.md into the output folder, on process 0, see `model_card.write_card`; `push_to_hub` calls it with its keywords.
+
+        Args:
+            model_name: in the card, where there is no Hub id; default the name of the output folder.
+            license: identifier of the Hub, such as "apache-2.0"; default what a README.md in the output folder says.
+            tags: besides those of every PSALM.
+            finetuned_from: Hub id of the model that the run started from; default the one that the model was loaded from.
+        """
+        if self.is_world_process_zero():
+            card = card_of_run(self, model_name=model_name, license=license, tags=tags, finetuned_from=finetuned_from)
+            write_card(self.args.output_dir, card)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             logs |= self._mean_terms() | self._speed() | self._learning_rates()
@@ -180,6 +208,29 @@ class PsalmTrainer(Trainer):
         if resume_from_checkpoint:
             check_schedule(resume_from_checkpoint, self.batch_sampler.schedule)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    # The Trainer shards a model that `from_pretrained` divided, but saves and loads only what process 0 holds.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.fully_shard:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_sharded_optimizer(self.model, self.optimizer.optimizer, Path(output_dir, "optimizer.pt"), self.args.should_save)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.args.fully_shard or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_sharded_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint, "optimizer.pt"))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, "scheduler.pt"), weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.args.fully_shard:
+            load_sharded_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -234,7 +285,7 @@ def parameter_groups(
             "weight_decay": weight_decay if is_decayed else 0.0,
             **({"name": part} if part else {}),
         }
-        for (part, is_decayed), parameters in groups.items()
+        for (part, is_decayed), parameters in sorted(groups.items())  # the common rate first: it is logged as learning_rate
     ]
 
 
@@ -244,17 +295,15 @@ def freeze_vision_tower(model: nn.Module, rates: Mapping[str, float]) -> None:
     Raises:
         ValueError: a name in `rates` that the model does not have.
     """
-    psalm = _psalm(model)
-    parts = dict(psalm.named_modules())
+    parts = dict.fromkeys(plain_name(name) for name, _ in model.named_modules())
     for name in rates:
         if name not in parts:
             raise ValueError(f"learning_rates: the model has no submodule {name!r}; it has {_some_parts(parts)}, and their parts")
     tower = "model.vision_tower"
-    if tower not in rates:
-        parts[tower].requires_grad_(False)
-        for name in rates:
-            if _is_inside(name, tower):
-                parts[name].requires_grad_(True)
+    learning = [name for name in rates if _is_inside(name, tower)]
+    for name, parameter in model.named_parameters():
+        if _is_inside(name, tower) and not any(_is_inside(name, part) for part in learning):
+            parameter.requires_grad_(False)
 
 
 def train_only(model: nn.Module, names: Sequence[str]) -> None:
@@ -281,10 +330,10 @@ def _psalm(model: nn.Module) -> nn.Module:
 
 
 def _is_inside(name: str, part: str) -> bool:
-    return name.removeprefix("base_model.model.").startswith(f"{part}.") or name == part
+    return f"{plain_name(name)}.".startswith(f"{part}.")
 
 
-def _some_parts(parts: Mapping[str, nn.Module]) -> str:
+def _some_parts(parts: Collection[str]) -> str:
     return ", ".join(part for part in parts if part and part.count(".") < 2)
 
 
