@@ -48,16 +48,17 @@ class PsalmTrainer(Trainer):
 
     def __init__(
         self,
-        *args: Any,
+        *,
         batch_sampler: Sampler,
         evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
         training = kwargs["args"]
+        freeze_vision_tower(kwargs["model"], training.learning_rates)
         save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
         # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty. It also
         # refuses to save optimizers of a model that is divided; they are saved below.
-        super().__init__(*args, eval_dataset=(), **kwargs)
+        super().__init__(eval_dataset=(), **kwargs)
         training.save_only_model = save_only_model
         if evaluation is None and self.args.eval_strategy != "no":
             raise ValueError(
@@ -71,7 +72,6 @@ class PsalmTrainer(Trainer):
         self._images, self._since = 0, time.perf_counter()
         self._stop = StopOnTerminate()
         self.add_callback(self._stop)
-        freeze_vision_tower(self.model, self.args.learning_rates)
         if self.args.projector_batch_norm == "synchronised":
             projector = _psalm(self.model).model.projector
             _psalm(self.model).model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(projector)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import BertConfig
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.tiny import build_tiny
@@ -126,6 +127,67 @@ def test_a_config_can_ask_for_the_other_design(start, tmp_path):
     assert not model.config.decouple_masks and processor.num_queries == 0
     kept = weights(start)["model.language_model.embed_tokens.weight"]
     assert (model.model.language_model.embed_tokens.weight - kept).abs().max() < 0.01  # two steps away from the checkpoint
+
+
+def bert(folder):
+    BertConfig().save_pretrained(folder)
+    return str(folder)
+
+
+def empty(folder):
+    (folder / "train.jsonl").touch()
+    return f"{{panoptic: {{dataset: own_jsonl, data_dir: {folder}}}}}"
+
+
+REFUSED = {
+    "unknown key": (lambda folder: ["--learning_rat", "1e-3"], "no such fields: learning_rat"),
+    "negative weight": (lambda folder: ["--weights", "{panoptic: -1}"], "task 'panoptic' has weight -1; give 0 or a positive number"),
+    "all weights zero": (lambda folder: ["--weights", "{panoptic: 0, referring: 0}"], "no task has a weight above 0"),
+    "source without weight": (lambda folder: ["--weights", "{panoptic: 1}"], "batch_sizes names conversation, interactive, referring"),
+    "unknown dataset": (lambda folder: ["--sources", "{panoptic: {dataset: coco}}"], "source panoptic: unknown dataset 'coco'"),
+    "missing folder": (
+        lambda folder: ["--sources", "{panoptic: {dataset: coco_panoptic, data_dir: nowhere}}"],
+        "source panoptic: there is no folder nowhere",
+    ),
+    "empty dataset": (lambda folder: ["--sources", empty(folder)], "no records in train.jsonl"),
+    "another architecture": (lambda folder: ["--checkpoint", bert(folder)], "is a model of type 'bert', expected 'psalm'"),
+    "no checkpoint": (lambda folder: ["--checkpoint", str(folder / "nothing")], "nothing"),
+    "rate of nothing": (lambda folder: ["--learning_rates", "{vision: 1e-3}"], "the model has no submodule 'vision'"),
+    "nothing to resume": (lambda folder: ["--resume", "true"], "no complete checkpoint to go on from"),
+    "one process": (lambda folder: ["--fully_shard", "true"], "there is one; start with torchrun"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_is_one_line_before_any_work(case, start, tmp_path, capsys):
+    make, message = REFUSED[case]
+    (tmp_path / "files").mkdir()
+    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW), *make(tmp_path / "files")]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_engine_that_is_not_installed_is_named_before_any_work(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    zero = ["--deepspeed", str(CONFIGS / "deepspeed_zero2.json")]
+    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW), *zero]) == 2
+    assert "DeepSpeed is not installed; pip install deepspeed" in capsys.readouterr().err
+
+
+def test_several_gpus_without_a_launcher_are_refused_before_any_work(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PsalmTrainingArguments, "n_gpu", property(lambda self: 4))
+    assert train_stage2.main(stage2(start, tmp_path / "run", *FEW)) == 2
+    assert "this process sees 4 GPUs; start one process for each (accelerate launch" in capsys.readouterr().err
+
+
+def test_stage_1_refuses_in_one_line_too(start, tmp_path, capsys):
+    config = ["--config", str(CONFIGS / "tiny_stage1.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path / "run")]
+    assert train_stage1.main([*config, "--source", "{dataset: llava}"]) == 2
+    assert "error: source caption: unknown dataset 'llava'" in capsys.readouterr().err
+    assert train_stage1.main([*config, "--trainable", "[projector]"]) == 2
+    assert "error: the model has no submodule 'projector' to train" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 weights."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import PsalmTrainingArguments
-from psalm_hf.training.trainer import PsalmTrainer, train_only
+from psalm_hf.training.trainer import PsalmTrainer, batch_seed, train_only
 
 
 class StopAt(TrainerCallback):
@@ -171,3 +172,130 @@ def test_only_the_named_submodules_are_trained():
     assert trained == {name for name, _ in model.named_parameters() if name.startswith(("model.projector.", "lm_head."))}
     with pytest.raises(ValueError, match="no submodule 'projector'.* model.projector,"):
         train_only(model, ["projector"])
+
+
+def rates_by_name(run):
+    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    return {names[parameter]: group["lr"] for group in run.create_optimizer().param_groups for parameter in group["params"]}
+
+
+def test_the_inner_of_nested_submodules_has_the_rate_that_counts(tmp_path):
+    rates = {"mask_decoder": 1e-4, "mask_decoder.layers.0": 2e-4, "model.vision_tower": 3e-4}
+    given = rates_by_name(trainer(tmp_path, learning_rates=rates))
+    assert given["mask_decoder.norm.bias"] == 1e-4 and given["mask_decoder.layers.0.fc1.weight"] == 2e-4
+    assert given["model.projector.linear.weight"] == 1e-3
+    assert {rate for name, rate in given.items() if name.startswith("model.vision_tower")} == {3e-4}
+    assert len(given) == len(list(build_tiny()[0].parameters()))
+
+
+def test_a_part_of_the_frozen_vision_tower_can_learn_alone(tmp_path):
+    part = "model.vision_tower.hidden_states_norms"
+    given = rates_by_name(trainer(tmp_path, learning_rates={part: 1e-4}))
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in given if "vision_tower" in name} == {part}
+
+
+def test_learning_rates_are_logged_by_submodule(tmp_path):
+    run = trainer(tmp_path, max_steps=1, logging_steps=1, learning_rates={"mask_decoder": 1e-4})
+    run.train()
+    logged = next(entry for entry in run.state.log_history if "loss" in entry)
+    assert logged["learning_rate"] == pytest.approx(1e-3) and logged["learning_rate/mask_decoder"] == pytest.approx(1e-4, rel=1)
+    assert logged["images_per_second"] > 0 and logged["memory_gib"] > 0
+
+
+@pytest.mark.parametrize("rates", [{"mask_decoder": -1.0}, {"mask_decoder": "high"}, {"mask_decoder": True}])
+def test_a_rate_that_is_none_is_refused(tmp_path, rates):
+    with pytest.raises(ValueError, match="learning_rates: mask_decoder has .*, expected a number of at least 0"):
+        trainer(tmp_path, learning_rates=rates)
+
+
+def test_a_rate_of_a_submodule_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the model has no submodule 'vision_tower'; it has .*model.vision_tower"):
+        trainer(tmp_path, learning_rates={"vision_tower": 1e-4})
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_a_training_step_gives_every_parameter_a_gradient(tmp_path, kind):
+    model, processor = build_tiny()
+    samples = [ShapesStream(task=kind)[index] for index in range(2)]
+    model.train()(**PsalmCollator(processor)(samples)).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    idle = {"conversation": "mask_decoder.region_head", "panoptic": "lm_head", "referring": "lm_head", "interactive": "lm_head"}[kind]
+    assert all(parameter.grad.abs().max() == 0 for parameter in model.get_submodule(idle).parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_conversation_without_a_picture_gives_every_parameter_a_gradient():
+    model, processor = build_tiny()
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    model.train()(**processor(conversations=[messages])).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def modes_in_training(run):
+    """Training modes of modules while a batch is computed, by name."""
+    found = {}
+
+    def look(model, args, kwargs):
+        found.update({name: module.training for name, module in model.named_modules()})
+
+    run.model.register_forward_pre_hook(look, with_kwargs=True)
+    run.train()
+    return found
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_stochastic_depth_of_the_frozen_vision_tower_is_off_unless_it_is_kept(tmp_path, is_kept):
+    modes = modes_in_training(trainer(tmp_path, max_steps=1, frozen_vision_dropout=is_kept))
+    assert {training for name, training in modes.items() if name.startswith("model.vision_tower.")} == {is_kept}
+
+
+def test_stochastic_depth_is_off_in_a_vision_tower_that_learns(tmp_path):
+    options = {"frozen_vision_dropout": True, "learning_rates": {"model.vision_tower": 1e-3}}
+    assert not modes_in_training(trainer(tmp_path, max_steps=1, **options))["model.vision_tower"]
+
+
+@pytest.mark.parametrize(("choice", "changes"), [("batch", True), ("frozen", False)])
+def test_statistics_of_the_projector_follow_the_batches_unless_they_are_frozen(tmp_path, choice, changes):
+    run = trainer(tmp_path, max_steps=1, projector_batch_norm=choice)
+    before = run.model.model.projector.reduce.norm1.running_mean.clone()
+    run.train()
+    assert torch.equal(run.model.model.projector.reduce.norm1.running_mean, before) != changes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"projector_batch_norm": "none"}, "projector_batch_norm is 'none', expected batch, synchronised or frozen"),
+        ({"projector_batch_norm": "synchronised"}, "synchronised statistics need GPUs"),
+        ({"fully_shard": True}, "there is one; start with torchrun"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **options)
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(PsalmTrainingArguments, "n_gpu", property(lambda self: 2), raising=False)
+    with pytest.raises(ValueError, match="this process sees 2 GPUs; start one process for each"):
+        trainer(tmp_path)
+
+
+def test_an_engine_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(ValueError, match="DeepSpeed is not installed; pip install deepspeed"):
+        trainer(tmp_path, deepspeed="examples/configs/deepspeed_zero2.json")
+
+
+def test_draws_follow_from_the_batch_the_seed_and_the_step():
+    inputs = {"input_ids": torch.arange(6)[None], "pixel_values": torch.zeros(1, 3, 64, 64)}
+    number = batch_seed(inputs, seed=0, step=3)
+    assert number == batch_seed({name: value.clone() for name, value in inputs.items()}, seed=0, step=3)
+    others = [
+        batch_seed(inputs, seed=1, step=3),
+        batch_seed(inputs, seed=0, step=4),
+        batch_seed(inputs | {"input_ids": torch.arange(1, 7)[None]}, seed=0, step=3),
+        batch_seed(inputs | {"pixel_values": torch.ones(1, 3, 64, 64)}, seed=0, step=3),
+        batch_seed({"input_ids": inputs["input_ids"]}, seed=0, step=3),
+    ]
+    assert len({number, *others}) == 6
