@@ -11,6 +11,9 @@ Fields of the config; `--field value` overrides each of them, values are read as
     sources         source -> its dataset and options; left out: a shapes task
     model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
     eval_images     validation pictures per evaluation, 0 = none
+    lora            adapters on the language model: rank, alpha, dropout, targets, see docs/lora.md; left out: all of it learns
+    merge_adapter   also write output_dir/merged, which needs no peft
+    language_model_bits   8 or 4: quantised language model under adapters
 
 and those of `PsalmTrainingArguments`: everything that TrainingArguments of transformers has (output_dir, max_steps, learning_rate,
 save_steps, eval_strategy, seed, deepspeed, bf16, gradient_checkpointing, push_to_hub, ...), and
@@ -48,11 +51,16 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, check_mixture, open_source
     from psalm_hf.evaluation.shapes import evaluate_shapes
     from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
+    from psalm_hf.training.lora import add_adapters, check_run, merged_folder, read_lora
+    from psalm_hf.training.quantization import quantization_options
     from psalm_hf.training.resuming import last_checkpoint
     from psalm_hf.training.trainer import PsalmTrainer
 
     mixture, training = read_config(config, overrides, (MixtureArguments, PsalmTrainingArguments))
     check_mixture(mixture.weights, mixture.batch_sizes, mixture.sources)
+    lora = read_lora(mixture.lora)
+    if lora:
+        check_run(training, merge=mixture.merge_adapter)
     batches_per_step = training.gradient_accumulation_steps * training.world_size
     batches = OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed, batches_per_step)
     checkpoint = last_checkpoint(training.output_dir) if resume else None
@@ -64,8 +72,14 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     sources = {name: open_source(name, mixture.sources.get(name, {}), image_size=size, seed=training.seed) for name in mixture.weights}
 
     model = PsalmForSegmentation.from_pretrained(
-        mixture.checkpoint, config=psalm_config, ignore_mismatched_sizes=bool(mixture.model), **training.loading_options
+        mixture.checkpoint,
+        config=psalm_config,
+        ignore_mismatched_sizes=bool(mixture.model),
+        **training.loading_options,
+        **quantization_options(mixture.language_model_bits, training),
     )
+    if lora:
+        model = add_adapters(model, processor, lora, learning_rates=training.learning_rates, seed=training.seed)
     measure = partial(
         evaluate_shapes,
         processor=processor,
@@ -82,21 +96,26 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
         evaluation=measure if mixture.eval_images else None,
         processing_class=processor,
     )
-    return trainer, checkpoint
+    return trainer, checkpoint, merged_folder(training) if mixture.merge_adapter else None
 
 
 def main(arguments: list[str] | None = None) -> int:
     options, overrides = parse_arguments(arguments)
     try:
-        trainer, checkpoint = build_trainer(options.config, overrides, options.resume == "true")
+        trainer, checkpoint, merged = build_trainer(options.config, overrides, options.resume == "true")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+    from psalm_hf.training.lora import merge_adapter
+
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.was_terminated:
         print(f"ended by SIGTERM after step {trainer.state.global_step}; --resume true goes on from there", file=sys.stderr)
         return 128 + 15
     trainer.save_model()
+    if merged and trainer.is_world_process_zero():
+        merge_adapter(trainer.args.output_dir, merged)
     return 0
 
 

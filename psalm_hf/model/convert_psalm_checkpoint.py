@@ -1,4 +1,4 @@
-"""Weights of other origins in our names: original PSALM folders, Phi, Mask2Former (detectron2 or transformers), stage-1 projector.
+"""Weights of other origins in our names: original PSALM folders, Mask2Former (detectron2 or transformers).
 
 Original names and quirks: released checkpoint of github.com/zamling/PSALM (config.json says `model_type: llava_phi`).
 """
@@ -15,11 +15,8 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from torch import Tensor, nn
-from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+from torch import Tensor
+from transformers import PreTrainedConfig
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
@@ -259,6 +256,18 @@ def original_config_fields(fields: Mapping[str, Any], shapes: Mapping[str, tuple
 
 
 def _original_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
+    return mask2former_sizes(shapes, image_size) | {
+        "projector_width": shapes["model.mm_projector.layer1.0.conv1.weight"][0],
+        "num_queries": shapes["seg_query"][0],
+    }
+
+
+def mask2former_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
+    """Configuration fields of Swin, pixel decoder and mask decoder, read off the shapes of their weights by original name.
+
+    Raises:
+        KeyError: a weight that tells a size is absent.
+    """
     tower = "model.vision_tower."
     depths = [
         _count(shapes, rf"^{re.escape(tower)}layers\.{stage}\.blocks\.(\d+)\.")
@@ -279,8 +288,6 @@ def _original_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> d
     encoder = "pixel_decoder.transformer.encoder.layers."
     return {
         "vision_config": vision,
-        "projector_width": shapes["model.mm_projector.layer1.0.conv1.weight"][0],
-        "num_queries": shapes["seg_query"][0],
         "hidden_dim": shapes["pixel_decoder.mask_features.weight"][0],
         "num_heads": shapes[f"{encoder}0.self_attn.attention_weights.weight"][0] // 12,  # 3 levels x 4 points per head
         "encoder_layers": _count(shapes, re.escape(encoder) + r"(\d+)\."),
@@ -295,85 +302,14 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return len({match[1] for match in map(re.compile(pattern).search, names) if match})
 
 
-# ------------------------------------------------------------------------------------------------------------- start weights
+# ---------------------------------------------------------------------------------------------------------------- Mask2Former
 
 
-def load_language_model(model: nn.Module, folder: str | Path) -> None:
-    """Copy Phi from a transformers folder (fused per-head layout of 4.36, or separate projections) into a PSALM model.
+def detectron2_as_original(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of a detectron2 Mask2Former checkpoint -> those of an original PSALM folder.
 
-    Vocabulary rows both have are copied. Rows only the model has: its pad token becomes the mean of the copied rows, in the input
-    and the output matrix, as at the start of the released stage 2; others keep their initialisation. A head bias that the model
-    does not have is dropped, also as released.
-
-    Raises:
-        ValueError: keys are missing, unexpected or of another shape, listed.
+    Its class head, query contents and criterion buffers are left out. Its lateral and output convolutions have no bias.
     """
-    weights: dict[str, Tensor] = {}
-    for name, tensor in read_weights(folder).items():
-        weights |= split_fused(
-            re.sub(r"^model\.(?!language_model\.)", "model.language_model.", name), tensor, _text_config(model).num_attention_heads
-        )
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("model.language_model.", "lm_head."))}
-    if "lm_head.bias" not in expected:
-        weights.pop("lm_head.bias", None)
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
-    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
-        if name in weights and name in expected:
-            weights[name] = _fit_rows(weights[name], expected[name], _text_config(model).pad_token_id)
-    _copy_strict(expected, weights, folder)
-
-
-def load_mask2former(model: nn.Module, path: str | Path) -> None:
-    """Copy Swin, pixel decoder and mask decoder from Mask2Former into a PSALM model.
-
-    Args:
-        path: a detectron2 pickle (`model_final_*.pkl`), or a transformers `Mask2FormerForUniversalSegmentation` folder or Hub id.
-
-    Mask2Former has no bias on the lateral and output convolutions: they start at 0. More query positions than the model has are
-    cut. Its own class head and query contents have no place here. The condition heads keep their initialisation.
-
-    Raises:
-        ValueError: keys are missing, unexpected or of another shape, listed; or the pickle asks for more than arrays.
-    """
-    path = Path(path)
-    weights = convert_detectron2(read_detectron2_pickle(path)) if path.is_file() else convert_mask2former(path)
-    prefixes = ("model.vision_tower.", "model.pixel_decoder.", "mask_decoder.")
-    heads = ("mask_decoder.category_head.", "mask_decoder.sentence_head.", "mask_decoder.region_head.")
-    state = model.state_dict()
-    expected = {name: tensor for name, tensor in state.items() if name.startswith(prefixes) and not name.startswith(heads)}
-    for name in ("model.pixel_decoder.lateral.0.bias", "model.pixel_decoder.output.0.bias"):
-        weights.setdefault(name, torch.zeros_like(expected[name]))
-    positions = "mask_decoder.query_positions.weight"
-    if positions not in expected:
-        weights.pop(positions, None)
-    elif positions in weights:
-        weights[positions] = weights[positions][: len(expected[positions])]
-    _copy_strict(expected, weights, path)
-
-
-def load_projector(model: nn.Module, file: str | Path) -> None:
-    """Copy a stage-1 projector (`mm_projector.bin`, any prefix before `mm_projector.`) into a PSALM model.
-
-    The released stage 1 saved parameters only, so the batch norms' running statistics may be absent: they then stay as they are,
-    and a warning says so, because such a model must train before it is evaluated.
-
-    Raises:
-        ValueError: keys are missing, unexpected or of another shape, listed.
-    """
-    weights = {}
-    for name, tensor in read_weights_file(file).items():
-        _, found, rest = name.partition("mm_projector.")
-        weights[convert_original_name(f"model.mm_projector.{rest}") if found else name] = tensor
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("model.projector.")}
-    statistics = {name for name in expected if re.search(r"\.(running_mean|running_var|num_batches_tracked)$", name)}
-    absent = statistics - weights.keys()
-    if absent:
-        logger.warning(f"{file}: no running statistics for {len(absent)} batch-norm buffers; train before evaluating this model")
-    _copy_strict({name: tensor for name, tensor in expected.items() if name not in absent}, weights, file)
-
-
-def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a detectron2 Mask2Former checkpoint -> ours; its class head, query contents and criterion buffers are left out."""
     renames = (
         (r"^backbone\.", "model.vision_tower."),
         (r"^sem_seg_head\.pixel_decoder\.(adapter_1|layer_1)\.norm\.", r"pixel_decoder.\1.1."),
@@ -381,20 +317,12 @@ def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^sem_seg_head\.pixel_decoder\.", "pixel_decoder."),
         (r"^sem_seg_head\.predictor\.", "predictor."),
     )
-    original = {}
-    for name, tensor in weights.items():
-        if re.match(r"^(sem_seg_head\.predictor\.(class_embed|static_query)\.|criterion\.)", name):
-            continue
-        for pattern, replacement in renames:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
-        original[name] = tensor
-    return convert_original_weights(original, num_text_heads=1)
+    left_out = re.compile(r"^(sem_seg_head\.predictor\.(class_embed|static_query)\.|criterion\.)")
+    return {_rename(name, renames): tensor for name, tensor in weights.items() if not left_out.match(name)}
 
 
-def convert_mask2former(folder: str | Path) -> dict[str, Tensor]:
-    """Weights of a transformers Mask2Former -> our names. transformers itself reads the folder, so all its layouts are understood."""
+def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a `Mask2FormerForUniversalSegmentation` of transformers -> our names; what `detectron2_as_original` leaves out is too."""
     renames = (
         (r"^model\.pixel_level_module\.encoder\.", "model.vision_tower."),
         (r"^model\.pixel_level_module\.decoder\.encoder\.layers\.", "model.pixel_decoder.layers."),
@@ -414,45 +342,18 @@ def convert_mask2former(folder: str | Path) -> dict[str, Tensor]:
     mask_head = re.compile(r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.")
     left_out = re.compile(r"^(class_predictor|criterion|model\.transformer_module\.queries_features)\.|\.swin\.layernorm\.")
     converted: dict[str, Tensor] = {}
-    for name, tensor in Mask2FormerForUniversalSegmentation.from_pretrained(folder).state_dict().items():
+    for name, tensor in weights.items():
         if left_out.search(name):
             continue
         name = mask_head.sub(lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}.", name)
-        for pattern, replacement in renames:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
-        converted |= split_fused(name, tensor, num_text_heads=1)
+        converted |= split_fused(_rename(name, renames), tensor, num_text_heads=1)
     return converted
 
 
-def _text_config(model: nn.Module) -> PreTrainedConfig:
-    return model.config.text_config
-
-
-def _fit_rows(given: Tensor, own: Tensor, pad_token_id: int | None) -> Tensor:
-    """The model's own matrix with the rows both have taken from the given one."""
-    fitted = own.clone()
-    shared = min(len(given), len(own))
-    if pad_token_id is not None and pad_token_id < shared:
-        shared = pad_token_id  # Phi's matrices are larger than its vocabulary: rows from the pad token on are new to it
-    fitted[:shared] = given[:shared].to(own.dtype)
-    if pad_token_id is not None and shared <= pad_token_id < len(own):
-        fitted[pad_token_id] = given[:shared].float().mean(dim=0).to(own.dtype)
-    return fitted
-
-
-def _copy_strict(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str | Path) -> None:
-    problems = [f"missing: {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in weights]
-    problems += [f"unexpected: {name} {tuple(tensor.shape)}" for name, tensor in weights.items() if name not in expected]
-    problems += [
-        f"shape: {name} is {tuple(weights[name].shape)}, the model has {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if problems:
-        listing = "\n  ".join(problems)
-        raise ValueError(f"{source}: weights do not fit the model, nothing was copied:\n  {listing}\nUse a matching config or checkpoint")
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(weights[name])
+def _rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    """The first (pattern, replacement) that matches decides; a name that none matches stays."""
+    for pattern, replacement in renames:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name

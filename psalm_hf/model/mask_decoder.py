@@ -43,6 +43,10 @@ class PsalmSinePositions(nn.Module):
         return positions.flatten(2).transpose(1, 2).to(feature_map.dtype)
 
 
+class PsalmPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderEncoderLayer):
+    """Mask2Former's layer; without checkpointing six of them keep more memory in training than the language model."""
+
+
 class PsalmPixelDecoder(nn.Module):
     """Multi-scale deformable encoder over strides 32, 16, 8 and one FPN step to stride 4.
 
@@ -65,7 +69,7 @@ class PsalmPixelDecoder(nn.Module):
         )
         self.positions = PsalmSinePositions(dim)
         self.level_embed = nn.Parameter(torch.zeros(3, dim))
-        self.layers = nn.ModuleList(Mask2FormerPixelDecoderEncoderLayer(layer_config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(PsalmPixelDecoderLayer(layer_config) for _ in range(config.encoder_layers))
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], dim, kernel_size=1), nn.GroupNorm(32, dim), nn.ReLU())
         self.output = nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1), nn.GroupNorm(32, dim), nn.ReLU())
         self.mask_projection = nn.Conv2d(dim, dim, kernel_size=1)

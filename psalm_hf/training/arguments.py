@@ -40,6 +40,10 @@ class PsalmTrainingArguments(TrainingArguments):
     projector_batch_norm: str = field(default="batch", metadata={"help": "batch, synchronised or frozen statistics"})
     fully_shard: bool = field(default=False, metadata={"help": "divide weights and states among all processes"})
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The Trainer pickles the arguments into every checkpoint and pushes them: the token must stay here.
+        return self.__dict__ | {"hub_token": None}
+
     @property
     def loading_options(self) -> dict[str, Any]:
         """Keywords of `from_pretrained` that this engine needs."""

@@ -20,7 +20,7 @@ from transformers import Trainer
 from ..model.rows import KINDS
 from .interruption import StopOnTerminate
 from .lora import plain_name
-from .model_card import card_of_run, write_card
+from .model_card import WholePushes, card_of_run, write_card
 from .resuming import check_schedule, last_checkpoint, write_schedule
 from .sharding import load_sharded_optimizer, load_sharded_weights, save_sharded_optimizer
 
@@ -72,6 +72,7 @@ class PsalmTrainer(Trainer):
         self._images, self._since = 0, time.perf_counter()
         self._stop = StopOnTerminate()
         self.add_callback(self._stop)
+        self.add_callback(WholePushes(self.create_model_card))
         if self.args.projector_batch_norm == "synchronised":
             projector = _psalm(self.model).model.projector
             _psalm(self.model).model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(projector)
@@ -175,7 +176,10 @@ class PsalmTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs |= self._mean_terms() | self._speed() | self._learning_rates()
+            # All rates follow one schedule; `learning_rate` is that of the first group.
+            scale = logs["learning_rate"] / (self.optimizer.param_groups[0]["initial_lr"] or 1)
+            rates = {f"learning_rate/{name}": scale * rate for name, rate in self.args.learning_rates.items()}
+            logs |= self._mean_terms() | self._speed() | rates
         super().log(logs, *args, **kwargs)
 
     def _mean_terms(self) -> dict[str, float]:
@@ -196,10 +200,6 @@ class PsalmTrainer(Trainer):
         images, memory = self.accelerator.gather(measured[None]).T
         self._images, self._since = 0, now
         return {"images_per_second": round(images.sum().item(), 2), "memory_gib": round(memory.max().item(), 3)}
-
-    def _learning_rates(self) -> dict[str, float]:
-        groups = self.optimizer.param_groups
-        return {f"learning_rate/{group['name']}": group["lr"] for group in groups if "name" in group}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
@@ -283,7 +283,6 @@ def parameter_groups(
             "params": parameters,
             "lr": rates.get(part, rate),
             "weight_decay": weight_decay if is_decayed else 0.0,
-            **({"name": part} if part else {}),
         }
         for (part, is_decayed), parameters in sorted(groups.items())  # the common rate first: it is logged as learning_rate
     ]

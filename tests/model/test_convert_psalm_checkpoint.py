@@ -1,4 +1,4 @@
-"""Checkpoints of other origins: original folders in every file layout, round trips, start weights, and what is refused."""
+"""Checkpoints of other origins: original folders in every file layout, round trips, and what is refused."""
 
 import copy
 import json
@@ -15,26 +15,16 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoProcessor,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    PhiConfig,
-    PhiForCausalLM,
-    SwinConfig,
 )
 
 from data_scripts import convert_checkpoint
 from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmModel, PsalmProcessor
 from psalm_hf.model.convert_psalm_checkpoint import (
-    convert_detectron2,
-    convert_original_name,
     convert_original_weights,
-    load_language_model,
-    load_mask2former,
-    load_projector,
+    detectron2_as_original,
     read_detectron2_pickle,
     split_fused,
 )
-from psalm_hf.model.mask_decoder import RowLayout
 from psalm_hf.tiny import build_tiny
 from tests.conftest import GOLDEN
 from tests.model import golden
@@ -329,60 +319,7 @@ def test_pushed_folder_runs_where_psalm_hf_cannot_be_imported(saved, tmp_path):
     torch.testing.assert_close(torch.load(tmp_path / "masks.pt"), expected, atol=1e-5, rtol=0)
 
 
-# --------------------------------------------------------------------------------------------------------------- start weights
-
-
-@pytest.fixture
-def mask2former(tmp_path):
-    """A random transformers Mask2Former whose sizes fit a tiny PSALM with 4 encoder heads, and that PSALM."""
-    model, _ = build_tiny()
-    config = model.config
-    vision = SwinConfig(**(config.vision_config.to_dict() | {"out_features": config.vision_config.out_features}))
-    other = Mask2FormerForUniversalSegmentation(
-        Mask2FormerConfig(
-            backbone_config=vision,
-            feature_size=config.hidden_dim,
-            mask_feature_size=config.hidden_dim,
-            hidden_dim=config.hidden_dim,
-            encoder_feedforward_dim=config.encoder_ffn_dim,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers + 1,
-            dim_feedforward=config.decoder_ffn_dim,
-            num_attention_heads=config.num_heads,
-            num_queries=config.num_queries + 5,
-        )
-    )
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.normal_(std=0.1)
-    other.save_pretrained(tmp_path / "mask2former")
-    return model, other.eval(), tmp_path / "mask2former"
-
-
-@torch.no_grad()
-def test_mask2former_folder_gives_its_vision_tower_and_decoder(mask2former):
-    model, other, folder = mask2former
-    load_mask2former(model, folder)
-    pixels = torch.randn(1, 3, 128, 128)
-    expected = other.model.pixel_level_module.encoder(pixels).feature_maps
-    for mine, theirs in zip(model.model.vision_tower(pixels).feature_maps, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
-    features = model.get_image_features(pixels)
-    theirs = other.model.pixel_level_module(pixels).decoder_hidden_states
-    for mine, level in zip(features.multi_scale, theirs, strict=True):
-        torch.testing.assert_close(mine, level, atol=1e-4, rtol=1e-4)
-    assert model.model.pixel_decoder.lateral[0].bias.abs().max() == 0
-
-    # With the same features and query contents, our decoder predicts the same masks at every depth.
-    count = model.config.num_queries
-    contents = other.model.transformer_module.queries_features.weight[None, :count]
-    decoder = other.model.transformer_module
-    decoder.queries_features = torch.nn.Embedding.from_pretrained(contents[0])
-    decoder.queries_embedder = torch.nn.Embedding.from_pretrained(decoder.queries_embedder.weight[:count])
-    recorded = decoder(list(features.multi_scale), features.mask_features, output_hidden_states=True).masks_queries_logits
-    mine = model.mask_decoder(contents, features.mask_features, features.multi_scale, RowLayout(torch.tensor([0]), 1))
-    for (_, mask_logits), theirs in zip(mine, recorded, strict=True):
-        torch.testing.assert_close(mask_logits, theirs, atol=1e-3, rtol=1e-3)
+# ------------------------------------------------------------------------------------------------------------------ Mask2Former
 
 
 @pytest.mark.golden
@@ -395,45 +332,13 @@ def test_detectron2_names_map_as_recorded():
     for name, _, _, original_name in rows:
         if original_name != "(ignored)":
             expected |= convert_original_weights({original_name: given[name]}, num_text_heads=1).keys()
-    assert convert_detectron2(given).keys() == expected
+    assert convert_original_weights(detectron2_as_original(given), num_text_heads=1).keys() == expected
 
 
 def write_pickle(folder, content):
     file = folder / "model_final.pkl"
     file.write_bytes(pickle.dumps(content))
     return file
-
-
-def detectron2_weights(model) -> dict[str, np.ndarray]:
-    """Weights of a PSALM model under detectron2's names, with extra queries; biases that it does not have are left out."""
-    text = golden.recorded_file("mask2former_pickle_keys.tsv").read_text().splitlines()[1:]
-    state, weights = model.state_dict(), {}
-    for name, _, _, original_name in (line.split("\t") for line in text):
-        targets = list(split_fused(convert_original_name(original_name), torch.zeros(3), 1))
-        if all(target in state for target in targets):
-            weights[name] = torch.cat([state[target] for target in targets]).numpy()
-    return weights
-
-
-@pytest.mark.golden
-def test_detectron2_pickle_fills_the_model(tmp_path):
-    source, _ = build_tiny(seed=1)
-    target, _ = build_tiny(seed=2)
-    weights = detectron2_weights(source)
-    weights["sem_seg_head.predictor.query_embed.weight"] = np.concatenate(
-        [weights["sem_seg_head.predictor.query_embed.weight"], np.ones((3, source.config.hidden_dim), np.float32)]
-    )
-    weights["sem_seg_head.predictor.class_embed.weight"] = np.zeros((2, 2), np.float32)
-    weights["criterion.empty_weight"] = np.zeros(3, np.float32)
-    load_mask2former(target, write_pickle(tmp_path, {"model": weights, "__author__": "someone"}))
-    expected, actual = source.state_dict(), target.state_dict()
-    for name in expected:
-        if name.startswith(("model.vision_tower.", "model.pixel_decoder.layers.", "mask_decoder.layers.", "mask_decoder.mask_head.")):
-            assert torch.equal(expected[name], actual[name]), name
-    assert torch.equal(actual["mask_decoder.query_positions.weight"], expected["mask_decoder.query_positions.weight"])
-    weights.pop("backbone.patch_embed.norm.weight")
-    with pytest.raises(ValueError, match="missing: model.vision_tower.swin.embeddings.norm.weight"):
-        load_mask2former(target, write_pickle(tmp_path, {"model": weights}))
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -452,102 +357,5 @@ def test_arrays_are_read_in_every_pickle_protocol(tmp_path, protocol):
     ],
 )
 def test_pickle_with_anything_but_arrays_is_refused(tmp_path, content, message):
-    model, _ = build_tiny()
     with pytest.raises(ValueError, match=message):
-        load_mask2former(model, write_pickle(tmp_path, content))
-
-
-@pytest.fixture
-def phi(tmp_path):
-    """A random Phi with a larger vocabulary than a tiny PSALM, and that PSALM."""
-    model, _ = build_tiny()
-    config = PhiConfig(**(model.config.text_config.to_dict() | {"vocab_size": model.config.text_config.vocab_size + 9}))
-    other = PhiForCausalLM(config).eval()
-    other.save_pretrained(tmp_path / "phi")
-    return model, other, tmp_path / "phi"
-
-
-def test_phi_folder_gives_the_language_model(phi):
-    model, other, folder = phi
-    own = model.get_input_embeddings().weight.detach().clone()
-    load_language_model(model, folder)
-    pad = model.config.text_config.pad_token_id
-    embeddings, theirs = model.get_input_embeddings().weight, other.get_input_embeddings().weight
-    assert torch.equal(embeddings[:pad], theirs[:pad])
-    torch.testing.assert_close(embeddings[pad], theirs[:pad].mean(0))
-    assert torch.equal(embeddings[pad + 1 :], own[pad + 1 :])  # [SEG] keeps its initialisation
-    ids = torch.randint(0, pad, (1, 7))
-    with torch.no_grad():
-        hidden = model.model.language_model(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(hidden, other.model(input_ids=ids).last_hidden_state)
-        expected = other(input_ids=ids).logits - other.lm_head.bias  # the head's bias is dropped
-        torch.testing.assert_close(model.lm_head(hidden)[..., :pad], expected[..., :pad], atol=1e-5, rtol=1e-4)
-
-
-def test_phi_in_the_fused_layout_gives_the_same(phi, tmp_path):
-    model, other, folder = phi
-    load_language_model(model, folder)
-    heads, fused = model.config.text_config.num_attention_heads, {}
-    state = other.state_dict()
-    for name, tensor in state.items():
-        if ".q_proj." in name:
-            parts = [state[name.replace("q_proj", part)].unflatten(0, (heads, -1)) for part in ("q_proj", "k_proj", "v_proj")]
-            fused[name.replace("q_proj", "query_key_value")] = torch.stack(parts, dim=1).flatten(0, 2)
-        elif not any(part in name for part in (".k_proj.", ".v_proj.")):
-            fused[name] = tensor
-    (tmp_path / "old").mkdir()
-    torch.save(fused, tmp_path / "old" / "pytorch_model.bin")
-    again, _ = build_tiny()
-    load_language_model(again, tmp_path / "old")
-    expected, actual = model.state_dict(), again.state_dict()
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-
-
-def test_language_weights_of_another_size_are_refused(phi, tmp_path):
-    model, _, _ = phi
-    PhiForCausalLM(PhiConfig(**(model.config.text_config.to_dict() | {"intermediate_size": 80}))).save_pretrained(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"shape: model.language_model.layers.0.mlp.fc1.weight is \(80, 32\), the model has \(64, 32\)"):
-        load_language_model(model, tmp_path / "wide")
-
-
-def original_projector(model, prefix: str) -> dict[str, torch.Tensor]:
-    names = {"conv1": "layer1.0.conv1", "norm1": "layer1.0.bn1", "conv2": "layer1.0.conv2", "norm2": "layer1.0.bn2"}
-    names |= {"shortcut": "layer1.0.downsample.0", "shortcut_norm": "layer1.0.downsample.1"}
-    weights = {}
-    for name, tensor in model.model.projector.state_dict().items():
-        part, _, rest = name.removeprefix("reduce.").partition(".")
-        weights[f"{prefix}mm_projector.{names.get(part, 'fc')}.{rest}"] = tensor
-    return weights
-
-
-@pytest.mark.parametrize("prefix", ["model.", "", "base_model.model.model."])
-def test_stage_1_projector_loads_with_any_prefix(tmp_path, prefix):
-    source, _ = build_tiny(seed=1)
-    target, _ = build_tiny(seed=2)
-    torch.save(original_projector(source, prefix), tmp_path / "mm_projector.bin")
-    load_projector(target, tmp_path / "mm_projector.bin")
-    expected, actual = source.model.projector.state_dict(), target.model.projector.state_dict()
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-
-
-@pytest.mark.golden
-def test_released_projector_file_has_no_running_statistics_and_loads(tmp_path):
-    model, _ = build_tiny()
-    complete = original_projector(model, "model.")
-    recorded = [line.split("\t")[0] for line in golden.recorded_file("stage1_projector_keys.tsv").read_text().splitlines()[1:]]
-    assert {name for name in complete if "running" not in name and "tracked" not in name} == set(recorded)
-    torch.save({name: complete[name] + 1 for name in recorded}, tmp_path / "mm_projector.bin")
-    before = model.model.projector.reduce.norm1.running_mean.clone()
-    load_projector(model, tmp_path / "mm_projector.bin")
-    assert torch.equal(model.model.projector.linear.bias, complete["model.mm_projector.fc.bias"])
-    assert torch.equal(model.model.projector.reduce.norm1.running_mean, before)
-
-
-def test_incomplete_projector_is_refused(tmp_path):
-    model, _ = build_tiny()
-    weights = original_projector(model, "model.")
-    weights.pop("model.mm_projector.fc.bias")
-    weights["other"] = torch.zeros(2)
-    torch.save(weights, tmp_path / "mm_projector.bin")
-    with pytest.raises(ValueError, match="missing: model.projector.linear.bias(.|\n)*unexpected: other"):
-        load_projector(model, tmp_path / "mm_projector.bin")
+        read_detectron2_pickle(write_pickle(tmp_path, content))
