@@ -79,4 +79,4 @@ def test_calibrated_thresholds_are_no_worse_than_the_constants_where_they_were_c
     accuracy = {name: numbers["referring N-acc"] + numbers["referring T-acc"] for name, numbers in results.items()}
     iou = {name: numbers["referring mIoU, with target, scored"] for name, numbers in results.items()}
     assert accuracy["calibrated"] > accuracy["constant"]
-    assert iou["calibrated"] > iou["constant"]
+    assert iou["calibrated"] >= iou["constant"]
