@@ -7,6 +7,7 @@ from .model.configuration_psalm import OriginalPsalmConfig, PsalmConfig
 from .model.image_processing_psalm import PsalmImageProcessor, load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
 from .model.processing_psalm import PsalmProcessor
+from .model.starting_point import build_starting_point
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "PsalmModel",
     "PsalmProcessor",
     "PsalmSegmentationOutput",
+    "build_starting_point",
     "load_image",
     "tiny_checkpoint",
 ]
