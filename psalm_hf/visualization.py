@@ -169,15 +169,20 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.I
     return canvas
 
 
-def draw_sample(sample: Sample) -> Image.Image:
+def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str, Color] | None = None) -> Image.Image:
     """What a sample asks and what answers it: segments with the names of their categories, expressions as a caption, regions drawn on
     the picture that they belong to, a conversation below its picture.
+
+    Args:
+        title: default the ids of image and record.
+        colors: name -> RGB 0..255 for the category of every segment; default by order of appearance.
 
     Raises:
         OSError: the picture cannot be read.
         ValueError: a mask cannot be decoded.
     """
-    title = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
+    if title is None:
+        title = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
     if sample.condition == "conversation":
         return _draw_conversation(sample, title)
     image = _open(sample.image)
@@ -185,13 +190,27 @@ def draw_sample(sample: Sample) -> Image.Image:
         return _draw_regions(sample, image, title)
     masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
     if sample.condition == "category":
-        colors = label_colors([sample.categories[segment.category_id] for segment in sample.segments])
+        colors = label_colors(_category_names(sample)) if colors is None else dict(colors)
         colors |= {f"{name} (crowd)": color for name, color in colors.items()}
         labels = [sample.categories[segment.category_id] + " (crowd)" * segment.is_crowd for segment in sample.segments]
         return draw_segmentation(image, masks, labels, colors=colors, note=title)
     expressions = " | ".join(f"\u201c{text}\u201d" for text in sample.expressions)
     labels = ["meant" + " (crowd)" * segment.is_crowd for segment in sample.segments]
     return draw_segmentation(image, masks, labels, note=f"{title}: {expressions}{'' if masks else ' means nothing in this picture'}")
+
+
+def draw_answer(predicted: Sample, truth: Sample) -> Image.Image:
+    """A prediction above the truth, both as in `draw_sample` and in the same colours.
+
+    Args:
+        predicted: `truth` with the segments that were predicted.
+
+    Raises:
+        OSError, ValueError: see `draw_sample`.
+    """
+    colors = label_colors([*_category_names(truth), *_category_names(predicted)])
+    above = draw_sample(predicted, title=f"image {truth.image_id}, prediction", colors=colors)
+    return _stack(above, draw_sample(truth, title=f"image {truth.image_id}, truth", colors=colors))
 
 
 def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -218,6 +237,11 @@ def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
             sheet.paste(cell, (gap + column * (width + gap), top))
         top += height + gap
     return sheet
+
+
+def _category_names(sample: Sample) -> list[str]:
+    """Of its segments; none if it does not ask for categories."""
+    return [sample.categories[segment.category_id] for segment in sample.segments] if sample.condition == "category" else []
 
 
 def _open(image: Any) -> Image.Image:
