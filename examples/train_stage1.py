@@ -41,7 +41,7 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     from psalm_hf.data.collator import PsalmCollator
     from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, check_source, open_source
     from psalm_hf.training.arguments import AlignmentArguments, PsalmTrainingArguments, read_config
-    from psalm_hf.training.resuming import last_checkpoint
+    from psalm_hf.training.resuming import check_schedule, last_checkpoint
     from psalm_hf.training.trainer import PsalmTrainer, train_only
 
     alignment, training = read_config(config, overrides, (AlignmentArguments, PsalmTrainingArguments))
@@ -50,6 +50,8 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     batches_per_step = training.gradient_accumulation_steps * training.world_size
     batches = OneTaskPerBatch({"caption": 1.0}, batch_sizes, training.max_steps, training.seed, batches_per_step)
     checkpoint = last_checkpoint(training.output_dir) if resume else None
+    if checkpoint is not None:
+        check_schedule(checkpoint, batches.schedule)
 
     processor = PsalmProcessor.from_pretrained(alignment.checkpoint)
     captions = open_source("caption", alignment.source, image_size=processor.image_processor.image_size, seed=training.seed)

@@ -11,6 +11,7 @@ Fields of the config; `--field value` overrides each of them, values are read as
     sources         source -> its dataset and options; left out: a shapes task
     model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
     eval_images     validation pictures per evaluation, 0 = none
+    eval_sources    name -> dataset that is measured; left out: shapes
     lora            adapters on the language model: rank, alpha, dropout, targets, see docs/lora.md; left out: all of it learns
     merge_adapter   also write output_dir/merged, which needs no peft
     language_model_bits   8 or 4: quantised language model under adapters
@@ -33,6 +34,7 @@ the current step, with a complete checkpoint. Several processes, DeepSpeed, FSDP
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 
 
@@ -44,16 +46,35 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
+def measurement(mixture, processor, batch_size: int) -> Callable:
+    """What is measured during training: every task of the shapes world, or the datasets that the config names."""
+    from psalm_hf.data.mixture import open_dataset
+    from psalm_hf.evaluation.datasets import evaluate_dataset, first_images
+    from psalm_hf.evaluation.shapes import evaluate_shapes
+
+    if not mixture.eval_sources:
+        return partial(evaluate_shapes, processor=processor, split="validation", num_images=mixture.eval_images, batch_size=batch_size)
+    datasets = {
+        name: first_images(open_dataset(name, {"split": "val"} | options), mixture.eval_images)
+        for name, options in mixture.eval_sources.items()
+    }
+
+    def measure(model) -> dict[str, float]:
+        reports = {name: evaluate_dataset(model, processor, dataset, batch_size=batch_size) for name, dataset in datasets.items()}
+        return {f"{name} {metric}": value for name, report in reports.items() for metric, value in report.percent.items()}
+
+    return measure
+
+
 def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     """Everything that can be refused is refused here: first what the config says, then what the files hold."""
     from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
     from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, check_mixture, open_source
-    from psalm_hf.evaluation.shapes import evaluate_shapes
     from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
     from psalm_hf.training.lora import add_adapters, check_run, merged_folder, read_lora
     from psalm_hf.training.quantization import quantization_options
-    from psalm_hf.training.resuming import last_checkpoint
+    from psalm_hf.training.resuming import check_schedule, last_checkpoint
     from psalm_hf.training.trainer import PsalmTrainer
 
     mixture, training = read_config(config, overrides, (MixtureArguments, PsalmTrainingArguments))
@@ -64,6 +85,8 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     batches_per_step = training.gradient_accumulation_steps * training.world_size
     batches = OneTaskPerBatch(mixture.weights, mixture.batch_sizes, training.max_steps, training.seed, batches_per_step)
     checkpoint = last_checkpoint(training.output_dir) if resume else None
+    if checkpoint is not None:
+        check_schedule(checkpoint, batches.schedule)
 
     psalm_config = PsalmConfig.from_pretrained(mixture.checkpoint, **mixture.model)
     num_queries = psalm_config.num_queries if psalm_config.decouple_masks else 0
@@ -80,20 +103,14 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     )
     if lora:
         model = add_adapters(model, processor, lora, learning_rates=training.learning_rates, seed=training.seed)
-    measure = partial(
-        evaluate_shapes,
-        processor=processor,
-        split="validation",
-        num_images=mixture.eval_images,
-        batch_size=training.per_device_eval_batch_size,
-    )
+    evaluation = measurement(mixture, processor, training.per_device_eval_batch_size) if mixture.eval_images else None
     trainer = PsalmTrainer(
         model=model,
         args=training,
         train_dataset=TaskSources(sources),
         batch_sampler=batches,
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
-        evaluation=measure if mixture.eval_images else None,
+        evaluation=evaluation,
         processing_class=processor,
     )
     return trainer, checkpoint, merged_folder(training) if mixture.merge_adapter else None

@@ -129,12 +129,30 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
     dataset = options.pop("dataset")
     if dataset == "shapes":
         return ShapesStream(**{"task": name, "image_size": image_size} | options)
+    if not options.get("streaming"):
+        return EndlessEpochs(open_dataset(name, {"dataset": dataset, "split": "train"} | options), seed)
     condition, shuffle_buffer = options.pop("condition", None), options.pop("shuffle_buffer", SHUFFLE_BUFFER)
     try:
-        samples = load(dataset, **{"split": "train"} | options)
-        if options.get("streaming"):
-            return StreamedEpochs(samples, seed, shuffle_buffer, condition)
-        return EndlessEpochs(_with_condition(samples, condition), seed)
+        return StreamedEpochs(load(dataset, **{"split": "train"} | options), seed, shuffle_buffer, condition)
+    except ValueError as error:
+        raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
+
+
+def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
+    """The rows of one condition of a dataset of files, once.
+
+    Args:
+        name: by which errors call it.
+        options: `dataset`, `split`, `data_dir` and so on, see `open_source`; not streamed.
+
+    Raises:
+        ValueError, FileNotFoundError: see `open_source`.
+    """
+    check_source(name, options)
+    options = dict(options)
+    dataset, condition = options.pop("dataset"), options.pop("condition", None)
+    try:
+        return _with_condition(load(dataset, **options), condition)
     except ValueError as error:
         raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
 
@@ -275,7 +293,7 @@ class OneTaskPerBatch(Sampler[list[Position]]):
     def schedule(self) -> dict[str, Any]:
         """What the sequence of batches follows from; their number only says where it ends."""
         return {
-            "weights": dict(self.weights),
+            "weights": list(self.weights.items()),  # in order: draws follow it
             "batch_sizes": dict(self.batch_sizes),
             "seed": self.seed,
             "batches_per_step": self.batches_per_step,

@@ -1,5 +1,6 @@
 """What can be set in a training run's YAML file, and reading it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
+from transformers.utils import strtobool
 
 from .lora import read_lora
 from .quantization import check_bits
@@ -62,8 +64,13 @@ class PsalmTrainingArguments(TrainingArguments):
             raise ValueError(f"projector_batch_norm is {self.projector_batch_norm!r}, expected batch, synchronised or frozen")
         if self.projector_batch_norm == "synchronised" and self.device.type == "cpu":
             raise ValueError("projector_batch_norm: synchronised statistics need GPUs; on CPU choose batch or frozen")
-        if self.fully_shard and self.deepspeed is not None:
-            raise ValueError("fully_shard and deepspeed are two engines; give one of them")
+        if self.fully_shard:
+            launched = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "FSDP of Accelerate": "ACCELERATE_USE_FSDP"}
+            others = [engine for engine, name in launched.items() if strtobool(os.environ.get(name, "false"))]
+            if self.deepspeed is not None or self.fsdp or others:
+                raise ValueError(f"fully_shard and {', '.join(others) or 'another engine'} are two engines; give one of them")
+            if self.projector_batch_norm == "synchronised":
+                raise ValueError("projector_batch_norm: a model that is divided cannot synchronise its statistics; choose batch or frozen")
         if self.fully_shard and self.world_size == 1:
             raise ValueError("fully_shard divides the model among processes, but there is one; start with torchrun --nproc_per_node N")
         if self.deepspeed is not None and self.device.type == "cpu":
@@ -112,8 +119,10 @@ class MixtureArguments:
         batch_sizes: source -> samples per batch.
         sources: source -> its dataset and options, see `psalm_hf.data.mixture.open_source`; left out: a task of the shapes world.
         model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
-        eval_images: pictures of the validation split in every evaluation during training, 0 = no evaluation. When it happens is said by
+        eval_images: pictures of each measured dataset in every evaluation during training, 0 = no evaluation. When it happens is said by
             `eval_strategy` and `eval_steps`, how many pictures a forward pass takes by `per_device_eval_batch_size`.
+        eval_sources: name -> dataset that is measured, with its options, as in `sources` (default split: val); left out: the validation
+            pictures of the shapes world.
         lora: adapters on the language model, see `lora.LoraOptions`; empty = all of it learns.
         merge_adapter: at the end, `<output_dir>/merged` gets the model with its adapters merged, which needs no peft.
         language_model_bits: 8 or 4 loads the language model quantised (bitsandbytes), under adapters.
@@ -128,6 +137,7 @@ class MixtureArguments:
     sources: dict = field(default_factory=dict, metadata={"help": "source -> its dataset and options; left out: a shapes task"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of PsalmConfig that differ from the checkpoint's"})
     eval_images: int = field(default=0, metadata={"help": "validation pictures per evaluation, 0 = none"})
+    eval_sources: dict = field(default_factory=dict, metadata={"help": "name -> dataset that is measured; left out: shapes"})
     lora: dict = field(default_factory=dict, metadata={"help": "adapters on the language model: rank, alpha, dropout, targets"})
     merge_adapter: bool = field(default=False, metadata={"help": "also write output_dir/merged, which needs no peft"})
     language_model_bits: int | None = field(default=None, metadata={"help": "8 or 4: quantised language model under adapters"})

@@ -10,10 +10,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StopOnTerminate(TrainerCallback):
-    """Turns SIGTERM into a checkpoint and an early end. One process that was told is enough: all end after the same step."""
+    """Turns SIGTERM into a checkpoint and an early end. One process that was told is enough: all end after the same step.
+
+    Attributes:
+        has_ended_run: whether that happened, on all processes alike. A signal after the last step finds nothing to end.
+    """
 
     def __init__(self):
-        self.is_requested = False
+        self.has_ended_run = False
+        self._is_requested = False
         self._previous: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -21,16 +26,23 @@ class StopOnTerminate(TrainerCallback):
             self._previous = signal.signal(signal.SIGTERM, self._request)
 
     def _request(self, *_: Any) -> None:
-        self.is_requested = True
+        self._is_requested = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        is_requested = self._is_requested
         if dist.is_available() and dist.is_initialized():
             # The signal reaches processes in different steps; whoever saved alone would wait for the others forever.
-            requested = torch.tensor(float(self.is_requested), device=args.device)
+            requested = torch.tensor(float(is_requested), device=args.device)
             dist.all_reduce(requested, op=dist.ReduceOp.MAX)
-            self.is_requested = bool(requested)
-        if self.is_requested:
+            is_requested = bool(requested)
+        if is_requested and state.global_step < state.max_steps:
+            self.has_ended_run = True
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        if self.has_ended_run:  # what is left of the time is for the checkpoint
             control.should_evaluate = False
         return control
 
@@ -38,3 +50,9 @@ class StopOnTerminate(TrainerCallback):
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
+
+
+def ignore_terminate(worker_id: int) -> None:
+    """For the workers of a DataLoader: schedulers tell all processes of a job, and a worker that ends makes the run end without a
+    checkpoint. Workers end with their process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import strtobool
 
 from ..model.modeling_psalm import PsalmForSegmentation
 from ..model.processing_psalm import PsalmProcessor
@@ -90,10 +91,11 @@ def check_run(training: "PsalmTrainingArguments", *, merge: bool) -> None:
     """Refuses runs that adapters cannot make, before anything is loaded.
 
     Raises:
-        ValueError: an engine that divides the weights (`fully_shard`, ZeRO-3): adapters would be put on a model that is already divided,
+        ValueError: an engine that divides the weights (`fully_shard`, ZeRO-3, FSDP): adapters would be put on a model that is divided,
             and peft reads single rows of its embeddings; a merged folder of an earlier run.
     """
-    engine = "fully_shard" if training.fully_shard else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else None
+    is_fsdp = bool(training.fsdp) or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+    engine = "fully_shard" if training.fully_shard else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if is_fsdp else None
     if engine:
         raise ValueError(f"lora: adapters do not work with {engine}; use several processes without it (DDP)")
     if merge and merged_folder(training).exists():

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one is complete, and whether the run that goes on draws the same batches."""
+"""Going on from a checkpoint: which one is complete, and whether the run that goes on divides and draws batches as before."""
 
 import json
 from collections.abc import Mapping

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from ..model.rows import KINDS
-from .interruption import StopOnTerminate
+from .interruption import StopOnTerminate, ignore_terminate
 from .lora import plain_name
 from .model_card import WholePushes, card_of_run, write_card
 from .resuming import check_schedule, last_checkpoint, write_schedule
@@ -55,15 +56,21 @@ class PsalmTrainer(Trainer):
     ):
         training = kwargs["args"]
         freeze_vision_tower(kwargs["model"], training.learning_rates)
+        check_learning(kwargs["model"], training.learning_rates)
         save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
         # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty. It also
         # refuses to save optimizers of a model that is divided; they are saved below.
         super().__init__(eval_dataset=(), **kwargs)
         training.save_only_model = save_only_model
-        if evaluation is None and self.args.eval_strategy != "no":
+        measures = self.args.eval_strategy != "no" or self.args.eval_on_start
+        if evaluation is None and measures:
             raise ValueError(
                 f"eval_strategy is {self.args.eval_strategy.value!r}, but nothing is measured: pass `evaluation` (eval_images in the "
-                "config of stage 2), or set eval_strategy to 'no'"
+                "config of stage 2), or set eval_strategy to 'no' and eval_on_start to false"
+            )
+        if measures and (self.args.fully_shard or self.is_fsdp_enabled):
+            raise ValueError(
+                "a model that FSDP divides cannot be measured during training; set eval_strategy: 'no', and measure checkpoints"
             )
         self._check_engine()
         self.batch_sampler = batch_sampler
@@ -84,12 +91,21 @@ class PsalmTrainer(Trainer):
                 "a DeepSpeed config was given, but DeepSpeed is not running; start with torchrun or accelerate launch, without "
                 "ACCELERATE_USE_CPU, and on CPU with DS_ACCELERATOR=cpu"
             )
+        if self.is_deepspeed_enabled:
+            given = {"optimizer", "scheduler"} & self.accelerator.state.deepspeed_plugin.deepspeed_config.keys()
+            if given:
+                raise ValueError(
+                    f"the DeepSpeed config has its own {' and '.join(sorted(given))}; take them out, learning_rate, learning_rates and "
+                    "lr_scheduler_type of the training config say it"
+                )
         if self.is_fsdp_enabled and self.args.device.type == "cpu":
             raise ValueError("FSDP of Accelerate does not run on CPU, it would be plain DDP; set fully_shard: true instead")
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
+            raise ValueError("FSDP version 1 renames parameters, so that rates by submodule are lost; set fsdp_version: 2")
 
     @property
     def was_terminated(self) -> bool:
-        return self._stop.is_requested
+        return self._stop.has_ended_run
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(
@@ -97,6 +113,10 @@ class PsalmTrainer(Trainer):
             batch_sampler=self.batch_sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=ignore_terminate,
         )
         return self.accelerator.prepare(loader)
 
@@ -125,7 +145,7 @@ class PsalmTrainer(Trainer):
             for name, value in outputs.losses.items():
                 if not name[-1].isdigit():  # of the last depth; the earlier ones follow it
                     self._terms[f"{kind}/{name}"].append(value.detach())
-            self._images += len(inputs.get("pixel_values", ()))
+            self._images += 0 if inputs.get("pixel_values") is None else len(inputs["pixel_values"])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _set_modes(self, model: nn.Module) -> None:
@@ -146,7 +166,7 @@ class PsalmTrainer(Trainer):
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         with kept_random_state(self.args.device):
-            measured = self.evaluation(self.model)
+            measured = self._measure()
         for module, training in modes:
             module.training = training
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
@@ -174,13 +194,26 @@ class PsalmTrainer(Trainer):
             card = card_of_run(self, model_name=model_name, license=license, tags=tags, finetuned_from=finetuned_from)
             write_card(self.args.output_dir, card)
 
+    def _measure(self) -> dict[str, float]:
+        """The numbers of process 0, on all processes: they decide alike which checkpoint is the best, and when to save it."""
+        is_distributed = dist.is_available() and dist.is_initialized()
+        if is_distributed:
+            for buffer in self.model.buffers():  # batch norms have counted the batches of their process; those of process 0 are saved
+                dist.broadcast(buffer, src=0)
+        measured = [self.evaluation(self.model)]
+        if is_distributed:
+            dist.broadcast_object_list(measured, src=0)
+        return measured[0]
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            # All rates follow one schedule; `learning_rate` is that of the first group.
-            scale = logs["learning_rate"] / (self.optimizer.param_groups[0]["initial_lr"] or 1)
-            rates = {f"learning_rate/{name}": scale * rate for name, rate in self.args.learning_rates.items()}
-            logs |= self._mean_terms() | self._speed() | rates
+            logs |= self._mean_terms() | self._speed() | self._own_rates(logs["learning_rate"])
         super().log(logs, *args, **kwargs)
+
+    def _own_rates(self, first: float) -> dict[str, float]:
+        """Rates of the submodules that have their own, at the step where that of the first group is `first`: one schedule scales all."""
+        initial = self.optimizer.param_groups[0].get("initial_lr")
+        return {f"learning_rate/{name}": first / initial * rate for name, rate in self.args.learning_rates.items()} if initial else {}
 
     def _mean_terms(self) -> dict[str, float]:
         """Of all processes, since the last log."""
@@ -303,6 +336,20 @@ def freeze_vision_tower(model: nn.Module, rates: Mapping[str, float]) -> None:
     for name, parameter in model.named_parameters():
         if _is_inside(name, tower) and not any(_is_inside(name, part) for part in learning):
             parameter.requires_grad_(False)
+
+
+def check_learning(model: nn.Module, rates: Mapping[str, float]) -> None:
+    """Refuses rates of what is frozen, and a model of which nothing learns.
+
+    Raises:
+        ValueError: naming the rate.
+    """
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not learning:
+        raise ValueError("nothing learns: every parameter is frozen; the vision tower learns only with a rate of its own (learning_rates)")
+    for part in rates:
+        if not any(_is_inside(name, part) for name in learning):
+            raise ValueError(f"learning_rates: {part} is frozen in this run; leave it out, or let it learn (trainable in stage 1, no lora)")
 
 
 def train_only(model: nn.Module, names: Sequence[str]) -> None:

@@ -120,6 +120,22 @@ def test_evaluation_on_validation_pictures_is_logged_and_changes_no_weight(start
     assert are_equal(weights(tmp_path), weights(six_steps))
 
 
+def test_a_dataset_of_files_is_measured_during_training(start, tmp_path):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "0.png")
+    (tmp_path / "val.jsonl").write_text(
+        json.dumps({"image": "0.png", "text": "star", "masks": [[[2, 2, 30, 2, 30, 30]]]})
+    )
+    source = f"{{mine: {{dataset: own_jsonl, data_dir: {tmp_path}, cache_dir: {tmp_path / 'cache'}}}}}"
+    evaluation = ["--eval_images", "1", "--eval_strategy", "steps", "--eval_steps", "1", "--eval_sources", source]
+    assert (
+        train_stage2.main(
+            stage2(start, tmp_path / "run", *FEW, *evaluation, "--max_steps", "1", "--save_steps", "1", "--eval_strategy", "steps")
+        )
+        == 0
+    )
+    assert any(name.startswith("eval_mine ") for entry in logged(tmp_path / "run", 1) for name in entry)
+
+
 def test_a_config_can_ask_for_the_other_design(start, tmp_path):
     designs = ["--config", str(CONFIGS / "tiny_designs.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path)]
     train_stage2.main([*designs, "--batch_sizes", "{panoptic: 2}", "--max_steps", "2", "--model", "{decouple_masks: false}"])

@@ -35,6 +35,10 @@ def commands():
 ENGINES = commands()
 
 
+def test_every_engine_has_a_command():
+    assert set(ENGINES) == {"one process", "DDP", "DDP by accelerate", "ZeRO-2", "ZeRO-3", "fully_shard"}
+
+
 def launch(command, records, *overrides):
     """Starts a command of the docs, recorded, in a process group of its own."""
     words = shlex.split(command)
@@ -180,16 +184,29 @@ def test_a_killed_run_goes_on_with_the_same_batches_to_the_same_bits(engine, opt
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["one process", "DDP"])
 def test_sigterm_ends_a_run_early_with_a_checkpoint_to_go_on_from(engine, options, tmp_path):
-    options = [*options, "--save_strategy", "steps", "--save_steps", "1000", "--output_dir", str(tmp_path)]
+    options = [*options, "--save_strategy", "steps", "--save_steps", "1000", "--output_dir", str(tmp_path), "--dataloader_num_workers", "1"]
     process = launch(ENGINES[engine], tmp_path / "records", *options)
     while not any('"step": 3,' in path.read_text() for path in (tmp_path / "records").glob("*.jsonl")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.05)
-    os.kill(lines(tmp_path / "records")[0][0]["pid"], signal.SIGTERM)  # one of the processes is enough
+    told = lines(tmp_path / "records")[0][0]["pid"]  # one of the processes is enough
+    for worker in Path(f"/proc/{told}/task/{told}/children").read_text().split():
+        os.kill(int(worker), signal.SIGTERM)  # schedulers tell the workers that read data too
+    os.kill(told, signal.SIGTERM)
     _, errors = process.communicate()
-    assert process.returncode != 0 and "ended by SIGTERM after step" in errors
+    assert process.returncode == (143 if engine == "one process" else 1) and "ended by SIGTERM after step" in errors
     [checkpoint] = tmp_path.glob("checkpoint-*")
     assert 4 <= int(checkpoint.name.split("-")[1]) < STEPS and not (tmp_path / "model.safetensors").exists()
     run(ENGINES[engine], tmp_path / "resumed", *options, "--resume", "true")
     assert (tmp_path / "model.safetensors").exists()
     assert lines(tmp_path / "resumed")[0][0]["step"] == int(checkpoint.name.split("-")[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["DDP", "ZeRO-3"])
+def test_processes_measure_alike_and_agree_on_the_best_checkpoint(engine, options, tmp_path):
+    metric = "eval_region mIoU, mask"
+    evaluation = {"eval_strategy": "steps", "eval_steps": 5, "eval_images": 1, "save_strategy": "best", "metric_for_best_model": metric}
+    options = [*options, *(word for name, value in evaluation.items() for word in (f"--{name}", str(value)))]
+    run(ENGINES[engine], tmp_path / "records", *options, "--output_dir", str(tmp_path / "run"))
+    assert list((tmp_path / "run").glob("checkpoint-*")) and (tmp_path / "run" / "model.safetensors").exists()

@@ -15,7 +15,7 @@ from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import PsalmTrainingArguments
-from psalm_hf.training.trainer import PsalmTrainer, batch_seed, train_only
+from psalm_hf.training.trainer import PsalmTrainer, batch_seed, check_learning, train_only
 
 
 class StopAt(TrainerCallback):
@@ -273,6 +273,23 @@ def test_statistics_of_the_projector_follow_the_batches_unless_they_are_frozen(t
 def test_what_this_machine_cannot_do_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"eval_strategy": "steps"}, {"eval_on_start": True}])
+def test_measuring_nothing_is_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="nothing is measured"):
+        trainer(tmp_path, **options)
+
+
+def test_a_rate_of_what_is_frozen_and_a_run_that_learns_nothing_are_refused():
+    model, _ = build_tiny()
+    train_only(model, ["model.projector"])
+    check_learning(model, {"model.projector.linear": 1e-3})
+    with pytest.raises(ValueError, match="lm_head is frozen in this run"):
+        check_learning(model, {"lm_head": 1e-3})
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing learns"):
+        check_learning(model, {})
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
