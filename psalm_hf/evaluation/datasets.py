@@ -50,7 +50,7 @@ def first_images(dataset: SampleDataset, number: int) -> SampleDataset:
     return SampleDataset(rows, dataset.categories, dataset.task)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # no inference mode: engines that gather weights would train on with what they gathered in it
 def evaluate_dataset(
     model: Any,
     processor: Any,

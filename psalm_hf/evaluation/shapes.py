@@ -66,7 +66,7 @@ def report_shapes(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # no inference mode: engines that gather weights would train on with what they gathered in it
 def _measure(
     model: Any, processor: Any, split: str, num_images: int, batch_size: int, thresholds: ReferringThresholds | None
 ) -> list[Measures]:

@@ -103,7 +103,7 @@ def calibrate_referring(model: Any, processor: Any, *, num_images: int, batch_si
         ValueError: no pictures, or so few that every expression has a target or none has.
     """
     scored: list[ScoredAnswer] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in scene_batches(model, processor, SPLIT, num_images, batch_size, "calibration"):
             scored += [_score(answer, _target(prompt)) for prompt, answer in _answers(batch, GRID[0])]
     return choose_thresholds(scored)
