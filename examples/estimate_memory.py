@@ -41,6 +41,8 @@ def read_run(config: str, overrides: list[str]) -> tuple:
     given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     given |= {name[2:]: yaml.safe_load(value) for name, value in zip(overrides[::2], overrides[1::2], strict=False)}
     neutral = [text for name, value in ON_ANY_MACHINE for text in (f"--{name}", value)]
+    if given.get("projector_batch_norm") == "synchronised":  # needs GPUs; keeps as much as `batch`
+        neutral += ["--projector_batch_norm", "batch"]
     stage = MixtureArguments if "weights" in given else AlignmentArguments
     run, training = read_config(config, [*overrides, *neutral], (stage, PsalmTrainingArguments))
     return run, training, next((name for name in ("bf16", "fp16") if given.get(name)), None)
@@ -59,7 +61,7 @@ def build_model(run, training) -> tuple:
     if Path(run.checkpoint).is_dir():
         config, source = PsalmConfig.from_pretrained(run.checkpoint, **changed), run.checkpoint
     else:
-        config, source = PsalmConfig(**changed), f"the released model ({run.checkpoint} does not exist)"
+        config, source = PsalmConfig.from_dict(changed), f"the released model ({run.checkpoint} does not exist)"
     model = build_unallocated(config)
     if not is_mixture:
         train_only(model, run.trainable)
@@ -94,7 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
     is_mixture = hasattr(run, "weights")
-    rows = max(run.batch_sizes.values()) if is_mixture else training.per_device_train_batch_size
+    # A source of weight 0 is never drawn.
+    rows = (
+        max(run.batch_sizes[name] for name, weight in run.weights.items() if weight) if is_mixture else training.per_device_train_batch_size
+    )
     length = options.length or getattr(model.config.text_config, "max_position_embeddings", 2048)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}[half]
     is_checkpointed = training.gradient_checkpointing
@@ -144,7 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
         print_table(("part", "activations", "checkpointed"), lines)
         print()
     print(
-        f"Assumed: {memory.TARGETS_PER_PICTURE} targets per picture, batches with padding. Not counted: the CUDA context and NCCL (about "
+        f"Assumed: {rows} rows in every batch{', as of the largest source that is drawn' if is_mixture else ''}, "
+        f"{memory.TARGETS_PER_PICTURE} targets per picture, batches with padding. Not counted: the CUDA context and NCCL (about "
         "1 GiB), kernels' and the frozen vision tower's temporary buffers, gradients of activations (about the largest part's single "
         "layer), buckets of DeepSpeed, fragmentation. Add 10 to 20 %."
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +53,10 @@ class StreamedEpochs:
     What it costs: rows are paths and RLEs, some thousands per second; pictures are opened later, by whoever needs them. The first `[n]`
     of a run that resumes reads the rows before it, at most one epoch to learn its length and what comes before n in its own. Growing n
     reads on, a smaller one starts its epoch again. Every reader keeps `shuffle_buffer` rows.
+
+    Rows that hold their pictures (tar shards of captions) are another matter: every reader reads every picture from the disk, resuming
+    reads them all again, and the buffer holds pictures. Unpack such shards into a folder, or leave streaming out; else take few workers
+    and a small buffer.
 
     Args:
         dataset: its `rows` are a `datasets.IterableDataset`.
@@ -132,10 +137,8 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
     if not options.get("streaming"):
         return EndlessEpochs(open_dataset(name, {"dataset": dataset, "split": "train"} | options), seed)
     condition, shuffle_buffer = options.pop("condition", None), options.pop("shuffle_buffer", SHUFFLE_BUFFER)
-    try:
+    with _named(name, dataset):
         return StreamedEpochs(load(dataset, **{"split": "train"} | options), seed, shuffle_buffer, condition)
-    except ValueError as error:
-        raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
 
 
 def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
@@ -151,10 +154,19 @@ def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
     check_source(name, options)
     options = dict(options)
     dataset, condition = options.pop("dataset"), options.pop("condition", None)
-    try:
+    with _named(name, dataset):
         return _with_condition(load(dataset, **options), condition)
+
+
+@contextmanager
+def _named(name: str, dataset: str) -> Iterator[None]:
+    """Errors of what is done inside say which source they are about."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"source {name}, dataset {dataset}: {error}") from error
 
 
 def _with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, original_config_fields, read_shapes
@@ -141,6 +142,7 @@ class PsalmConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As `PreTrainedConfig.from_dict`, for what people write: a value of the wrong type or range is a ValueError of one line."""
         if config_dict.get("model_type") == ORIGINAL_MODEL_TYPE:
             folder = kwargs.get("name_or_path")
             shapes = read_shapes(folder) if folder and Path(folder).is_dir() else None
@@ -150,7 +152,13 @@ class PsalmConfig(PreTrainedConfig):
                 f"{kwargs.get('name_or_path', 'config')}: is a model of type {config_dict['model_type']!r}, expected 'psalm' or an "
                 f"original {ORIGINAL_MODEL_TYPE!r} folder; to start from a language model and a vision tower see docs/checkpoints.md"
             )
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            found = super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:  # is no ValueError, and has several lines
+            raise ValueError(f"PsalmConfig: {' '.join(str(error).split())}; see docs/model.md for its fields") from error
+        # `kwargs` are set on the finished configuration; with `return_unused_kwargs` it comes in a pair.
+        (found[0] if isinstance(found, tuple) else found)._check()
+        return found
 
     @property
     def image_grid(self) -> tuple[int, int]:

@@ -60,6 +60,8 @@ PROJECTOR = "model.projector."
 LANGUAGE = "model.language_model."
 CONDITION_HEADS = tuple(f"{MASK_DECODER}{kind}_head." for kind in ("category", "sentence", "region"))
 STRIDES = (4, 8, 16, 32)
+# Swin's norm behind the last stage: no feature map passes through it, and backbones saved by transformers 4 do not have it.
+UNUSED_NORM = "swin.layernorm."
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,10 @@ def build_starting_point(
         parts.append(read_projector(projector))
 
     settings = _merge_fields(parts, config_fields)
-    settings.setdefault("lm_head_bias", text_config.model_type != "phi" and _has_head_bias(text_config))
-    config = PsalmConfig(**settings)
+    has_head_bias = _has_head_bias(text_config)
+    if settings.setdefault("lm_head_bias", text_config.model_type != "phi" and has_head_bias) and not has_head_bias:
+        raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
+    config = PsalmConfig.from_dict(settings)
     processor = PsalmProcessor(
         image_processor=PsalmImageProcessor(size={"longest_edge": image_size}),
         tokenizer=tokenizer,
@@ -172,6 +176,9 @@ def _check_arguments(mask2former: Any, backbone: Any, config_fields: Mapping[str
     unknown = sorted(set(config_fields) - own)
     if unknown:
         raise ValueError(f"PsalmConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(own))}")
+    # These are read before the whole configuration is there to check them.
+    early = ("image_size", "num_queries", "decouple_masks")
+    PsalmConfig.from_dict({name: value for name, value in config_fields.items() if name in early})
 
 
 def _merge_fields(parts: list[Part], config_fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -408,8 +415,8 @@ def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[
         model, info = Mask2FormerForUniversalSegmentation.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{name}: no Mask2Former there ({_reason(error)}); give detectron2's .pkl, a folder or a Hub id") from error
-    if info["missing_keys"]:
-        raise ValueError(f"{name}: {len(info['missing_keys'])} weights are missing, {min(info['missing_keys'])} first; give all of them")
+    if missing := sorted(key for key in info["missing_keys"] if UNUSED_NORM not in key):
+        raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; give all of them")
     if not config.hidden_dim == config.feature_size == config.mask_feature_size or config.pre_norm:
         widths = (config.hidden_dim, config.feature_size, config.mask_feature_size)
         raise ValueError(f"{name}: hidden_dim, feature_size, mask_feature_size {widths} must be equal, and pre_norm off")
@@ -449,7 +456,7 @@ def _random_vision_tower(config: PsalmConfig) -> Part:
 
 
 def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> Part:
-    weights = {VISION + key: tensor for key, tensor in model.state_dict().items() if not key.startswith("swin.layernorm.")}
+    weights = {VISION + key: tensor for key, tensor in model.state_dict().items() if not key.startswith(UNUSED_NORM)}
     return Part(name, part_fields, weights, (VISION,))
 
 
@@ -472,7 +479,7 @@ def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
             f"{name}: no backbone with feature maps of strides 4, 8, 16, 32 there ({_reason(error)}); give Swin, ConvNeXt, or timm/NAME"
         ) from error
     # A classifier has no norms on its feature maps; they start as identities.
-    missing = [key for key in sorted(info["missing_keys"]) if "hidden_states_norms" not in key]
+    missing = [key for key in sorted(info["missing_keys"]) if "hidden_states_norms" not in key and UNUSED_NORM not in key]
     if missing:
         raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; give a complete checkpoint")
     return model

@@ -12,6 +12,7 @@ import yaml
 from transformers import TrainingArguments
 from transformers.utils import strtobool
 
+from ..model.configuration_psalm import PsalmConfig
 from .lora import read_lora
 from .quantization import check_bits
 
@@ -143,6 +144,8 @@ class MixtureArguments:
     language_model_bits: int | None = field(default=None, metadata={"help": "8 or 4: quantised language model under adapters"})
 
     def __post_init__(self):
+        if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
+            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see docs/model.md")
         read_lora(self.lora)
         check_bits(self.language_model_bits)
         if self.lora and self.model:

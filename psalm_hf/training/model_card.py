@@ -33,6 +33,13 @@ END = "<!-- psalm_hf: end of the generated part; text before and after it is kep
 
 TAGS = ("psalm", "promptable-segmentation", "panoptic-segmentation", "referring-image-segmentation", "interactive-segmentation")
 EVALUATED_ON = "evaluation during training"
+SEGMENT = """\
+inputs = processor(images=image, categories=["cup", "table", "wall"], return_tensors="pt")
+found = processor.post_process_panoptic_segmentation(model(**inputs), target_sizes=inputs["original_sizes"])[0]
+found["segmentation"], found["segments_info"]  # (height, width) int32 with 0 = no segment; what each number is"""
+OTHER_CONDITIONS = """\
+`expressions=["the red cup"]` and `regions=[{"point": (320, 200)}]` in the place of `categories` are answered by
+`post_process_referring_segmentation` and `post_process_region_segmentation`."""
 SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -105,21 +112,25 @@ def model_card(
     run: TrainingRun | None = None,
     *,
     license: str | None = None,
-    base_model: str | None = None,
+    base_model: str | Sequence[str] | None = None,
     tags: Sequence[str] = (),
     is_adapter: bool = False,
+    categories_only: bool = False,
 ) -> str:
     """Text of a README.md: metadata for the Hub, then the generated part between `START` and `END`.
 
     Args:
-        repo: Hub id or folder, from which the code of the card loads.
+        repo: Hub id, from which the code of the card loads; for a model that is on no Hub its name, without "/".
         parts: of the model, see `describe_parts`.
         run: how it was trained, see `describe_run`; None leaves this out.
         license: identifier of the Hub, such as "apache-2.0"; None = the card says that none was stated.
-        base_model: Hub id of the model that it started from.
+        base_model: Hub id of the model that it started from, or several.
         tags: besides those of every PSALM.
         is_adapter: the folder holds an adapter for peft.
+        categories_only: a model with `decouple_masks=False`, which knows no other condition.
     """
+    bases = [base_model] if isinstance(base_model, str) else list(base_model or [])
+    place = repo if "/" in repo else "FOLDER_OF_THIS_ADAPTER" if is_adapter else "FOLDER_OF_THIS_MODEL"
     name = repo.rsplit("/", 1)[-1]
     data = ModelCardData(
         license=license,
@@ -132,31 +143,31 @@ def model_card(
     )
     if data.eval_results is None:
         data.model_name = None  # a field of its own otherwise
-    sections = [f"# {name}", _introduction(parts), _usage(repo, base_model, is_adapter)]
+    usage = _adapter_usage(place, bases) if is_adapter else _usage(place)
+    sections = [f"# {name}", _introduction(parts, categories_only), usage if categories_only else f"{usage}\n\n{OTHER_CONDITIONS}"]
     sections.append(_parts_table(parts, with_trained=run is not None))
     if run is not None:
         sections += [_sources_table(run), _settings_table(run), _results_table(run)]
-    body = "\n\n".join([*sections, _license(license, base_model)])
+    body = "\n\n".join([*sections, _license(license, bases)])
     return f"---\n{data.to_yaml()}\n---\n\n{START}\n\n{body}\n\n{END}\n"
 
 
-def _introduction(parts: Sequence[Part]) -> str:
+def _introduction(parts: Sequence[Part], categories_only: bool) -> str:
     millions = sum(part.parameters for part in parts) / 1e6
+    task = (
+        "It takes a picture and category names, and answers with masks."
+        if categories_only
+        else "It takes a picture and a condition: category names, referring expressions, or points, scribbles, boxes and masks. It answers "
+        "with masks, and in conversations with text."
+    )
     return (
         f"A PSALM model (Pixelwise SegmentAtion with Large Multi-modal Model, [arXiv:2403.14598](https://arxiv.org/abs/2403.14598)) of "
-        f"{millions:,.1f} million parameters. It takes a picture and a condition: category names, referring expressions, or points, "
-        "scribbles, boxes and masks. It answers with masks, and in conversations with text."
+        f"{millions:,.1f} million parameters. {task}"
     )
 
 
-def _usage(repo: str, base_model: str | None, is_adapter: bool) -> str:
-    segment = (
-        'inputs = processor(images=image, categories=["cup", "table", "wall"], return_tensors="pt")\n'
-        'found = processor.post_process_panoptic_segmentation(model(**inputs), target_sizes=inputs["original_sizes"])[0]\n'
-        'found["segmentation"], found["segments_info"]  # (height, width) int32 with 0 = no segment; what each number is'
-    )
-    if is_adapter:
-        return f"""## How to use it
+def _adapter_usage(place: str, bases: Sequence[str]) -> str:
+    return f"""## How to use it
 
 This is an adapter: it needs the model that it was trained on, psalm_hf and peft.
 
@@ -164,12 +175,15 @@ This is an adapter: it needs the model that it was trained on, psalm_hf and peft
 from peft import PeftModel
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, load_image
 
-base = PsalmForSegmentation.from_pretrained("{base_model or "FOLDER_OF_THE_BASE_MODEL"}")
-model = PeftModel.from_pretrained(base, "{repo}").eval()
-processor = PsalmProcessor.from_pretrained("{repo}")
+base = PsalmForSegmentation.from_pretrained("{bases[0] if bases else "FOLDER_OF_THE_BASE_MODEL"}")
+model = PeftModel.from_pretrained(base, "{place}").eval()
+processor = PsalmProcessor.from_pretrained("{place}")
 image = load_image("picture.png")
-{segment}
+{SEGMENT}
 ```"""
+
+
+def _usage(place: str) -> str:
     return f"""## How to use it
 
 With psalm_hf:
@@ -177,10 +191,10 @@ With psalm_hf:
 ```python
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, load_image
 
-model = PsalmForSegmentation.from_pretrained("{repo}").eval()
-processor = PsalmProcessor.from_pretrained("{repo}")
+model = PsalmForSegmentation.from_pretrained("{place}").eval()
+processor = PsalmProcessor.from_pretrained("{place}")
 image = load_image("picture.png")
-{segment}
+{SEGMENT}
 ```
 
 Without it, by the code that lies in this repository (`trust_remote_code` runs it: read it first, and pin a `revision`):
@@ -189,14 +203,11 @@ Without it, by the code that lies in this repository (`trust_remote_code` runs i
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-model = AutoModel.from_pretrained("{repo}", trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained("{repo}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{place}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{place}", trust_remote_code=True)
 image = Image.open("picture.png").convert("RGB")
-{segment}
-```
-
-`expressions=["the red cup"]` and `regions=[{{"point": (320, 200)}}]` in the place of `categories` are answered by
-`post_process_referring_segmentation` and `post_process_region_segmentation`."""
+{SEGMENT}
+```"""
 
 
 def _parts_table(parts: Sequence[Part], with_trained: bool) -> str:
@@ -230,8 +241,8 @@ def _results_table(run: TrainingRun) -> str:
     return f"## Results\n\nMeasured during training.{best}\n\n" + _table(("metric", *columns), rows)
 
 
-def _license(license: str | None, base_model: str | None) -> str:
-    of_others = "the licences of the data" + (f" and of [{base_model}](https://huggingface.co/{base_model})" if base_model else "")
+def _license(license: str | None, bases: Sequence[str]) -> str:
+    of_others = " and of ".join(["the licences of the data", *(f"[{base}](https://huggingface.co/{base})" for base in bases)])
     if license is None:
         return f"## Licence\n\nNo licence was stated for these weights. They depend on {of_others}; ask whoever published them."
     return f"## Licence\n\n{license}. Mind also {of_others}."
@@ -266,19 +277,34 @@ def _eval_results(run: TrainingRun | None) -> list[EvalResult]:
 
 
 def describe_parts(model: nn.Module) -> list[Part]:
-    """The inventory of a `PsalmForSegmentation`, also inside of adapters: parameters by submodule, shared ones counted once."""
+    """The inventory of a `PsalmForSegmentation`, also inside of adapters: parameters by submodule, shared ones counted once, and of what
+    peft trains a copy of, the copy."""
     psalm = model.get_base_model() if hasattr(model, "get_base_model") else model
     modules = {f"model.{name}": module for name, module in psalm.model.named_children()}
     modules |= {name: module for name, module in psalm.named_children() if name != "model"}
     counted: set[int] = set()
     parts = []
     for name, module in modules.items():
-        new = [parameter for parameter in module.parameters() if id(parameter) not in counted]
+        new = [parameter for parameter in _parameters(module) if id(parameter) not in counted]
         counted |= {id(parameter) for parameter in new}
         trained = [parameter for parameter in new if parameter.requires_grad]
-        kind = f"{module.config.model_type} ({type(module).__name__})" if hasattr(module, "config") else type(module).__name__
+        kind = type(_trained_copy(module) or module).__name__
+        if hasattr(module, "config"):
+            kind = f"{module.config.model_type} ({kind})"
         parts.append(Part(name, kind, sum(map(_size, new)), sum(map(_size, trained))))
     return parts
+
+
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
+    wrappers = [part for part in module.modules() if _trained_copy(part) is not None]
+    set_aside = {id(parameter) for wrapper in wrappers for parameter in wrapper.original_module.parameters()}
+    return [parameter for parameter in module.parameters() if id(parameter) not in set_aside]
+
+
+def _trained_copy(module: nn.Module) -> nn.Module | None:
+    """What peft's `ModulesToSaveWrapper` computes with, in the place of `original_module`; None for any other module."""
+    copies = getattr(module, "modules_to_save", None)
+    return next(iter(copies.values())) if isinstance(copies, nn.ModuleDict) else None
 
 
 def _size(parameter: nn.Parameter) -> int:
@@ -297,10 +323,9 @@ def describe_run(trainer: Any) -> TrainingRun:
     ]
     evaluations = _evaluations(state.log_history)
     best = next((evaluation for evaluation in evaluations if evaluation.step == state.best_global_step), None)
-    is_best_loaded = best is not None and args.load_best_model_at_end and trainer.control.should_training_stop
     return TrainingRun(
         steps=state.global_step,
-        weights_of_step=best.step if is_best_loaded else state.global_step,
+        weights_of_step=state.best_global_step if trainer.is_best_loaded else state.global_step,
         sources=sources,
         settings=_settings(trainer),
         evaluations=evaluations,
@@ -331,8 +356,9 @@ def _settings(trainer: Any) -> dict[str, str]:
     standard = {field.name for field in fields(TrainingArguments)}
     ours = [field.name for field in fields(args) if field.name not in standard]
     values = {name: getattr(args, name) for name in (*SETTINGS, *ours)}
+    precision = trainer.accelerator.mixed_precision  # of an accelerate config too, of which `args` know nothing
     values |= {
-        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "precision": "fp32" if precision == "no" else precision,
         "engine": _engine(trainer),
         "processes": args.world_size,
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
@@ -377,16 +403,15 @@ def card_of_run(
         describe_parts(model),
         describe_run(trainer),
         license=license or stated.license,
-        base_model=finetuned_from or _hub_id(stated.base_model) or _hub_id(model.config.name_or_path),
+        base_model=finetuned_from or stated.base_model or _hub_id(model.config.name_or_path),
         tags=[tags] if isinstance(tags, str) else tags or [],
         is_adapter=hasattr(model, "peft_config"),
+        categories_only=not model.config.decouple_masks,
     )
 
 
-def _hub_id(name: Any) -> str | None:
+def _hub_id(name: str) -> str | None:
     """A model's name if it is one of the Hub; the Hub refuses folders, and they are nobody's business."""
-    if not isinstance(name, str):
-        return None
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -424,10 +449,16 @@ def write_card(folder: str | Path, card: str) -> None:
 
 
 def _read_card(path: Path) -> ModelCard | None:
+    """The card, without a `base_model` that is a folder: peft enters it so."""
+    if not path.exists():
+        return None
     try:
-        return ModelCard(path.read_text(encoding="utf-8")) if path.exists() else None
+        card = ModelCard(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: its metadata (between the lines ---) cannot be read, correct it and push again: {error}") from error
+    if isinstance(card.data.base_model, str):
+        card.data.base_model = _hub_id(card.data.base_model)
+    return card
 
 
 def _is_empty_template(card: ModelCard) -> bool:
@@ -443,10 +474,8 @@ def _merge(new: ModelCard, old: ModelCard) -> str:
 
     merged = new.data.__dict__ | {name: value for name, value in old.data.__dict__.items() if value is not None}
     merged["license"] = new.data.license or old.data.license
-    # peft enters the folder of the base model as `base_model`, and in a tag; `card_of_run` has taken what else stood there.
-    merged["base_model"] = new.data.base_model or (
-        old.data.base_model if isinstance(old.data.base_model, list) else _hub_id(old.data.base_model)
-    )
+    merged["base_model"] = new.data.base_model or old.data.base_model
+    # peft enters the base model in a tag too, as a folder where it was one.
     tags = [tag for tag in old.data.tags or [] if not tag.startswith("base_model:")]
     merged["tags"] = list(dict.fromkeys([*tags, *(new.data.tags or [])]))
     of_others = [result for result in old.data.eval_results or [] if result.dataset_name != EVALUATED_ON]

@@ -41,6 +41,7 @@ class PsalmTrainer(Trainer):
 
     Attributes:
         was_terminated: whether SIGTERM ended the run early; its last checkpoint is complete.
+        is_best_loaded: whether the model has the weights of the best checkpoint, which `load_best_model_at_end` loads.
 
     Raises:
         ValueError: `eval_strategy` without `evaluation`; `learning_rates` for submodules that do not exist; an engine that was asked for
@@ -77,6 +78,7 @@ class PsalmTrainer(Trainer):
         self.evaluation = evaluation
         self._terms: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
         self._images, self._since = 0, time.perf_counter()
+        self.is_best_loaded = False
         self._stop = StopOnTerminate()
         self.add_callback(self._stop)
         self.add_callback(WholePushes(self.create_model_card))
@@ -240,7 +242,12 @@ class PsalmTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             check_schedule(resume_from_checkpoint, self.batch_sampler.schedule)
+        self.is_best_loaded = False
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.is_best_loaded = Path(self.state.best_model_checkpoint).is_dir()  # the Trainer only warns of one that is gone
 
     # The Trainer shards a model that `from_pretrained` divided, but saves and loads only what process 0 holds.
 

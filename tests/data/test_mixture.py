@@ -244,6 +244,12 @@ def test_a_missing_folder_is_named(tmp_path):
         check_source("mine", {"dataset": "own_jsonl", "data_dir": str(tmp_path / "nowhere")})
 
 
+def test_a_missing_file_is_named_with_its_source(tmp_path):
+    for streaming in ({}, {"streaming": True}):
+        with pytest.raises(FileNotFoundError, match="^source mine, dataset own_jsonl: .*train.jsonl"):
+            open_source("mine", {"dataset": "own_jsonl", "data_dir": str(tmp_path), **streaming}, image_size=64, seed=0)
+
+
 def test_a_mixture_is_checked_as_a_whole():
     tasks = {"panoptic": 1, "referring": 0.5}
     check_mixture(tasks, {"panoptic": 4, "referring": 8}, {"referring": {"prompts_per_image": 2}})

@@ -33,6 +33,9 @@ def test_the_folder_opens_and_is_the_same_for_the_same_seed(tmp_path):
     [
         (["--num_queries"], "pairs `--field value`"),
         (["--colour", "red"], "PsalmConfig has no field colour"),
+        (["--num_queries", "fifty"], "PsalmConfig: Validation error for field 'num_queries': TypeError"),
+        (["--mask_weight", "five"], "field 'mask_weight'"),
+        (["--vision_config", "{model_type: swin, embed_dim: wide}"], "field 'embed_dim'"),
         (["--backbone", "timm/nothing"], "backbone timm/nothing: timm cannot give its feature maps"),
     ],
 )

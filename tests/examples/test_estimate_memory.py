@@ -77,6 +77,27 @@ def test_what_training_refuses_is_refused(capsys, folder):
     assert capsys.readouterr().err.startswith("error: learning_rates: the model has no submodule 'model.eye'")
 
 
+def test_a_wrong_value_of_the_model_is_one_line(capsys, folder):
+    for checkpoint in (folder, "nowhere"):
+        config = ["--config", str(CONFIGS / "stage2_paper.yaml"), "--checkpoint", str(checkpoint)]
+        assert estimate_memory.main([*config, "--model", "{num_queries: fifty}"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: PsalmConfig: Validation error for field 'num_queries'")
+
+
+def test_statistics_of_all_gpus_can_be_planned_without_one(folder):
+    overrides = ["--checkpoint", str(folder), "--projector_batch_norm"]
+    estimate_memory.read_run(CONFIGS / "stage2_paper.yaml", [*overrides, "synchronised"])
+    with pytest.raises(ValueError, match="projector_batch_norm is 'sync', expected batch, synchronised or frozen"):
+        estimate_memory.read_run(CONFIGS / "stage2_paper.yaml", [*overrides, "sync"])
+
+
+def test_sources_that_are_never_drawn_do_not_count(capsys, folder):
+    mixture = ["--weights", "{panoptic: 1, referring: 0}", "--batch_sizes", "{panoptic: 2, referring: 64}", "--sources", "{}"]
+    output = run(capsys, "stage2_paper.yaml", "--checkpoint", folder, *mixture)
+    assert "batches of 2 rows" in output and "Assumed: 2 rows in every batch, as of the largest source that is drawn" in output
+
+
 @pytest.mark.slow
 def test_the_released_sizes_need_no_memory(capsys):
     output = run(capsys, "stage2_paper.yaml", "--checkpoint", "nowhere")

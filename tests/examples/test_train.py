@@ -122,9 +122,7 @@ def test_evaluation_on_validation_pictures_is_logged_and_changes_no_weight(start
 
 def test_a_dataset_of_files_is_measured_during_training(start, tmp_path):
     Image.new("RGB", (64, 48), "red").save(tmp_path / "0.png")
-    (tmp_path / "val.jsonl").write_text(
-        json.dumps({"image": "0.png", "text": "star", "masks": [[[2, 2, 30, 2, 30, 30]]]})
-    )
+    (tmp_path / "val.jsonl").write_text(json.dumps({"image": "0.png", "text": "star", "masks": [[[2, 2, 30, 2, 30, 30]]]}))
     source = f"{{mine: {{dataset: own_jsonl, data_dir: {tmp_path}, cache_dir: {tmp_path / 'cache'}}}}}"
     evaluation = ["--eval_images", "1", "--eval_strategy", "steps", "--eval_steps", "1", "--eval_sources", source]
     assert (
@@ -170,6 +168,9 @@ REFUSED = {
     "no checkpoint": (lambda folder: ["--checkpoint", str(folder / "nothing")], "nothing"),
     "rate of nothing": (lambda folder: ["--learning_rates", "{vision: 1e-3}"], "the model has no submodule 'vision'"),
     "nothing to resume": (lambda folder: ["--resume", "true"], "no complete checkpoint to go on from"),
+    "value of the model": (lambda folder: ["--model", "{num_queries: fifty}"], "PsalmConfig: Validation error for field 'num_queries'"),
+    "size of the model": (lambda folder: ["--model", "{image_size: 100}"], "image_size is 100; give a multiple of 32"),
+    "unknown field of the model": (lambda folder: ["--model", "{num_querys: 3}"], "model: PsalmConfig has no field num_querys"),
     "one process": (lambda folder: ["--fully_shard", "true"], "there is one; start with torchrun"),
 }
 
@@ -178,7 +179,7 @@ REFUSED = {
 def test_what_cannot_be_trained_is_one_line_before_any_work(case, start, tmp_path, capsys):
     make, message = REFUSED[case]
     (tmp_path / "files").mkdir()
-    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW), *make(tmp_path / "files")]) == 2
+    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW, "--max_steps", "1"), *make(tmp_path / "files")]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -126,6 +127,12 @@ def test_head_bias_is_kept_on_request(phi):
     assert torch.equal(model.lm_head.bias[:257], theirs.lm_head.bias[:257])
     torch.testing.assert_close(model.lm_head.bias[257], theirs.lm_head.bias[:257].mean())
     assert model.lm_head.bias[258] == 0
+
+
+def test_a_head_without_bias_cannot_be_given_one(tmp_path):
+    save_language_model(tmp_path, "llama")
+    message = refused(tmp_path, **SMALL, lm_head_bias=True)
+    assert message == f"language_model {tmp_path}: its head has no bias, so lm_head_bias cannot be True; leave it out"
 
 
 def test_phi_in_the_fused_layout_gives_the_same(phi, start, tmp_path):
@@ -258,6 +265,24 @@ def save_mask2former(folder, tower: str = "Swin-T", **sizes):
             parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     return model
+
+
+def test_mask2former_without_the_norm_that_nothing_uses_is_complete(phi, tmp_path):
+    save_mask2former(tmp_path / "m2f")
+    whole, _ = build_starting_point(phi[1], mask2former=tmp_path / "m2f", **NO_DECODER)
+    weights = load_file(tmp_path / "m2f" / "model.safetensors")
+    unused = [name for name in weights if "swin.layernorm." in name]
+    assert len(unused) == 2
+    for name in unused:
+        del weights[name]
+    save_file(weights, tmp_path / "m2f" / "model.safetensors", metadata={"format": "pt"})
+    model, _ = build_starting_point(phi[1], mask2former=tmp_path / "m2f", **NO_DECODER)
+    tower = model.model.vision_tower.state_dict()
+    for name, tensor in whole.model.vision_tower.state_dict().items():
+        assert "swin.layernorm." in name or torch.equal(tower[name], tensor), name
+    del weights["model.pixel_level_module.decoder.mask_projection.weight"]
+    save_file(weights, tmp_path / "m2f" / "model.safetensors", metadata={"format": "pt"})
+    assert "1 weights are missing, model.pixel_level_module.decoder.mask_pr" in refused(phi[1], mask2former=tmp_path / "m2f", **NO_DECODER)
 
 
 @torch.no_grad()

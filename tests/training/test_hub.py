@@ -95,6 +95,12 @@ def push_everything(output):
         model.lm_head.weight += 1  # the Hub makes no commit of what it has
     model.push_to_hub("me/parts", commit_message="again")
 
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.push_to_hub("me/parts", revision="v2")
+    read_back = [is_same(model, PsalmForSegmentation.from_pretrained("me/parts", revision=name)) for name in ("main", "v2")]
+    results["same weights of main and v2"] = read_back
+
     results |= push_run(output)
     picture.save(output / "picture.png")
     names = {}
@@ -154,6 +160,12 @@ def test_a_pushed_model_and_processor_load_back_bit_for_bit(pushed):
     assert results["same weights"] and results["same inputs"]
     assert hub.files("me/parts").keys() >= LOADABLE
     assert [commit.message for commit in hub.commits("me/parts")][1:3] == ["Upload PsalmForSegmentation", "Upload processor"]
+
+
+def test_a_revision_is_a_branch_beside_the_main_one(pushed):
+    hub, results, _ = pushed
+    assert results["same weights of main and v2"] == [False, True]
+    assert hub.repositories["me/parts"].branches.keys() == {"main", "v2"}
 
 
 def test_a_private_repository_is_closed_to_others(pushed):

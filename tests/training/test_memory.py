@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from psalm_hf.tiny import build_tiny
+from psalm_hf.training import memory
 from psalm_hf.training.memory import (
     STEPS,
     Count,
@@ -15,7 +16,9 @@ from psalm_hf.training.memory import (
     largest_unit,
     leave_training_mode,
     model_states,
+    segmentation_activations,
 )
+from tests.model.test_modeling import picture, square_mask
 
 ROWS, LENGTH = 2, 100
 
@@ -93,6 +96,23 @@ def test_fake_tensors_are_saved_like_real_ones(tiny, step):
     made_again = counted.kept["language model"] - counted.kept_checkpointed["language model"]
     assert counted.recomputed >= made_again / layers > 0
     assert counted.total(True) == sum(counted.kept_checkpointed.values()) + counted.recomputed < counted.total(False)
+
+
+def test_a_segmentation_step_is_counted_as_the_model_makes_it(tiny, monkeypatch):
+    """Within 15 %: matching and small comparisons are left out."""
+    _, processor = build_tiny()
+    targets = [{"masks": square_mask((60, 90), 10), "class_labels": [0]}] * 2
+    categories = [["cup", "table"], ["cup"]]  # of unequal lengths: a batch with padding
+    inputs = processor(images=[picture(0), picture(1)], categories=categories, targets=targets, return_tensors="pt")
+    monkeypatch.setattr(memory, "TARGETS_PER_PICTURE", 1)
+    tiny.train()
+    leave_training_mode(tiny)
+    saved = SavedTensors(tiny.parameters())
+    with saved.of("step"):
+        tiny(**inputs)
+    counted = segmentation_activations(tiny, *inputs["input_ids"].shape)
+    kept = sum(number for part, number in counted.items() if part not in ("pictures", "predictions and targets"))
+    assert kept == pytest.approx(saved.by_part["step"], rel=0.15)
 
 
 def test_a_vision_tower_that_learns_keeps_activations(tiny):

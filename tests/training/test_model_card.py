@@ -10,12 +10,14 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from transformers import TrainerCallback
 
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.data import load
 from psalm_hf.data.mixture import EndlessEpochs
 from psalm_hf.data.shapes import ShapesStream
 from psalm_hf.tiny import build_tiny
+from psalm_hf.training.lora import LoraOptions, add_adapters
 from psalm_hf.training.model_card import (
     END,
     START,
@@ -122,6 +124,23 @@ def test_parts_add_up_to_the_model(tied):
     assert next(part.kind for part in parts if part.name == "model.language_model") == "phi (PhiModel)"
 
 
+def test_parts_under_adapters_are_counted_once_and_named_as_without():
+    model, processor = build_tiny()
+    plain = {part.name: part for part in describe_parts(model)}
+    with_adapters = add_adapters(model, processor, LoraOptions(rank=2))
+    found = {part.name: part for part in describe_parts(with_adapters)}
+    assert {name: part.kind for name, part in found.items()} == {name: part.kind for name, part in plain.items()}
+    language = plain["model.language_model"]
+    layers = [layer for layer in with_adapters.modules() if hasattr(layer, "lora_A") and "default" in layer.lora_A]
+    adapters = sum(2 * (layer.in_features + layer.out_features) for layer in layers)
+    row = model.config.text_config.hidden_size  # of [SEG], beside the embeddings
+    assert len(layers) > 0 and found["model.language_model"].trained == adapters + row
+    assert found["model.language_model"].parameters == language.parameters + adapters + row
+    for name in plain.keys() - {"model.language_model"}:
+        assert found[name].parameters == plain[name].parameters
+    assert found["mask_decoder"].trained == plain["mask_decoder"].parameters and found["model.vision_tower"].trained == 0
+
+
 def test_sources_are_named_by_dataset_and_split(tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "0.png")
     row = {"image": "0.png", "conversation": [{"role": "assistant", "content": "a star"}]}
@@ -132,11 +151,24 @@ def test_sources_are_named_by_dataset_and_split(tmp_path):
     assert describe_source([]) == "list"
 
 
+class OnSave(TrainerCallback):
+    """Looks whenever a checkpoint has been saved, which is when the Trainer pushes during training."""
+
+    def __init__(self, look):
+        self.look, self.seen = look, []
+
+    def on_save(self, args, state, control, **_):
+        self.seen.append(self.look())
+
+
 def test_a_run_is_described_by_what_its_trainer_did(tmp_path):
     options = {"max_steps": 2, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "referring cIoU, all"}
     trained = trainer(tmp_path, Scores(30.0, 20.0), **options, **best)
+    while_saving = OnSave(lambda: describe_run(trained).weights_of_step)
+    trained.add_callback(while_saving)
     trained.train()
+    assert while_saving.seen == [1, 2]  # pushed are those that were just saved
     found = describe_run(trained)
     scores = "referring cIoU, all"
     assert found.evaluations == [Evaluation(1, {scores: 30.0}), Evaluation(2, {scores: 20.0})]
@@ -144,6 +176,36 @@ def test_a_run_is_described_by_what_its_trainer_did(tmp_path):
     assert found.sources[1] == Source("referring", "shapes, referring, train", 0.25, 2)
     expected = {"learning_rate": "0.001", "max_steps": "2", "learning_rates": "{}", "engine": "one process", "precision": "fp32"}
     assert found.settings.items() >= expected.items()
+
+
+def test_precision_is_what_the_engine_computes_in(tmp_path, monkeypatch):
+    trained = trainer(tmp_path)
+    monkeypatch.setattr(type(trained.accelerator), "mixed_precision", "bf16")  # as from an accelerate config; the arguments say nothing
+    assert not trained.args.bf16 and describe_run(trained).settings["precision"] == "bf16"
+
+
+def test_code_of_a_model_without_a_hub_id_has_a_placeholder(tmp_path):
+    card = card_of_run(trainer(tmp_path / "kitchen"))
+    assert "# kitchen" in card and 'from_pretrained("FOLDER_OF_THIS_MODEL")' in card and '"kitchen"' not in card
+    assert 'PeftModel.from_pretrained(base, "FOLDER_OF_THIS_ADAPTER")' in model_card("kitchen", PARTS, is_adapter=True)
+
+
+def test_a_model_that_knows_categories_alone_promises_nothing_else(tmp_path):
+    trained = trainer(tmp_path)
+    assert "expressions" in card_of_run(trained)
+    trained.model.config.decouple_masks = False
+    card = card_of_run(trained)
+    assert "It takes a picture and category names, and answers with masks." in card and 'categories=["cup"' in card
+    assert not any(word in card for word in ("expressions", "scribbles", "conversations", "post_process_referring"))
+
+
+def test_several_base_models_of_a_readme_are_kept(tmp_path):
+    (tmp_path / "README.md").write_text(f"---\nbase_model: [us/start, us/other]\n---\n{START}\n{END}\n")
+    trained = trainer(tmp_path)
+    trained.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert metadata(card)["base_model"] == ["us/start", "us/other"]
+    assert "of the data and of [us/start](https://huggingface.co/us/start) and of [us/other]" in card
 
 
 def test_the_card_of_a_run_takes_its_words_from_the_call_then_from_the_readme_then_from_the_model(tmp_path):
@@ -252,7 +314,7 @@ def test_metadata_that_is_no_yaml_is_refused_by_name(tmp_path):
 
 def test_parts_of_a_model_that_is_divided_are_counted_whole():
     parameter = SimpleNamespace(ds_numel=12, numel=lambda: 0, requires_grad=True)
-    module = SimpleNamespace(parameters=lambda: [parameter])
+    module = SimpleNamespace(parameters=lambda: [parameter], modules=lambda: [])
     inner = SimpleNamespace(named_children=lambda: [("projector", module)])
     psalm = SimpleNamespace(model=inner, named_children=lambda: [("model", inner)])
     assert [part.parameters for part in describe_parts(psalm)] == [12]
