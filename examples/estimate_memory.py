@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"Assumed: {rows} rows in every batch{', as of the largest source that is drawn' if is_mixture else ''}, "
         f"{memory.TARGETS_PER_PICTURE} targets per picture, batches with padding. Not counted: the CUDA context and NCCL (about "
         "1 GiB), kernels' and the frozen vision tower's temporary buffers, gradients of activations (about the largest part's single "
-        "layer), buckets of DeepSpeed, fragmentation. Add 10 to 20 %."
+        "layer), buckets of DeepSpeed, fragmentation: add 10 to 20 %. Counted too high: what the pixel decoder keeps when checkpointed."
     )
     if is_mixture and run.language_model_bits:
         print(f"language_model_bits: {run.language_model_bits} is not counted; the language model is shown with all of its bits.")

@@ -231,7 +231,7 @@ def conversation_activations(model: PsalmForSegmentation, rows: int, length: int
 
 def leave_training_mode(model: PsalmForSegmentation) -> None:
     """The frozen vision tower, as in training; and layers that look for infinite values in training, which fake tensors do not have.
-    These have no dropout, and checkpointing does not reach them."""
+    These have no dropout. Out of training mode they are not checkpointed either, so what the pixel decoder keeps is counted in full."""
     model.model.vision_tower.eval()
     for layer in model.model.pixel_decoder.layers:
         layer.training = False
