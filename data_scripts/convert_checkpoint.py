@@ -7,10 +7,7 @@ Hub, and opens with `trust_remote_code=True` where psalm_hf is not installed.
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 
@@ -23,21 +20,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def convert(original: str, output: Path, dtype: str) -> None:
-    """Write beside the output and rename at the end: a folder that exists is complete."""
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
+    from psalm_hf.checkpoints.writing import check_absent, write_checkpoint
 
-    if output.exists():
-        raise ValueError(f"{output}: exists already; remove it or give another folder")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        PsalmForSegmentation.from_pretrained(original, dtype=dtype).save_pretrained(unfinished)
-        PsalmProcessor.from_pretrained(original).save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        os.rename(unfinished, output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    check_absent(output)  # before gigabytes are read
+    model = PsalmForSegmentation.from_pretrained(original, dtype=dtype)
+    write_checkpoint(output, model, PsalmProcessor.from_pretrained(original))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,10 +8,7 @@ training configs name it as `checkpoint`. `--field value` sets a field of PsalmC
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 
@@ -42,13 +39,12 @@ def read_fields(pairs: list[str]) -> dict:
 
 
 def build(options: argparse.Namespace, fields: dict) -> None:
-    """Write beside the output and rename at the end: a folder that exists is complete."""
     import torch
 
-    from psalm_hf.model.starting_point import build_starting_point
+    from psalm_hf import build_starting_point
+    from psalm_hf.checkpoints.writing import check_absent, write_checkpoint
 
-    if options.output.exists():
-        raise ValueError(f"{options.output}: exists already; remove it or give another folder")
+    check_absent(options.output)
     torch.manual_seed(options.seed)
     model, processor = build_starting_point(
         options.language_model,
@@ -59,16 +55,7 @@ def build(options: argparse.Namespace, fields: dict) -> None:
         dtype=options.dtype,
         **fields,
     )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{options.output.name}-", dir=options.output.parent))
-    try:
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        os.rename(unfinished, options.output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    write_checkpoint(options.output, model, processor)
     print(f"wrote {options.output}: {model.num_parameters():,} parameters", file=sys.stderr)
 
 

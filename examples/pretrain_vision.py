@@ -99,7 +99,7 @@ def build(model_file: str, seed: int, sources: dict | None = None) -> tuple:
     fields = sizes["model"]
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     fields["text_config"] |= {"vocab_size": len(tokenizer)} | ids
-    config = PsalmConfig(**fields)
+    config = PsalmConfig.from_dict(fields)
     torch.manual_seed(seed)
     model = PsalmForSegmentation(config)
     processor = PsalmProcessor(

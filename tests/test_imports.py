@@ -24,7 +24,7 @@ ALLOWED = {
     "tiny": {"model"},
     "checkpoints": set(),
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
-    "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
+    "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "checkpoints"},
     "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
     "__init__": {"model", "video", "tiny", "checkpoints"},
 }

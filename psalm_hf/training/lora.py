@@ -5,8 +5,6 @@ peft is imported when a function here needs it, so that a merged folder, and eve
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import strtobool
 
+from ..checkpoints.writing import check_absent, write_checkpoint
 from ..model.modeling_psalm import PsalmForSegmentation
 from ..model.processing_psalm import PsalmProcessor
 from ..model.prompts import SEG_TOKEN
@@ -169,6 +168,11 @@ def _outermost(names: Sequence[str]) -> list[str]:
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The PSALM model inside of peft's; any other model is itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def plain_name(name: str) -> str:
     """A module's or parameter's name without what peft adds: "base_model.model.lm_head" -> "lm_head", and so on inside of modules that
     are trained fully ("model.projector.modules_to_save.default.linear" -> "model.projector.linear")."""
@@ -206,22 +210,11 @@ def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | No
 
     Args:
         adapter, base, options: as of `load_adapter`.
-        output: must not exist; it is written beside and renamed, so a folder that exists is complete.
+        output: a new folder, see `write_checkpoint`.
 
     Raises:
         ValueError: `output` exists; no adapter.
     """
-    output = Path(output)
-    if output.exists():
-        raise ValueError(f"{output}: exists already; remove it or give another folder")
+    check_absent(Path(output))
     model = load_adapter(adapter, base, **options).merge_and_unload(safe_merge=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        model.save_pretrained(unfinished)
-        PsalmProcessor.from_pretrained(adapter).save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        os.rename(unfinished, output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    write_checkpoint(Path(output), model, PsalmProcessor.from_pretrained(adapter))

@@ -23,12 +23,12 @@ from ..model.losses import mask_bce_loss, mask_dice_loss
 from ..model.mask_decoder import RowLayout
 from ..model.matching import sample_points
 from ..model.modeling_psalm import PsalmForSegmentation
+from ..model.starting_point import STRIDES
 from .lora import plain_name
 
 ENGINES = ("DDP", "ZeRO-2", "ZeRO-3", "FSDP")
 TARGETS_PER_PICTURE = 20  # masks to be found; COCO's pictures have about 11 panoptic segments
 LIVE_PARAMETERS = 1_000_000_000  # of ZeRO-3: `stage3_max_live_parameters`, DeepSpeed's default
-STRIDES = (4, 8, 16, 32)  # of the vision tower's feature maps
 
 PARTS = {
     "vision tower": ("model.vision_tower",),

@@ -25,6 +25,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .. import __version__
 from ..data.shapes import ShapesStream
+from .lora import without_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ def _eval_results(run: TrainingRun | None) -> list[EvalResult]:
 def describe_parts(model: nn.Module) -> list[Part]:
     """The inventory of a `PsalmForSegmentation`, also inside of adapters: parameters by submodule, shared ones counted once, and of what
     peft trains a copy of, the copy."""
-    psalm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    psalm = without_adapters(model)
     modules = {f"model.{name}": module for name, module in psalm.model.named_children()}
     modules |= {name: module for name, module in psalm.named_children() if name != "model"}
     counted: set[int] = set()

@@ -20,7 +20,7 @@ from transformers import Trainer
 
 from ..model.rows import KINDS
 from .interruption import StopOnTerminate, ignore_terminate
-from .lora import plain_name
+from .lora import plain_name, without_adapters
 from .model_card import WholePushes, card_of_run, write_card
 from .resuming import check_schedule, last_checkpoint, write_schedule
 from .sharding import load_sharded_optimizer, load_sharded_weights, save_sharded_optimizer
@@ -83,8 +83,8 @@ class PsalmTrainer(Trainer):
         self.add_callback(self._stop)
         self.add_callback(WholePushes(self.create_model_card))
         if self.args.projector_batch_norm == "synchronised":
-            projector = _psalm(self.model).model.projector
-            _psalm(self.model).model.projector = nn.SyncBatchNorm.convert_sync_batchnorm(projector)
+            psalm = without_adapters(self.model).model
+            psalm.projector = nn.SyncBatchNorm.convert_sync_batchnorm(psalm.projector)
 
     def _check_engine(self) -> None:
         """Accelerate leaves engines out in silence where it cannot run them."""
@@ -138,7 +138,7 @@ class PsalmTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if model.training:
-            self._set_modes(_psalm(self.accelerator.unwrap_model(model)).model)
+            self._set_modes(without_adapters(self.accelerator.unwrap_model(model)).model)
             torch.manual_seed(batch_seed(inputs, self.args.seed, self.state.global_step))
         outputs = model(**inputs)
         if model.training:
@@ -375,11 +375,6 @@ def train_only(model: nn.Module, names: Sequence[str]) -> None:
     model.requires_grad_(False)
     for name in names:
         parts[name].requires_grad_(True)
-
-
-def _psalm(model: nn.Module) -> nn.Module:
-    """The PSALM model inside of adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _is_inside(name: str, part: str) -> bool:

@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
-from transformers import TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
@@ -33,6 +32,7 @@ from psalm_hf.training.lora import (
     target_pattern,
 )
 from psalm_hf.training.trainer import PsalmTrainer
+from tests.training.test_trainer import StopAt
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"panoptic": 1, "referring": 2, "interactive": 1, "conversation": 2}
@@ -227,17 +227,6 @@ def test_tied_embeddings_stay_tied_through_adapter_and_merging(tmp_path):
     torch.testing.assert_close(merged.lm_head.weight[SEG], row + 1)
     for one, other in zip(outputs(model, processor), outputs(merged, processor), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-
-
-class StopAt(TrainerCallback):
-    """Ends the run as if it were killed after this step and its checkpoint."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = control.should_training_stop or state.global_step >= self.step
-        return control
 
 
 def test_a_run_that_stops_is_measured_and_resumes_ends_bit_equal(base, run, tmp_path):
