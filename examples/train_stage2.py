@@ -128,11 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.was_terminated:
+        trainer.accelerator.end_training()
         print(f"ended by SIGTERM after step {trainer.state.global_step}; --resume true goes on from there", file=sys.stderr)
         return 128 + 15
     trainer.save_model()
     if merged and trainer.is_world_process_zero():
         merge_adapter(trainer.args.output_dir, merged)
+    # Threads of a process group that is still open when Python ends may want the interpreter once more: the process then aborts.
+    trainer.accelerator.end_training()
     return 0
 
 

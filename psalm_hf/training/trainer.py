@@ -1,6 +1,7 @@
 """PsalmTrainer: the Trainer with batches of one task, loss terms logged by task and name, a rate per submodule, and the same numbers
 on every engine."""
 
+import logging
 import random
 import resource
 import time
@@ -24,6 +25,8 @@ from .lora import plain_name, without_adapters
 from .model_card import WholePushes, card_of_run, write_card
 from .resuming import check_schedule, last_checkpoint, write_schedule
 from .sharding import load_sharded_optimizer, load_sharded_weights, save_sharded_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class PsalmTrainer(Trainer):
@@ -248,6 +251,19 @@ class PsalmTrainer(Trainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self.is_best_loaded = Path(self.state.best_model_checkpoint).is_dir()  # the Trainer only warns of one that is gone
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Pushes read the output folder in the background. A file that the next one changes under its hands fails it, in silence.
+        if self.args.hub_always_push:
+            self._finish_current_push()
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        if getattr(self, "push_in_progress", None) is not None:  # there is none in a run that is not pushed
+            for error in filter(None, (job.exception() for job in self.push_in_progress.jobs)):
+                logger.warning("a push to the Hub failed: %s", error)
+            self.push_in_progress = None
 
     # The Trainer shards a model that `from_pretrained` divided, but saves and loads only what process 0 holds.
 
