@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,18 @@ from tqdm import tqdm
 
 from ..data.collator import PsalmCollator
 from ..data.features import SampleDataset
-from ..masks import rle_from_bitmap
 from ..structures import Sample, Segment
-from .measures import RELEASED, Numbers, PanopticMeasure, PanopticThresholds, measures_of
+from .measures import (
+    RELEASED,
+    ModelMeasure,
+    Numbers,
+    PanopticMeasure,
+    PanopticThresholds,
+    ReferringMeasure,
+    RegionMeasure,
+    judge,
+    measures_of,
+)
 
 Watcher = Callable[[Sequence[Sample], Any], None]
 
@@ -83,7 +92,7 @@ def evaluate_dataset(
         inputs = {name: tensor.to(model.device) for name, tensor in collate(samples).items()}
         outputs = model(**inputs)
         for measure in measures:
-            measure.update(samples, outputs, processor)
+            judge(measure, samples, outputs, processor)
         for watcher in watchers:
             watcher(samples, outputs)
 
@@ -116,24 +125,23 @@ def answers_as_samples(
         dataset: where they are from.
         panoptic: thresholds of the panoptic map.
     """
-    sizes = [sample.image_size for sample in samples]
     condition = samples[0].condition
     if condition == "category":
-        measure = PanopticMeasure(dataset.categories, panoptic)
-        return [
-            replace(sample, segments=tuple(Segment(rle_from_bitmap(found == id), label) for id, label in categories.items()))
-            for sample, (found, categories) in zip(samples, measure.answers(samples, outputs, processor), strict=True)
-        ]
-    if condition == "sentence":
-        answers = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)
-        masks = [answer["segmentation"][None] for answer in answers]
+        measure: ModelMeasure = PanopticMeasure(dataset.categories, panoptic)
     else:
-        masks = [answer["masks"] for answer in processor.post_process_region_segmentation(outputs, target_sizes=sizes)]
-    return [
-        replace(
-            sample,
-            segments=tuple(Segment(rle_from_bitmap(mask)) for mask in found.cpu().numpy()),
-            regions=tuple(replace(region, segment=index) for index, region in enumerate(sample.regions)),
-        )
-        for sample, found in zip(samples, masks, strict=True)
-    ]
+        measure = ReferringMeasure() if condition == "sentence" else RegionMeasure()
+    answers = measure.answers(samples, outputs, processor)
+    return [answer_as_sample(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+
+
+def answer_as_sample(sample: Sample, answer: Mapping[str, Any]) -> Sample:
+    """The sample with the segments of an answer: of the map or the instances, the one of an expression, or one for every region."""
+    if "masks" in answer:
+        segments = [Segment(mask) for mask in answer["masks"]]
+    elif "mask" in answer:
+        segments = [Segment(answer["mask"])]
+    else:
+        found = answer["segments"] if "segments" in answer else answer["instances"]
+        segments = [Segment(entry["mask"], entry["category_id"]) for entry in found]
+    regions = tuple(replace(region, segment=index) for index, region in enumerate(sample.regions))
+    return replace(sample, segments=tuple(segments), regions=regions)

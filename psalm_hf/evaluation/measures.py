@@ -1,28 +1,45 @@
-"""What a task's answers on a dataset are measured by: network outputs -> post-processing -> the numbers of `psalm_hf.metrics`."""
+"""What answers on a dataset are judged by: network outputs -> answers of plain values -> the numbers of `psalm_hf.metrics`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from ..data.features import Category
-from ..masks import bitmap_from_rle
-from ..metrics import COCO_SIZES, MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU, label_map
+from ..masks import area as mask_area
+from ..masks import bitmap_from_rle, rle_from_bitmap
+from ..metrics import COCO_SIZES, MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU, label_map, size_bin
 from ..structures import Sample, Segment
 
 Numbers = dict[str, float]
+AreaRanges = Mapping[str, tuple[float, float]]
+IoU = TypeVar("IoU", ReferringIoU, RegionIoU)
+
 TOP_K = 100  # pairs of query and category that may become instances
+NO_TARGET_RULES = ("never", "threshold", "area")
 
 
 class Measure(Protocol):
-    """Some numbers of one task. The samples of an update are the rows of its outputs."""
+    """Judges one kind of answer. An answer is a plain value that JSON can hold; its masks are COCO RLE with str counts.
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
-        """Post-processes the outputs of a batch and compares them with the samples."""
+    Measures can be pickled and added: workers fill one each.
+
+    Attributes:
+        name: of its answers: "panoptic" `{"segments": [{"category_id", "score", "mask"}]}`, "semantic" `{"segments": [{"category_id",
+            "mask"}]}`, "instance" `{"instances": [{"category_id", "score", "mask"}]}`, "referring" `{"mask", "score", "no_target"}`,
+            "region" `{"masks": [...], "scores": [...]}`, "text" `{"text"}`.
+    """
+
+    name: str
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """Judges the answer to one sample."""
+
+    def __iadd__(self, other: Measure) -> Measure: ...
 
     def numbers(self) -> Numbers:
         """In percent, by name; nan where nothing defines a number."""
@@ -34,7 +51,14 @@ class Measure(Protocol):
         """How much was judged."""
 
     def protocol(self) -> dict[str, Any]:
-        """The choices on which the numbers depend."""
+        """The choices on which the numbers depend, under the measure's name."""
+
+
+class ModelMeasure(Measure, Protocol):
+    """A measure that knows how network outputs become its answers."""
+
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """Post-processes the outputs of a batch, whose rows are the samples."""
 
 
 @dataclass(frozen=True)
@@ -49,47 +73,66 @@ RELEASED = PanopticThresholds()
 
 
 class PanopticMeasure:
-    """PQ of the panoptic map. Crowds and unlabelled pixels count as in `PanopticQuality`."""
+    """PQ of the panoptic map. Crowds and unlabelled pixels count as in `PanopticQuality`.
 
-    def __init__(self, categories: Sequence[Category], thresholds: PanopticThresholds = RELEASED):
-        self.categories, self.thresholds = categories, thresholds
-        self.quality = PanopticQuality({category.id: category.is_thing for category in categories})
+    Args:
+        sizes: name -> (lowest area, first area beyond) in pixels, for PQ over segments of one size.
+    """
+
+    name = "panoptic"
+
+    def __init__(self, categories: Sequence[Category], thresholds: PanopticThresholds = RELEASED, sizes: AreaRanges | None = None):
+        self.categories, self.thresholds = tuple(categories), thresholds
+        is_thing = {category.id: category.is_thing for category in categories}
+        self.quality = PanopticQuality(is_thing)
+        self.by_size = {size: PanopticQuality(is_thing, area_range) for size, area_range in (sizes or {}).items()}
         self.segments = 0
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
-        """See `Measure`."""
-        for sample, answer in zip(samples, self.answers(samples, outputs, processor), strict=True):
-            self.add(sample, *answer)
-
-    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[tuple[np.ndarray, dict[int, int]]]:
-        """Per sample the map (H, W), 0 = no segment, and the category id of each of its segments."""
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """See `ModelMeasure`."""
         stuff = [position for position, category in enumerate(self.categories) if not category.is_thing]
-        answers = processor.post_process_panoptic_segmentation(
+        found = processor.post_process_panoptic_segmentation(
             outputs,
             threshold=self.thresholds.threshold,
             overlap_mask_area_threshold=self.thresholds.overlap,
             label_ids_to_fuse=stuff,
             target_sizes=[sample.image_size for sample in samples],
         )
+        return [{"segments": self._segments(answer)} for answer in found]
+
+    def _segments(self, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        ids = answer["segmentation"].cpu().numpy()
         return [
-            (
-                answer["segmentation"].cpu().numpy(),
-                {segment["id"]: self.categories[segment["label_id"]].id for segment in answer["segments_info"]},
-            )
-            for answer in answers
+            {
+                "category_id": self.categories[segment["label_id"]].id,
+                "score": segment["score"],
+                "mask": rle_from_bitmap(ids == segment["id"]),
+            }
+            for segment in answer["segments_info"]
         ]
 
-    def add(self, sample: Sample, found: np.ndarray, found_categories: Mapping[int, int]) -> None:
-        """One answer of `answers`."""
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `Measure`."""
+        found, found_categories = panoptic_map(sample, answer)
         segments = dict(enumerate(sample.segments, 1))
         truth = label_map([segment.mask_rle for segment in sample.segments], list(segments), sample.image_size, fill=0)
         crowds = [id for id, segment in segments.items() if segment.is_crowd]
-        self.quality.update(found, found_categories, truth, {id: segment.category_id for id, segment in segments.items()}, crowds)
+        categories = {id: segment.category_id for id, segment in segments.items()}
+        for quality in (self.quality, *self.by_size.values()):
+            quality.update(found, found_categories, truth, categories, crowds)
         self.segments += len(segments) - len(crowds)
+
+    def __iadd__(self, other: PanopticMeasure) -> PanopticMeasure:
+        self.quality += other.quality
+        for size, quality in other.by_size.items():
+            self.by_size[size] += quality
+        self.segments += other.segments
+        return self
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
-        return {f"panoptic {name}": value for name, value in self.quality.compute().items()}
+        results = {f"panoptic {name}": value for name, value in self.quality.compute().items()}
+        return results | {f"panoptic PQ, {size}": quality.compute()["PQ"] for size, quality in self.by_size.items()}
 
     def per_category(self) -> dict[int, Numbers]:
         """See `Measure`."""
@@ -101,23 +144,73 @@ class PanopticMeasure:
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {"panoptic": asdict(self.thresholds)}
+        return {self.name: asdict(self.thresholds)}
+
+
+def panoptic_map(sample: Sample, answer: Mapping[str, Any]) -> tuple[np.ndarray, dict[int, int]]:
+    """The (H, W) map of a panoptic answer, 0 = no segment, and the category id of each of its segments, numbered from 1.
+
+    Raises:
+        ValueError: the masks are not of the sample's size, or overlap; the message names the image.
+    """
+    segments = dict(enumerate(answer["segments"], 1))
+    found = painted(sample, [segment["mask"] for segment in segments.values()], list(segments), fill=0)
+    return found, {id: segment["category_id"] for id, segment in segments.items()}
+
+
+def painted(sample: Sample, rles: Sequence[dict], labels: Sequence[int], *, fill: int) -> np.ndarray:
+    """`label_map` of an answer, whose errors name the image."""
+    try:
+        return label_map(rles, labels, sample.image_size, fill=fill)
+    except ValueError as error:
+        raise ValueError(f"image {sample.image_id}, prediction: {error}") from error
 
 
 class SemanticMeasure:
-    """mIoU of the semantic map; pixels without a true category are not counted, those of crowds are."""
+    """mIoU of the semantic map; pixels without a true category are not counted, those of crowds are.
 
-    def __init__(self, categories: Sequence[Category]):
-        self.categories = categories
+    Args:
+        resize_logits: how the map is made, see `PsalmProcessor.post_process_semantic_segmentation`.
+    """
+
+    name = "semantic"
+
+    def __init__(self, categories: Sequence[Category], resize_logits: bool = False):
+        self.categories, self.resize_logits = tuple(categories), resize_logits
         self.confusion = MeanIoU(len(categories), ignore_label=len(categories))
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
-        """See `Measure`."""
-        maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[sample.image_size for sample in samples])
-        for sample, found in zip(samples, maps, strict=True):
-            rles = [segment.mask_rle for segment in sample.segments]
-            truth = label_map(rles, sample.class_labels, sample.image_size, fill=self.confusion.ignore_label)
-            self.confusion.update(found.cpu().numpy(), truth)
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """See `ModelMeasure`."""
+        sizes = [sample.image_size for sample in samples]
+        maps = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, resize_logits=self.resize_logits)
+        return [{"segments": self._segments(found.cpu().numpy())} for found in maps]
+
+    def _segments(self, found: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"category_id": self.categories[position].id, "mask": rle_from_bitmap(found == position)}
+            for position in np.unique(found).tolist()
+        ]
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `Measure`. The answer must have a category wherever the truth has one.
+
+        Raises:
+            ValueError: it has not, or does not fit the sample.
+        """
+        position = {category.id: index for index, category in enumerate(self.categories)}
+        segments = answer["segments"]
+        nothing = self.confusion.ignore_label
+        labels = [position[segment["category_id"]] for segment in segments]
+        found = painted(sample, [segment["mask"] for segment in segments], labels, fill=nothing)
+        true = [segment.mask_rle for segment in sample.segments]
+        truth = label_map(true, [position[segment.category_id] for segment in sample.segments], sample.image_size, fill=nothing)
+        if missing := int(np.count_nonzero((found == nothing) & (truth != nothing))):
+            raise ValueError(f"image {sample.image_id}, prediction: {missing} labelled pixels have no category; every pixel needs one")
+        self.confusion.update(found, truth)
+
+    def __iadd__(self, other: SemanticMeasure) -> SemanticMeasure:
+        self.confusion += other.confusion
+        return self
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
@@ -133,43 +226,65 @@ class SemanticMeasure:
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {"semantic": {"unlabelled pixels": "not counted"}}
+        return {self.name: {"unlabelled pixels": "not counted", "resized": "mask logits" if self.resize_logits else "scores of categories"}}
 
 
-class InstanceMeasure:
-    """AP of things, with at most `TOP_K` answers per picture.
+class InstanceAnswers:
+    """How network outputs become instances: at most `TOP_K` per picture, of things.
 
     Args:
-        area_ranges: see `MaskAP`.
+        categories: those that were prompted, in their order.
     """
 
-    def __init__(self, categories: Sequence[Category], area_ranges: Mapping[str, tuple[float, float]] = COCO_SIZES):
-        self.categories = categories
-        self.things = {category.id for category in categories if category.is_thing}
-        self.precision = MaskAP(area_ranges)
+    name = "instance"
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
-        """See `Measure`."""
-        answers = processor.post_process_instance_segmentation(
+    def __init__(self, categories: Sequence[Category]):
+        self.categories = tuple(categories)
+
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """See `ModelMeasure`."""
+        found = processor.post_process_instance_segmentation(
             outputs,
             top_k=TOP_K,
             label_ids=[position for position, category in enumerate(self.categories) if category.is_thing],
             return_coco_annotation=True,
             target_sizes=[sample.image_size for sample in samples],
         )
-        for sample, answer in zip(samples, answers, strict=True):
-            info = answer["segments_info"]
-            self.precision.update(
-                sample.image_id,
-                answer["segmentation"],
-                [self.categories[segment["label_id"]].id for segment in info],
-                [segment["score"] for segment in info],
-                self.targets(sample),
-            )
+        return [{"instances": self._instances(answer)} for answer in found]
 
-    def targets(self, sample: Sample) -> list[Segment]:
-        """The things of a sample, crowds included."""
-        return [segment for segment in sample.segments if segment.category_id in self.things]
+    def _instances(self, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"category_id": self.categories[segment["label_id"]].id, "score": segment["score"], "mask": mask}
+            for segment, mask in zip(answer["segments_info"], answer["segmentation"], strict=True)
+        ]
+
+
+class InstanceMeasure(InstanceAnswers):
+    """AP of things.
+
+    Args:
+        area_ranges: see `MaskAP`.
+    """
+
+    def __init__(self, categories: Sequence[Category], area_ranges: AreaRanges = COCO_SIZES):
+        super().__init__(categories)
+        self.things = {category.id for category in categories if category.is_thing}
+        self.precision = MaskAP(area_ranges)
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `Measure`. Crowds are targets too; pycocotools knows what to do with them."""
+        found = answer["instances"]
+        self.precision.update(
+            sample.image_id,
+            [instance["mask"] for instance in found],
+            [instance["category_id"] for instance in found],
+            [instance["score"] for instance in found],
+            [segment for segment in sample.segments if segment.category_id in self.things],
+        )
+
+    def __iadd__(self, other: InstanceMeasure) -> InstanceMeasure:
+        self.precision += other.precision
+        return self
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
@@ -186,24 +301,132 @@ class InstanceMeasure:
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {"instance": {"top_k": TOP_K, "vocabulary": "all categories of the dataset, things are kept"}}
+        return {self.name: {"top_k": TOP_K, "vocabulary": "all categories of the dataset, things are kept"}}
+
+
+class GroupedIoU(Generic[IoU]):
+    """IoUs over everything and by group, where every mask is compared once.
+
+    Args:
+        new: makes an empty IoU.
+    """
+
+    def __init__(self, new: Callable[[], IoU]):
+        self.new = new
+        self.by_groups: dict[tuple[str, ...], IoU] = {}  # of whatever has exactly these groups
+
+    def of(self, groups: Sequence[str]) -> IoU:
+        """What something that belongs to these groups is counted in."""
+        return self.by_groups.setdefault(tuple(groups), self.new())
+
+    def __iadd__(self, other: GroupedIoU[IoU]) -> GroupedIoU[IoU]:
+        for groups, iou in other.by_groups.items():
+            mine = self.of(groups)
+            mine += iou
+        return self
+
+    def whole(self) -> IoU:
+        """Over everything."""
+        return self._sum(self.by_groups)
+
+    def by_group(self) -> dict[str, IoU]:
+        """By group, sorted by name."""
+        names = sorted({name for groups in self.by_groups for name in groups})
+        return {name: self._sum(groups for groups in self.by_groups if name in groups) for name in names}
+
+    def _sum(self, some: Iterable[tuple[str, ...]]) -> IoU:
+        total = self.new()
+        for groups in some:
+            total += self.by_groups[groups]
+        return total
+
+
+@dataclass(frozen=True)
+class ReferringRule:
+    """How queries become the answer to an expression.
+
+    Attributes:
+        threshold: None = the best query; a number = the union of all queries that score above it, or the best one if none does.
+        no_target: when the answer is "nothing is there": "never"; "threshold": even the best query scores at most `threshold`; "area": the
+            mask has fewer than `min_area` pixels (the rule of the GRES paper for models that answer with masks alone).
+        min_area: in pixels.
+
+    Raises:
+        ValueError: an unknown rule, or "threshold" without one.
+    """
+
+    threshold: float | None = None
+    no_target: str = "never"
+    min_area: int = 50
+
+    def __post_init__(self) -> None:
+        if self.no_target not in NO_TARGET_RULES:
+            raise ValueError(f"unknown no-target rule {self.no_target!r}, expected one of {', '.join(NO_TARGET_RULES)}")
+        if self.no_target == "threshold" and self.threshold is None:
+            raise ValueError("the no-target rule 'threshold' needs a referring threshold, such as 0.6")
+
+    def says_nothing(self, score: float, area: int) -> bool:
+        """Whether the answer with this best score and this many pixels is "nothing is there"."""
+        if self.no_target == "threshold":
+            return score <= self.threshold
+        return self.no_target == "area" and area < self.min_area
+
+
+DEFAULT_RULE = ReferringRule()
 
 
 class ReferringMeasure:
-    """cIoU and gIoU of the best query for an expression, as PSALM is measured on RefCOCO: it never answers "nothing"."""
+    """cIoU, gIoU, P@X, and where expressions may mean nothing N-acc and T-acc; also by tag of the sample and by size of what is meant.
 
-    def __init__(self):
-        self.iou = ReferringIoU()
+    Args:
+        rule: default as PSALM is measured on RefCOCO: the best query, never "nothing".
+        sizes: name -> (lowest, first beyond) area in pixels.
+        ignore_crowds: leave out the pixels of crowds (ReasonSeg, which marks so what is neither right nor wrong). Otherwise a crowd is
+            meant like any object (RefCOCO).
+    """
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
+    name = "referring"
+
+    def __init__(self, rule: ReferringRule = DEFAULT_RULE, sizes: AreaRanges | None = None, *, ignore_crowds: bool = False):
+        self.rule, self.sizes, self.ignore_crowds = rule, dict(sizes or {}), ignore_crowds
+        self.iou: GroupedIoU[ReferringIoU] = GroupedIoU(ReferringIoU)
+
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """See `ModelMeasure`."""
+        sizes = [sample.image_size for sample in samples]
+        found = processor.post_process_referring_segmentation(outputs, threshold=self.rule.threshold, target_sizes=sizes)
+        return [self._answer(answer["segmentation"], answer["score"]) for answer in found]
+
+    def _answer(self, segmentation: Tensor, score: float) -> dict[str, Any]:
+        mask = segmentation.cpu().numpy()
+        says_nothing = self.rule.says_nothing(score, int(np.count_nonzero(mask)))
+        return {"mask": rle_from_bitmap(mask), "score": score, "no_target": says_nothing}
+
+    def add(self, sample: Sample, answer: Any) -> None:
         """See `Measure`."""
-        answers = processor.post_process_referring_segmentation(outputs, target_sizes=[sample.image_size for sample in samples])
-        for sample, answer in zip(samples, answers, strict=True):
-            self.iou.update(answer["segmentation"].cpu().numpy(), union(sample), predicted_no_target=False)
+        ignored = union(sample, [segment for segment in sample.segments if self.ignore_crowds and segment.is_crowd])
+        target = union(sample, sample.segments) & ~ignored
+        predicted = bitmap_from_rle(answer["mask"])
+        if predicted.shape != target.shape:
+            raise ValueError(
+                f"image {sample.image_id}, record {sample.record_id}, prediction: a mask of size {predicted.shape}, "
+                f"but the image is {target.shape}"
+            )
+        area = int(np.count_nonzero(target))
+        size = [size_bin(area, self.sizes)] if self.sizes and area else []
+        self.iou.of((*sample.tags, *size)).update(predicted & ~ignored, target, predicted_no_target=answer["no_target"])
+
+    def __iadd__(self, other: ReferringMeasure) -> ReferringMeasure:
+        self.iou += other.iou
+        return self
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
-        return {f"referring {name}": value for name, value in self.iou.compute().items()}
+        results = {f"referring {name}": value for name, value in self.iou.whole().compute().items()}
+        for group, iou in self.iou.by_group().items():
+            numbers = iou.compute()
+            results |= {f"referring {name}, {group}": numbers[name] for name in ("cIoU", "gIoU")}
+        return results
 
     def per_category(self) -> dict[int, Numbers]:
         """See `Measure`."""
@@ -211,31 +434,62 @@ class ReferringMeasure:
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
-        return {"expressions with a target": len(self.iou.ious), "expressions without target": self.iou.invented}
+        return _expressions("", self.iou.whole()) | {
+            name: number for group, iou in self.iou.by_group().items() for name, number in _expressions(f", {group}", iou).items()
+        }
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {"referring": {"answer": "best query"}}
+        return {self.name: asdict(self.rule)}
+
+
+def _expressions(group: str, iou: ReferringIoU) -> dict[str, int]:
+    counts = {"expressions with a target": len(iou.ious), "expressions without target": iou.rejected + iou.invented}
+    return {f"{name}{group}": number for name, number in counts.items() if number or not group}
 
 
 class RegionMeasure:
-    """mIoU and cIoU by kind of prompt; kinds are never averaged."""
+    """mIoU and cIoU by kind of prompt, and by size of what is meant; kinds are never averaged.
 
-    def __init__(self):
-        self.by_kind: defaultdict[str, RegionIoU] = defaultdict(RegionIoU)
+    Args:
+        sizes: name -> (lowest, first beyond) area in pixels.
+    """
 
-    def update(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> None:
+    name = "region"
+
+    def __init__(self, sizes: AreaRanges | None = None):
+        self.sizes = dict(sizes or {})
+        self.iou: GroupedIoU[RegionIoU] = GroupedIoU(RegionIoU)
+
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """See `ModelMeasure`."""
+        found = processor.post_process_region_segmentation(outputs, target_sizes=[sample.image_size for sample in samples])
+        return [
+            {"masks": [rle_from_bitmap(mask) for mask in answer["masks"].cpu().numpy()], "scores": answer["scores"].tolist()}
+            for answer in found
+        ]
+
+    def add(self, sample: Sample, answer: Any) -> None:
         """See `Measure`."""
-        answers = processor.post_process_region_segmentation(outputs, target_sizes=[sample.image_size for sample in samples])
-        for sample, answer in zip(samples, answers, strict=True):
-            for index, (region, mask) in enumerate(zip(sample.regions, answer["masks"].cpu().numpy(), strict=True)):
-                if region.segment is None:
-                    raise ValueError(f"image {sample.image_id}: region {index} points at no segment; give a split whose truth is known")
-                self.by_kind[region.kind].update(mask, sample.segments[region.segment].mask_rle)
+        if len(answer["masks"]) != len(sample.regions):
+            raise ValueError(f"image {sample.image_id}, prediction: {len(answer['masks'])} masks for {len(sample.regions)} regions")
+        for index, (region, mask) in enumerate(zip(sample.regions, answer["masks"], strict=True)):
+            if region.segment is None:
+                raise ValueError(f"image {sample.image_id}: region {index} points at no segment; give a split whose truth is known")
+            target = sample.segments[region.segment].mask_rle
+            size = [f"{region.kind}, {size_bin(mask_area(target), self.sizes)}"] if self.sizes else []
+            try:
+                self.iou.of((region.kind, *size)).update(mask, target)
+            except ValueError as error:
+                raise ValueError(f"image {sample.image_id}, region {index}: {error}") from error
+
+    def __iadd__(self, other: RegionMeasure) -> RegionMeasure:
+        self.iou += other.iou
+        return self
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
-        return {f"region {name}, {kind}": value for kind, iou in sorted(self.by_kind.items()) for name, value in iou.compute().items()}
+        return {f"region {name}, {group}": value for group, iou in self.iou.by_group().items() for name, value in iou.compute().items()}
 
     def per_category(self) -> dict[int, Numbers]:
         """See `Measure`."""
@@ -243,20 +497,27 @@ class RegionMeasure:
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
-        return {f"regions, {kind}": len(iou.ious) for kind, iou in sorted(self.by_kind.items())}
+        return {f"regions, {group}": len(iou.ious) for group, iou in self.iou.by_group().items()}
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {"region": {"answer": "best query of each region"}}
+        return {self.name: {"answer": "best query of each region"}}
 
 
-def union(sample: Sample) -> np.ndarray:
-    """(H, W) bool: all segments of a sample together."""
-    empty = np.zeros(sample.image_size, dtype=bool)
-    return np.any([empty, *(bitmap_from_rle(segment.mask_rle) for segment in sample.segments)], axis=0)
+def union(sample: Sample, segments: Sequence[Segment]) -> np.ndarray:
+    """(H, W) bool: some segments of a sample together."""
+    return np.any([np.zeros(sample.image_size, dtype=bool), *(bitmap_from_rle(segment.mask_rle) for segment in segments)], axis=0)
 
 
-def measures_of(condition: str, task: str, categories: Sequence[Category], panoptic: PanopticThresholds = RELEASED) -> list[Measure]:
+def judge(measure: ModelMeasure, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+    """Adds the answers of a batch, and returns them."""
+    answers = measure.answers(samples, outputs, processor)
+    for sample, answer in zip(samples, answers, strict=True):
+        measure.add(sample, answer)
+    return answers
+
+
+def measures_of(condition: str, task: str, categories: Sequence[Category], panoptic: PanopticThresholds = RELEASED) -> list[ModelMeasure]:
     """What rows of this condition are measured by.
 
     Args:
@@ -276,7 +537,7 @@ def measures_of(condition: str, task: str, categories: Sequence[Category], panop
         raise ValueError(f"rows of condition {condition!r} ask for no segmentation; evaluation knows category, sentence and region")
     if not categories:
         raise ValueError("every row names its own categories, so that there are none to average over; give a dataset with one list for all")
-    by_task: dict[str, list[Measure]] = {
+    by_task: dict[str, list[ModelMeasure]] = {
         "panoptic": [PanopticMeasure(categories, panoptic), SemanticMeasure(categories), InstanceMeasure(categories)],
         "semantic": [SemanticMeasure(categories)],
         "instance": [InstanceMeasure(categories)],

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..data.shapes import CATEGORIES
-from .measures import RELEASED, InstanceMeasure, PanopticMeasure, PanopticThresholds, SemanticMeasure
+from .measures import RELEASED, InstanceMeasure, PanopticMeasure, PanopticThresholds, SemanticMeasure, judge, panoptic_map
 from .shapes_batch import SIZES, Prompt, SceneBatch, size_and_novelty
 
 THRESHOLDS = {"released thresholds": RELEASED, "thresholds 0.5": PanopticThresholds(0.5, 0.5)}
@@ -37,13 +37,12 @@ class PanopticMeasures:
         prompts = batch.prompts("panoptic")
         samples = [prompt.sample for prompt in prompts]
         outputs = batch.forward(samples)
-        self.semantic.update(samples, outputs, batch.processor)
-        self.instances.update(samples, outputs, batch.processor)
+        judge(self.semantic, samples, outputs, batch.processor)
+        judge(self.instances, samples, outputs, batch.processor)
         for name, measure in self.panoptic.items():
-            for prompt, (found, categories) in zip(prompts, measure.answers(samples, outputs, batch.processor), strict=True):
-                measure.add(prompt.sample, found, categories)
+            for prompt, answer in zip(prompts, judge(measure, samples, outputs, batch.processor), strict=True):
                 if name == RECALL_THRESHOLDS:
-                    self._add_recall(prompt, found, categories)
+                    self._add_recall(prompt, *panoptic_map(prompt.sample, answer))
 
     def _add_recall(self, prompt: Prompt, found: np.ndarray, categories: Mapping[int, int]) -> None:
         areas = np.bincount(found.ravel())

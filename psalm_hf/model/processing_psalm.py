@@ -329,13 +329,17 @@ class PsalmProcessor(ProcessorMixin):
     # Outputs -> segmentations
 
     @torch.no_grad()
-    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Tensor | None]:
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Any = None, *, resize_logits: bool = False
+    ) -> list[Tensor | None]:
         """One category per pixel; the background takes none.
 
         Args:
             outputs: `PsalmSegmentationOutput`.
             target_sizes: (B, 2) tensor or list of (height, width), one per row (`original_sizes` fits). None = the resolution of
                 the predictions, padding included.
+            resize_logits: False = scores of categories are resized to the target, as in the released semantic task; True = mask logits,
+                as in the released panoptic task. A few pixels at borders differ.
 
         Returns:
             Per row (H, W) int64, indices into the categories; None for a row without categories.
@@ -345,7 +349,7 @@ class PsalmProcessor(ProcessorMixin):
         """
 
         def run(row: int, frame: Frame | None) -> Tensor:
-            return semantic_map(*self._category_logits(outputs, row), frame)
+            return semantic_map(*self._category_logits(outputs, row), frame, resize_logits=resize_logits)
 
         return self._each_row(outputs, "category", target_sizes, run)
 

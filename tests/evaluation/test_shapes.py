@@ -35,7 +35,7 @@ class Oracle:
         for sample in samples:
             rles = [segment.mask_rle for segment in sample.segments]
             ids = range(1, len(rles) + 1)
-            info = [{"id": id, "label_id": label} for id, label in zip(ids, self.labels(sample), strict=True)]
+            info = [{"id": id, "label_id": label, "score": 1.0} for id, label in zip(ids, self.labels(sample), strict=True)]
             answers.append({"segmentation": paint(rles, list(ids), sample), "segments_info": info})
         return answers
 
@@ -47,7 +47,7 @@ class Oracle:
         for sample in samples:
             kept = [(segment, label) for segment, label in zip(sample.segments, self.labels(sample), strict=True) if label in label_ids]
             info = [{"label_id": label, "score": 1.0} for _, label in kept]
-            answers.append({"segmentation": bitmaps([segment for segment, _ in kept]), "segments_info": info})
+            answers.append({"segmentation": [segment.mask_rle for segment, _ in kept], "segments_info": info})
         return answers
 
     def post_process_referring_segmentation(self, samples, **_):
@@ -201,7 +201,8 @@ def test_the_most_frequent_answer_is_right_more_often_than_any_other_in_training
     told = ShapesStream("conversation", split="train")
     right = {kind: [] for kind in frequent}
     for scene in range(500):
-        for sample, (kind,) in told.tagged_samples(scene):
+        for sample in told.samples(scene):
+            (kind,) = sample.tags
             right[kind].append(sample.conversation[1]["content"])
     assert {kind: answers.count(frequent[kind]) for kind, answers in right.items()} == {
         kind: max(map(answers.count, set(answers))) for kind, answers in right.items()
