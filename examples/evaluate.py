@@ -1,82 +1,157 @@
-"""Measures a checkpoint on a dataset of files, and shows its answers beside the truth.
+"""Measures a checkpoint on a benchmark under a named protocol.
 
-    python examples/evaluate.py --dataset coco_panoptic --split val --data-dir coco --checkpoint DIR
-    python examples/evaluate.py --dataset coco_interactive --split val --data-dir coco --options "{kind: point}" --checkpoint DIR
-    python examples/evaluate.py --dataset refcoco --split val --data-dir refer_seg --checkpoint DIR --output results.json --pictures DIR
+    python examples/evaluate.py --benchmark shapes --checkpoint psalm-tiny --output-dir outputs/shapes
+    python examples/evaluate.py --benchmark coco_panoptic --data-dir coco --checkpoint DIR --output-dir OUT --visualize 20
+    accelerate launch examples/evaluate.py --benchmark refcoco --split testA --protocol released --data-dir refer_seg ...
+    python examples/evaluate.py --benchmark coco_panoptic --data-dir coco --predictions OUT/predictions --output-dir AGAIN
 
-Rows with categories give PQ, mIoU and AP (what the dataset's task is measured by), expressions cIoU and gIoU, regions mIoU and cIoU by kind
-of prompt. Datasets and their options: `print(psalm_hf.data.list_datasets())`.
+OUT gets results.json (numbers, protocol, counts, checksum of the checkpoint, versions, the paper's numbers), results.md (a row of a table),
+predictions/ in the benchmark's submission format, answers/ (what --resume goes on from), and pictures/ if asked for. All of results.json
+but "run" is the same for any number of processes. Benchmarks, protocols and what each number means: docs/evaluation.md.
 """
 
 import argparse
 import json
+import os
+import platform
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-PAIRS_PER_SHEET = 6
+CHOICES = {
+    "threshold": (float, "class probability that a panoptic segment needs"),
+    "overlap": (float, "share of its own mask that a panoptic segment must win"),
+    "semantic_resize": (("scores", "logits"), "what is resized to the picture for a semantic map: scores of categories, or mask logits"),
+    "names": (("first", "synonyms"), "what a category is called: its first name, or all of them in one prompt"),
+    "refer_protocol": (("per_expression", "merged"), "a prompt per expression, or all expressions of an object in one"),
+    "rasterisation": (("exact", "released"), "truth from polygons as pycocotools makes it, or as the released code does"),
+    "referring_threshold": (float, "queries that score above it belong to the answer"),
+    "no_target": (("never", "threshold", "area"), "when the answer to an expression is that nothing is there"),
+    "min_area": (int, "pixels of the smallest answer, for --no-target area"),
+    "vocabulary": (
+        ("divided", "whole"),
+        "names beyond the context length: several prompts, or one too long",
+    ),
+    "oracle": (bool, "point only at objects that the truth of the frame shows"),
+    "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="folder or Hub id")
-    parser.add_argument("--dataset", required=True, help="name in list_datasets()")
-    parser.add_argument("--split", required=True)
+    parser.add_argument("--benchmark", required=True, help="such as coco_panoptic; an unknown name lists all")
+    parser.add_argument("--checkpoint", help="folder or Hub id, or psalm-tiny, which ships with the package")
+    parser.add_argument("--predictions", type=Path, help="score these files, in the benchmark's submission format, instead of a model")
+    parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--data-dir", help="folder of the dataset's files")
-    parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML: '{kind: point}'")
-    parser.add_argument("--num-images", type=int, help="only the first pictures (default all)")
-    parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass (default 4)")
-    parser.add_argument("--threshold", type=float, default=0.8, help="class probability of a panoptic segment (default 0.8, as released)")
-    parser.add_argument("--overlap", type=float, default=0.8, help="share of its mask that a panoptic segment must win (default 0.8)")
-    parser.add_argument("--output", type=Path, help="JSON file for all numbers, counts, choices and versions")
-    parser.add_argument("--pictures", type=Path, help=f"folder for sheets with {PAIRS_PER_SHEET} answers each, prediction above truth")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--split", help="default that on which the paper reports")
+    parser.add_argument("--protocol", default="community", help="community (default) or released; sets the choices below")
+    choices = parser.add_argument_group("choices", "what the protocol sets, one by one")
+    for name, (values, text) in CHOICES.items():
+        if values is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        else:
+            kind = {"choices": values} if isinstance(values, tuple) else {"type": values}
+        choices.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
+    parser.add_argument("--parts", nargs="+", help="only these parts of the benchmark, such as point box")
+    parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML")
+    parser.add_argument("--limit", type=int, help="only the first pictures (default all)")
+    parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process (default 4)")
+    parser.add_argument("--num-workers", type=int, help="processes that prepare pictures (default 4 with a GPU, else 0)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default cuda where there is a GPU")
+    parser.add_argument("--resume", action="store_true", help="go on with the answers in --output-dir")
+    parser.add_argument("--visualize", type=int, default=0, help="pictures of that many answers, the worst and the best")
     options = parser.parse_args(arguments)
+    if (options.checkpoint is None) == (options.predictions is None):
+        parser.error("give either --checkpoint or --predictions")
     if not isinstance(options.options, dict):
-        parser.error(f"--options is a YAML mapping such as '{{kind: point}}', got {options.options!r}")
-    for name in ("num_images", "batch_size"):
+        parser.error(f"--options is a YAML mapping such as '{{on_error: skip}}', got {options.options!r}")
+    for name, lowest in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("visualize", 0), ("min_area", 0)):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    for name in ("threshold", "overlap"):
-        if not 0 <= getattr(options, name) <= 1:
-            parser.error(f"--{name} must be between 0 and 1, got {getattr(options, name)}")
+        if value is not None and value < lowest:
+            parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+    for name in ("threshold", "overlap", "referring_threshold"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, got {value}")
     return options
 
 
-class AnswerSheets:
-    """Writes `sheet_000.png`, `sheet_001.png`, ... into a folder as the answers come.
+def describe(options: argparse.Namespace, choices: dict[str, Any], split: str) -> dict[str, Any]:
+    """What an evaluation must have in common with the answers that it goes on from."""
+    from psalm_hf.evaluation.results import checkpoint_hash
 
-    Args:
-        folder: is made if it does not exist.
-        answers: samples and network outputs of a batch -> the samples with predicted segments.
-    """
+    checkpoint = options.checkpoint and {"name": checkpoint_name(options), "sha256": checkpoint_hash(checkpoint_path(options))}
+    return {
+        "benchmark": options.benchmark,
+        "split": split,
+        "protocol": {"name": options.protocol, **choices},
+        "data": {"parts": options.parts, "options": options.options, "limit": options.limit},
+        "checkpoint": checkpoint,
+        "dtype": options.dtype,
+    }
 
-    def __init__(self, folder: Path, answers: Any):
-        self.folder, self.answers = folder, answers
-        self.pairs: list[Any] = []
-        self.written = 0
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, samples: list, outputs: Any) -> None:
-        from psalm_hf.visualization import draw_answer
+def checkpoint_path(options: argparse.Namespace) -> str:
+    from psalm_hf import tiny_checkpoint
 
-        for predicted, truth in zip(self.answers(samples, outputs), samples, strict=True):
-            self.pairs.append(draw_answer(predicted, truth))
-            if len(self.pairs) == PAIRS_PER_SHEET:
-                self.write()
+    return str(tiny_checkpoint()) if options.checkpoint == "psalm-tiny" else options.checkpoint
 
-    def write(self) -> None:
-        """What has come since the last sheet, if anything."""
-        from psalm_hf.visualization import contact_sheet
 
-        if self.pairs:
-            contact_sheet(self.pairs).save(self.folder / f"sheet_{self.written:03}.png")
-            self.written += 1
-            self.pairs.clear()
+def checkpoint_name(options: argparse.Namespace) -> str:
+    return Path(options.checkpoint).name if Path(options.checkpoint).is_dir() else options.checkpoint
+
+
+def check_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
+    """Refuses a folder that holds something else than what is to be done."""
+    path = folder / "run.json"
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"--output-dir {folder} is not empty, and holds no evaluation; give another one")
+        return
+    if not resume:
+        raise ValueError(f"--output-dir {folder} holds an evaluation; go on with it by --resume, or give another folder")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in description:
+        if before.get(name) != description[name]:
+            was, now = json.dumps(before.get(name)), json.dumps(description[name])
+            raise ValueError(f"--output-dir {folder} holds an evaluation with another {name}: {was}, now {now}; give another folder")
+
+
+def open_parts(options: argparse.Namespace, choices: dict[str, Any], split: str, further: dict[str, Any]) -> list:
+    from psalm_hf.evaluation.benchmarks import benchmark_of, open_part
+    from psalm_hf.evaluation.datasets import first_images
+
+    benchmark = benchmark_of(options.benchmark)
+    names = [part.name for part in benchmark.parts]
+    if unknown := set(options.parts or ()) - set(names):
+        known = ", ".join(filter(None, names)) or "none"
+        raise ValueError(f"--parts {' '.join(sorted(unknown))}: {options.benchmark} has the parts {known}")
+    opened = []
+    for part in benchmark.parts:
+        if not options.parts or part.name in options.parts:
+            found = open_part(benchmark, part, split, options.data_dir, choices, {**further, **options.options})
+            opened.append(replace(found, dataset=first_images(found.dataset, options.limit)) if options.limit else found)
+    return opened
+
+
+def load_model(options: argparse.Namespace, device: Any, vocabulary: str | None) -> tuple:
+    import torch
+
+    from psalm_hf import PsalmForSegmentation, PsalmProcessor
+    from psalm_hf.evaluation.vocabulary import lengthen_context
+
+    path = checkpoint_path(options)
+    model = PsalmForSegmentation.from_pretrained(path, dtype=getattr(torch, options.dtype)).to(device).eval()
+    processor = PsalmProcessor.from_pretrained(path)
+    if vocabulary == "whole":
+        lengthen_context(model, processor)
+    return model, processor
 
 
 def versions() -> dict[str, str]:
@@ -85,49 +160,129 @@ def versions() -> dict[str, str]:
 
     import psalm_hf
 
-    return {module.__name__: str(module.__version__) for module in (torch, transformers, psalm_hf)}
+    return {"python": platform.python_version()} | {
+        package.__name__: str(package.__version__) for package in (torch, transformers, psalm_hf)
+    }
+
+
+def read_predictions(options: argparse.Namespace, part: Any) -> tuple[Any, dict[int, dict[str, Any]]]:
+    """The part with the measures for which there are files, and row -> answers by measure."""
+    from psalm_hf.evaluation.benchmarks import formats_of
+
+    formats = formats_of(options.benchmark, part)
+    folder = options.predictions / part.part.name
+    found = {measure.name: folder / measure.name for measure in part.measures if (folder / measure.name).is_dir()}
+    found = found or {part.measures[0].name: folder}
+    answers = {name: formats[name].read(path, part.dataset) for name, path in found.items()}
+    measures = tuple(measure for measure in part.measures if measure.name in found)
+    return replace(part, measures=measures), {
+        row: {name: of_rows[row] for name, of_rows in answers.items()} for row in range(len(part.dataset))
+    }
+
+
+def write_predictions(options: argparse.Namespace, part: Any, rows: dict[str, Any], folder: Path) -> None:
+    from psalm_hf.evaluation.benchmarks import formats_of
+
+    for name, format in formats_of(options.benchmark, part).items():
+        target = folder / part.part.name / name
+        target.mkdir(parents=True, exist_ok=True)
+        format.write(target, ((sample, answer) for _, sample, answer in rows[name]))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
+    from psalm_hf.evaluation.benchmarks import benchmark_of, choices_of
+    from psalm_hf.evaluation.pictures import KINDS, write_pictures
+    from psalm_hf.evaluation.records import Records, read_answer, write_json
+    from psalm_hf.evaluation.results import beside, flat, joint_results, markdown_row, part_results
+    from psalm_hf.evaluation.runner import AnsweredRows, Processes, answer, judge
+
+    benchmark = benchmark_of(options.benchmark)
+    own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
+    choices, split = choices_of(options.benchmark, options.protocol, own), options.split or benchmark.split
+    if options.checkpoint and not benchmark.is_answered:
+        raise ValueError(f"{options.benchmark}: no model can be run on it yet; score its answers by --predictions")
+    description = describe(options, choices, split)
+    check_folder(options.output_dir, description, options.resume)
+
+    began = time.perf_counter()
+    state = PartialState(cpu=options.device == "cpu")
+    processes = Processes(state.process_index, state.num_processes)
+    model, processor = load_model(options, state.device, choices.get("vocabulary")) if options.checkpoint else (None, None)
+    further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark == "shapes" else {}
+    with state.main_process_first():  # which writes the cached rows
+        parts = open_parts(options, choices, split, further)
+    if state.is_main_process:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(options.output_dir / "run.json", description)
+    processes.wait()
+
+    found: dict[str, Any] = {}
+    judged: list[Any] = []
+    for part in parts:
+        name = part.part.name
+        if options.checkpoint:
+            records = Records(options.output_dir / "answers" / name, processes.rank)
+            if state.is_main_process:
+                records.mend()
+            processes.wait()
+            num_workers = (4 if state.device.type == "cuda" else 0) if options.num_workers is None else options.num_workers
+            answer(model, processor, part, records, processes, batch_size=options.batch_size, num_workers=num_workers)
+            places, read = records.places(), read_answer
+        else:
+            part, answers = read_predictions(options, part)
+            places, read = {row: row for row in answers}, answers.__getitem__
+        measures = judge(part, places, read, processes)
+        if not state.is_main_process:
+            continue
+        found[name] = part_results(options.benchmark, part, measures)
+        judged.append(measures)
+        rows = {measure.name: AnsweredRows(part, places, read, measure.name) for measure in part.measures}
+        if options.checkpoint:
+            write_predictions(options, part, rows, options.output_dir / "predictions")
+        for measure, of_measure in rows.items():
+            if options.visualize and measure in KINDS:
+                write_pictures(options.output_dir / "pictures" / name / measure, of_measure, measure, options.visualize)
+    if state.is_main_process:
+        if benchmark.is_joint:
+            found["all"] = joint_results(judged)
+        results = {
+            **description,
+            "percent": flat(found),
+            "parts": found,
+            "published": beside(options.benchmark, parts),
+            "versions": versions(),
+            "run": {
+                "seconds": round(time.perf_counter() - began, 1),
+                "processes": processes.number,
+                "batch_size": options.batch_size,
+                "device": str(state.device),
+            },
+        }
+        write_json(options.output_dir / "results.json", results)
+        (options.output_dir / "results.md").write_text(markdown_row(results), encoding="utf-8")
+        print(summary(results))
+    processes.wait()
+    state.destroy_process_group()
+
+
+def summary(results: dict[str, Any]) -> str:
+    head = f"{results['benchmark']} {results['split']}, protocol {results['protocol']['name']}"
+    lines = [head, *(f"  {name:<36}{value:7.2f}" for name, value in results["percent"].items())]
+    for part, entry in results["published"].items():
+        lines += [f"  paper{' ' + part if part else ''}: {name} {value}" for name, value in entry["numbers"].items()]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    from functools import partial
-
-    from psalm_hf import PsalmForSegmentation, PsalmProcessor
-    from psalm_hf.data import load
-    from psalm_hf.evaluation.datasets import answers_as_samples, evaluate_dataset, first_images
-    from psalm_hf.evaluation.measures import PanopticThresholds
-
-    if options.output is not None:  # fails before the work, not after it
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-    dataset = load(options.dataset, options.split, options.data_dir, **options.options)
-    if options.num_images is not None:
-        dataset = first_images(dataset, options.num_images)
-    processor = PsalmProcessor.from_pretrained(options.checkpoint)
-    model = PsalmForSegmentation.from_pretrained(options.checkpoint).to(options.device).eval()
-
-    thresholds = PanopticThresholds(options.threshold, options.overlap)
-    answers = partial(answers_as_samples, processor=processor, dataset=dataset, panoptic=thresholds)
-    sheets = [] if options.pictures is None else [AnswerSheets(options.pictures, answers)]
-    report = evaluate_dataset(model, processor, dataset, batch_size=options.batch_size, panoptic=thresholds, watchers=sheets)
-    for sheet in sheets:
-        sheet.write()
-
-    counts = ", ".join(f"{value} {name}" for name, value in report.counts.items())
-    print(f"{options.checkpoint} on {options.dataset} {options.split}: {counts}")
-    for name, value in report.percent.items():
-        print(f"  {name:<28}{value:6.1f}")
-    if options.output is not None:
-        record = {
-            "checkpoint": options.checkpoint,
-            "dataset": options.dataset,
-            "split": options.split,
-            "options": options.options,
-            "num_images": options.num_images,
-            "batch_size": options.batch_size,
-            "versions": versions(),
-            **asdict(report),
-        }
-        options.output.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    try:
+        evaluate(options)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

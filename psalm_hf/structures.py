@@ -33,6 +33,8 @@ class Segment:
         category_id: the dataset's own id; None where only the mask matters (expressions, visual prompts).
         is_crowd: a group that was annotated as one; no training target, and ignored by the metrics.
         annotation_id: the dataset's own id of the annotation, where it has one; of a video, the object's id.
+        area: in pixels, as the annotation says, which need not be that of the mask (COCO: of the polygons); None = that of the mask. AP
+            by object size goes by it.
 
     Raises:
         ValueError: `mask_rle` is not an RLE.
@@ -42,6 +44,7 @@ class Segment:
     category_id: int | None = None
     is_crowd: bool = False
     annotation_id: int | None = None
+    area: float | None = None
 
     def __post_init__(self) -> None:
         _check_rle(self.mask_rle, "segment")
@@ -122,6 +125,7 @@ class Sample:
         choices: of a multiple-choice question, in the order of their letters A, B, ...
         answers: all answers that people gave to the question, or the one that is right; what is trained on stands in `conversation`.
         region_image, region_image_size: the picture that the regions are drawn on, if it is another one: an earlier frame, another view.
+        tags: by which results can be printed apart, and what evaluators know beyond the segments; which ones, the dataset's page says.
 
     Exactly one of categories, expressions, regions and conversation is given; `condition` says which.
 
@@ -142,6 +146,7 @@ class Sample:
     answers: tuple[str, ...] = ()
     region_image: Any = None
     region_image_size: tuple[int, int] | None = None
+    tags: tuple[str, ...] = ()
     task: Task = "panoptic"
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn picture is brought be
 MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow picture
 PANEL_SCALE = 2  # text and lines of panels are that much larger, because a sheet of them is looked at from farther away
 PANEL_COLUMNS = 3
+CAPTION_SCALE = 0.7  # of the text about several panels, whose width is that of all of them
 SHEET_CELL = (640, 1280)  # width and height within which a picture stays in a contact sheet
 FILL_OPACITY = 0.45
 PAPER, INK = (250, 250, 250), (25, 25, 25)
@@ -141,8 +142,11 @@ def draw_segmentation(
     return _with_legend(picture, labels, scores, shades, note, style) if legend else picture
 
 
-def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size in rows of three, each under its title; a long title takes several lines.
+def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str], *, columns: int = PANEL_COLUMNS) -> Image.Image:
+    """Pictures of one size in rows, each under its title; a long title takes several lines.
+
+    Args:
+        columns: pictures in a row.
 
     Raises:
         ValueError: no panels, panels of different sizes, or another number of titles.
@@ -153,10 +157,10 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.I
     ((width, height),) = sizes
     style = _Style.for_side(max(width, height), scale=PANEL_SCALE)
     gap, line_height = 4 * style.pad, style.text_size("")[1]
-    rows = [range(start, min(start + PANEL_COLUMNS, len(panels))) for start in range(0, len(panels), PANEL_COLUMNS)]
+    rows = [range(start, min(start + columns, len(panels))) for start in range(0, len(panels), columns)]
     lines = [_wrap(title, width, style) for title in titles]
     heads = [line_height * max(len(lines[index]) for index in row) + style.pad for row in rows]
-    canvas = Image.new("RGB", (PANEL_COLUMNS * (width + gap) + gap, sum(heads) + len(rows) * (height + gap) + gap), PAPER)
+    canvas = Image.new("RGB", (columns * (width + gap) + gap, sum(heads) + len(rows) * (height + gap) + gap), PAPER)
     drawing = ImageDraw.Draw(canvas)
     top = gap
     for row, head in zip(rows, heads, strict=True):
@@ -167,6 +171,23 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.I
             canvas.paste(panels[index], (left, top + head))
         top += head + height + gap
     return canvas
+
+
+def add_caption(picture: Image.Image, text: str, swatches: Mapping[str, Color]) -> Image.Image:
+    """The picture below a text, and above a line that says what its colours mean.
+
+    Args:
+        swatches: what a colour means -> RGB 0..255.
+    """
+    style = _Style.for_side(max(picture.size), scale=CAPTION_SCALE)
+    margin, line_height = 2 * style.pad, style.text_size("")[1]
+    key = Image.new("RGB", (picture.width, line_height + margin), PAPER)
+    drawing, x, side = ImageDraw.Draw(key), margin, line_height - style.pad
+    for meaning, color in swatches.items():
+        drawing.rectangle((x, style.pad // 2, x + side, style.pad // 2 + side), fill=color, outline=INK, width=style.line)
+        drawing.text((x + side + style.pad, 0), meaning, font=style.font, fill=INK)
+        x += side + style.text_size(meaning)[0] + 4 * style.pad
+    return _stack(_text_panel([text], picture.width, style), _stack(picture, key))
 
 
 def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str, Color] | None = None) -> Image.Image:
@@ -185,7 +206,7 @@ def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str
         title = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
     if sample.condition == "conversation":
         return _draw_conversation(sample, title)
-    image = _open(sample.image)
+    image = open_image(sample.image)
     if sample.condition == "region":
         return _draw_regions(sample, image, title)
     masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
@@ -213,8 +234,12 @@ def draw_answer(predicted: Sample, truth: Sample) -> Image.Image:
     return _stack(above, draw_sample(truth, title=f"image {truth.image_id}, truth", colors=colors))
 
 
-def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of any size in a grid about as wide as high, each reduced to 640 x 1280 pixels (width x height) where it is larger.
+def contact_sheet(pictures: Sequence[Image.Image], *, columns: int | None = None, cell_size: tuple[int, int] = SHEET_CELL) -> Image.Image:
+    """Pictures of any size in a grid, row by row, each reduced to the size of a cell where it is larger.
+
+    Args:
+        columns: pictures in a row; default: the grid is about as wide as high.
+        cell_size: width and height in pixels.
 
     Raises:
         ValueError: no pictures.
@@ -223,11 +248,11 @@ def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
         raise ValueError("contact sheet: expected at least one picture")
     cells = []
     for picture in pictures:
-        scale = min(1, SHEET_CELL[0] / picture.width, SHEET_CELL[1] / picture.height)
+        scale = min(1, cell_size[0] / picture.width, cell_size[1] / picture.height)
         size = [max(1, round(length * scale)) for length in picture.size]
         cells.append(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    columns = math.ceil(math.sqrt(len(cells)))
-    gap, width = SHEET_CELL[0] // 40, max(cell.width for cell in cells)
+    columns = math.ceil(math.sqrt(len(cells))) if columns is None else columns
+    gap, width = cell_size[0] // 40, max(cell.width for cell in cells)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
@@ -244,7 +269,7 @@ def _category_names(sample: Sample) -> list[str]:
     return [sample.categories[segment.category_id] for segment in sample.segments] if sample.condition == "category" else []
 
 
-def _open(image: Any) -> Image.Image:
+def open_image(image: Any) -> Image.Image:
     """RGB as stored, whatever the EXIF orientation says, as masks are."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
@@ -261,10 +286,10 @@ def _draw_regions(sample: Sample, image: Image.Image, title: str) -> Image.Image
     ]
     # Regions of one segment share its colour.
     names = [f"{region.kind} of {'nothing' if region.segment is None else f'object {region.segment + 1}'}" for region in sample.regions]
-    prompts = [_prompt(region) for region in sample.regions]
+    prompts = [drawn_prompt(region) for region in sample.regions]
     if sample.region_image is None:
         return draw_segmentation(image, targets, names, prompts=prompts, note=title)
-    drawn_on = _open(sample.region_image)
+    drawn_on = open_image(sample.region_image)
     empty = np.zeros((drawn_on.height, drawn_on.width), dtype=bool)
     masks = [empty if region.mask_rle is None else bitmap_from_rle(region.mask_rle) for region in sample.regions]
     if all(region.mask_rle is not None for region in sample.regions):
@@ -273,7 +298,8 @@ def _draw_regions(sample: Sample, image: Image.Image, title: str) -> Image.Image
     return _stack(above, draw_segmentation(image, targets, names, note="what they point at"))
 
 
-def _prompt(region: Region) -> dict[str, Any]:
+def drawn_prompt(region: Region) -> dict[str, Any]:
+    """A region as `draw_segmentation` takes it."""
     if region.mask_rle is not None:
         return {region.kind: bitmap_from_rle(region.mask_rle)}
     return {region.kind + "s" * (region.kind == "point"): region.points}
@@ -287,7 +313,7 @@ def _draw_conversation(sample: Sample, title: str) -> Image.Image:
     if sample.image is None:
         return _text_panel(paragraphs, DISPLAY_SIDE[0], _Style.for_side(DISPLAY_SIDE[0]))
     masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
-    picture = draw_segmentation(_open(sample.image), masks, [str(number) for number in range(1, len(masks) + 1)], legend=False)
+    picture = draw_segmentation(open_image(sample.image), masks, [str(number) for number in range(1, len(masks) + 1)], legend=False)
     text = _text_panel(paragraphs, max(picture.width, MIN_WIDTH), _Style.for_side(max(picture.size)))
     return _stack(picture, text)
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "checkpoints": set(),
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
     "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "checkpoints"},
-    "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks"},
+    "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "visualization"},
     "__init__": {"model", "video", "tiny", "checkpoints"},
 }
 

@@ -10,7 +10,17 @@ from PIL import Image
 from psalm_hf import visualization
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample, Segment
-from psalm_hf.visualization import DISPLAY_SIDE, PALETTE, draw_answer, draw_panels, draw_segmentation, label_colors, mask_colors
+from psalm_hf.visualization import (
+    DISPLAY_SIDE,
+    PALETTE,
+    add_caption,
+    contact_sheet,
+    draw_answer,
+    draw_panels,
+    draw_segmentation,
+    label_colors,
+    mask_colors,
+)
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -244,3 +254,30 @@ def test_what_does_not_fit_together_is_refused(options, message):
     arguments = {"image": Image.new("RGB", (5, 4)), "masks": np.ones((1, 4, 5), dtype=bool), "labels": ["cup"]} | options
     with pytest.raises(ValueError, match=message):
         draw_segmentation(**arguments)
+
+
+def test_a_caption_stands_above_and_a_swatch_of_every_meaning_below():
+    picture = Image.new("RGB", (900, 300), (1, 2, 3))
+    pixels = np.asarray(add_caption(picture, "a row", {"right": (10, 20, 30), "wrong": (40, 50, 60)}))
+    rows = np.flatnonzero((pixels == (1, 2, 3)).all(-1).all(1))
+    assert pixels.shape[1] == 900 and len(rows) == 300
+    for color in ((10, 20, 30), (40, 50, 60)):
+        below, _ = np.nonzero((pixels == color).all(-1))
+        assert len(below) > 50 and below.min() > rows[-1]
+    assert (pixels[: rows[0]].sum(-1) < 300).any()  # letters
+
+
+def test_panels_stand_in_as_many_columns_as_are_asked_for():
+    panels = [Image.new("RGB", (700, 100), (index, 0, 0)) for index in (1, 2, 3, 4)]
+    pixels = np.asarray(draw_panels(panels, ["a", "b", "c", "d"], columns=4))
+    places = [np.argwhere((pixels == (index, 0, 0)).all(-1)).min(0) for index in (1, 2, 3, 4)]
+    assert len({top for top, _ in places}) == 1
+    assert [left for _, left in places] == sorted(left for _, left in places)
+
+
+def test_a_sheet_has_as_many_columns_and_as_large_cells_as_are_asked_for():
+    pictures = [Image.new("RGB", (400, 100), (index, 0, 0)) for index in (1, 2, 3)]
+    pixels = np.asarray(contact_sheet(pictures, columns=2, cell_size=(200, 200)))
+    (top, left), (same_top, right), (below, same_left) = (np.argwhere((pixels == (index, 0, 0)).all(-1)).min(0) for index in (1, 2, 3))
+    assert top == same_top < below and left == same_left < right
+    assert (pixels == (1, 0, 0)).all(-1).sum() == 200 * 50

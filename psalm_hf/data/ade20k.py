@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .coco import CocoPanoptic
+from .coco import CocoConfig, CocoPanoptic
 from .features import Category
 from .files import FileBuilder
+from .label_lists import check_name_rule, joined_names
 from .label_maps import LabelMapBuilder, LabelMapConfig, MapRecord, SemanticMapBuilder, present_values
 from .segment_map import read_segment_map
 
@@ -84,6 +85,8 @@ def ade20k_categories(builder: FileBuilder, first_id: int) -> tuple[Category, ..
         names = names_from_lines(builder.lines(NAMES))
     except ValueError as error:
         raise ValueError(f"{builder.title}: {error}; see {builder.docs_page}") from error
+    if builder.config.names == "synonyms":
+        names = dict(enumerate(joined_names("ade20k"), 1))
     return tuple(Category(number - 1 + first_id, name, is_thing=number in CLASS_OF_INSTANCE) for number, name in names.items())
 
 
@@ -168,9 +171,21 @@ class Ade20kInstance(LabelMapBuilder):
         ]
 
 
+@dataclass
+class Ade20kPanopticConfig(CocoConfig):
+    """`names`: see `LabelMapConfig`."""
+
+    names: str = "first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name_rule(self.name, self.names)
+
+
 class Ade20kPanoptic(CocoPanoptic):
     """Things and stuff without overlap, from the files that data_scripts/prepare_ade20k.py writes; ids 0..149."""
 
+    BUILDER_CONFIG_CLASS = Ade20kPanopticConfig
     docs_page = "docs/datasets/ade20k.md"
     published = PUBLISHED
 

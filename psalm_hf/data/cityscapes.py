@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from ..masks import rle_from_bitmap
 from .features import Category
+from .label_lists import joined_names
 from .label_maps import LabelMapBuilder, LabelMapConfig, MapRecord, SemanticMapBuilder
 
 MASKS = ("labelIds", "labelTrainIds")
@@ -36,6 +40,7 @@ CATEGORIES = (
 )
 LABEL_IDS = range(34)  # those that are no category are not evaluated
 LICENSE_PLATE = (255, 65535)  # -1 in maps of 8 and 16 bits
+VOID_LABELS = [*sorted({*LABEL_IDS} - {category.id for category in CATEGORIES}), *LICENSE_PLATE]
 
 
 class CityscapesBuilder(LabelMapBuilder):
@@ -77,7 +82,9 @@ class CityscapesBuilder(LabelMapBuilder):
 
     def read_categories(self) -> tuple[Category, ...]:
         """In the order of the train ids."""
-        return CATEGORIES
+        if self.config.names == "first":
+            return CATEGORIES
+        return tuple(replace(category, name=name) for category, name in zip(CATEGORIES, joined_names("cityscapes"), strict=True))
 
 
 @dataclass
@@ -125,6 +132,11 @@ class CityscapesPanoptic(CityscapesBuilder):
                 segments.append({"map_values": [value], "category_id": label, "is_crowd": crowd, "annotation_id": value})
         return segments
 
+    def tags(self, segment_map: np.ndarray) -> list[str]:
+        """One: "void:" and the counts of the compressed RLE of the pixels whose label is not evaluated. As in the dataset's own script,
+        single caravans and trailers are not among them: their values are not label ids."""
+        return [f"void:{rle_from_bitmap(np.isin(segment_map, VOID_LABELS))['counts']}"]
+
 
 class CityscapesInstance(CityscapesPanoptic):
     """One mask per object of the 8 things, and crowds."""
@@ -133,4 +145,4 @@ class CityscapesInstance(CityscapesPanoptic):
 
     def read_categories(self) -> tuple[Category, ...]:
         """The things."""
-        return tuple(category for category in CATEGORIES if category.is_thing)
+        return tuple(category for category in super().read_categories() if category.is_thing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -101,14 +101,16 @@ class CocoBuilder(FileBuilder):
         return self.json(self.file, keys=("images", "annotations", "categories"))
 
 
-def instance_segment(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """An annotation of an instance file as a segment of a row; `size` is (height, width).
+def instance_segment(
+    annotation: Mapping[str, Any], size: tuple[int, int], read_mask: Callable[[Any, tuple[int, int]], dict] = mask
+) -> dict[str, Any]:
+    """An annotation of an instance file as a segment of a row; `size` is (height, width), `read_mask` takes what `mask` takes.
 
     Raises:
         ValueError: its mask is none of this size; the message names the annotation.
     """
     try:
-        rle = mask(annotation["segmentation"], size)
+        rle = read_mask(annotation["segmentation"], size)
     except ValueError as error:
         raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
     return {
@@ -116,6 +118,7 @@ def instance_segment(annotation: Mapping[str, Any], size: tuple[int, int]) -> di
         "category_id": annotation["category_id"],
         "is_crowd": bool(annotation.get("iscrowd", 0)),
         "annotation_id": annotation.get("id"),
+        "area": annotation.get("area"),
     }
 
 

@@ -19,6 +19,7 @@ from .coco import ImageRecord
 from .features import Category
 from .files import FileConfig, mask
 from .region_files import RegionBuilder, region_entry
+from .released_masks import RASTERISATIONS, released_interactive_mask
 from .visual_prompts import RULES, Rules, draw_prompt
 
 SOURCES = ("generated", "psalm_json")
@@ -34,6 +35,8 @@ class CocoInteractiveConfig(FileConfig):
         rules: by which prompts are drawn, "paper" or "released", see docs/visual_prompts.md; a file has its own.
         seed: of what is drawn.
         file: with prompts, below `data_dir`; None = `coco_interactive_{split}_psalm.json`.
+        rasterisation: of the objects; prompts are drawn on the exact masks. "exact": as pycocotools does; "released": as the released
+            evaluation, see `released_interactive_mask`.
     """
 
     kind: RegionKind | None = None
@@ -41,6 +44,7 @@ class CocoInteractiveConfig(FileConfig):
     rules: Rules = "paper"
     seed: int = 0
     file: str | None = None
+    rasterisation: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +52,7 @@ class CocoInteractiveConfig(FileConfig):
             ("kind", self.kind, (*REGION_KINDS, None)),
             ("source", self.source, SOURCES),
             ("rules", self.rules, RULES),
+            ("rasterisation", self.rasterisation, RASTERISATIONS),
         ):
             if value not in allowed:
                 raise ValueError(f"{self.name}: unknown {option} {value!r}, expected one of {', '.join(map(str, allowed))}")
@@ -118,6 +123,8 @@ class CocoInteractive(RegionBuilder):
             try:
                 rle = mask(annotation["segmentation"], size)
                 region = self.prompt(annotation, rle)
+                if self.config.rasterisation == "released" and region is not None:
+                    rle = released_interactive_mask(annotation["segmentation"], size)
             except ValueError as error:
                 raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
             if region is None:

@@ -11,18 +11,20 @@ import numpy as np
 
 from .features import Category
 from .files import FileConfig
-from .region_files import RegionBuilder, mask_entry
+from .region_files import RegionBuilder, mask_entry, object_tag
 from .segment_map import read_segment_map, rles_from_segment_map
 
 VOID = 255
+LAST_FRAME = "last_frame"  # tag of the last frame of a sequence, which the benchmark does not score
 
 
 class FrameRecord(NamedTuple):
-    """A frame and the first one of its sequence, by their names without ending. `frame` is None for a sequence that has none, so that it
-    is reported as any broken record."""
+    """A frame, and the first and the last one of its sequence, by their names without ending. `frame` is None for a sequence that has none,
+    so that it is reported as any broken record."""
 
     sequence: str
     first: str | None
+    last: str | None
     frame: str | None
 
 
@@ -77,7 +79,9 @@ class Davis2017(RegionBuilder):
         for sequence in self._sequences():
             folder = self.path(f"{self.root}JPEGImages/480p/{sequence}")
             frames = frame_names(os.listdir(folder)) if os.path.isdir(folder) else []
-            records += [FrameRecord(sequence, frames[0], frame) for frame in frames[1:]] or [FrameRecord(sequence, None, None)]
+            if len(frames) < 2:
+                records.append(FrameRecord(sequence, None, None, None))
+            records += [FrameRecord(sequence, frames[0], frames[-1], frame) for frame in frames[1:]]
         return records
 
     def counts(self) -> dict[str, int]:
@@ -97,7 +101,7 @@ class Davis2017(RegionBuilder):
 
     def row(self, record: FrameRecord) -> dict[str, Any]:
         """The objects of the frame that the first frame has too; regions in the order of the objects' numbers."""
-        sequence, first, frame = record
+        sequence, first, last, frame = record
         if frame is None:
             raise ValueError(f"there are not two frames in {self.root}JPEGImages/480p/{sequence}")
         picture, first_picture = self.picture(self._picture_path(sequence, frame)), self.picture(self._picture_path(sequence, first))
@@ -117,7 +121,7 @@ class Davis2017(RegionBuilder):
             "regions": [mask_entry(prompts[number], shown.index(number) if number in shown else None) for number in asked],
             "region_image": first_picture["image"],
             "region_image_size": first_picture["image_size"],
-            "tags": [f"object:{number}" for number in asked],
+            "tags": [*map(object_tag, asked), *([LAST_FRAME] if frame == last else [])],
         }
 
     def _sequences(self) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +17,9 @@ import numpy as np
 from ..masks import area, bitmap_from_rle, rle_from_bitmap
 from .features import Category
 from .files import FileConfig
-from .region_files import RegionBuilder, mask_entry
+from .region_files import RegionBuilder, mask_entry, object_tag
 
+FRAME_FOLDER = "processed"
 DIRECTIONS = {"ego2exo": "egoexo", "exo2ego": "exoego"}  # and how the files of pairs are called
 
 
@@ -44,7 +48,7 @@ class EgoExo4DConfig(FileConfig):
 
     direction: str = "ego2exo"
     oracle: bool | None = None
-    frame_folder: str = "processed"
+    frame_folder: str = FRAME_FOLDER
     annotation_folder: str = "annotations"
 
     def __post_init__(self) -> None:
@@ -141,7 +145,7 @@ class EgoExo4D(RegionBuilder):
             if answer is None and self.config.visible_only:
                 continue
             regions.append(mask_entry(prompt, None if answer is None else len(segments)))
-            tags.append(f"object:{name}")
+            tags.append(object_tag(name))
             if answer is not None:
                 segments.append({"mask": answer, "category_id": None, "is_crowd": False, "annotation_id": number})
         return {
@@ -219,6 +223,24 @@ class EgoExo4D(RegionBuilder):
                 raise ValueError(f"{self.title}: {self.path(self._pairs_file)}: {entry!r:.120} is no pair ({error})") from error
             pairs[take].append((ego, exo, name, frame))
         return pairs
+
+
+@lru_cache(maxsize=2)  # rows come take by take, and a take is megabytes of JSON
+def read_take(file: str | Path) -> Mapping[str, Any]:
+    """`annotation.json` of a take: "masks", object -> camera -> frame -> RLE at full resolution, and "subsample_idx".
+
+    Raises:
+        ValueError: there is no such file, or nothing like it in it.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file}: cannot be read ({error}), but its masks of full resolution are the truth; see {EgoExo4D.docs_page}"
+        ) from error
+    if not isinstance(content, Mapping) or "masks" not in content:
+        raise ValueError(f"{file}: expected a JSON object with 'masks'; see {EgoExo4D.docs_page}")
+    return content
 
 
 def pairs_of_take(masks: Mapping[str, Any], direction: str) -> Iterator[tuple[str, str, str, str]]:

@@ -40,6 +40,7 @@ ROW_FEATURES = Features(
                 "category_id": Value("int64"),
                 "is_crowd": Value("bool"),
                 "annotation_id": Value("int64"),
+                "area": Value("float64"),  # as the annotation says, where that may differ from the mask
             }
         ),
         "segment_map": Value("string"),  # path of a picture as `read_segment_map` takes it; decoded when the row becomes a sample
@@ -59,11 +60,15 @@ ROW_FEATURES = Features(
 
 @dataclass(frozen=True)
 class Category:
-    """A category of a dataset: its own id, its name as it is prompted, and whether it is a thing (countable) or stuff."""
+    """A category of a dataset: its own id, its name as it is prompted, and whether it is a thing (countable) or stuff.
+
+    `frequency`: LVIS alone: whether it is rare ("r"), common ("c") or frequent ("f") in the training split.
+    """
 
     id: int
     name: str
     is_thing: bool = True
+    frequency: str | None = None
 
 
 @dataclass
@@ -81,7 +86,7 @@ class RowBuilder(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIG_CLASS = RowConfig
     task: ClassVar[Task] = "panoptic"  # what rows with categories ask for
-    VERSION = datasets.Version("1.2.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    VERSION = datasets.Version("1.3.0")  # to be raised when other rows come out: it is part of the name of the cached files
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -173,6 +178,7 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
         answers=tuple(row.get("answers") or ()),
         region_image=_read_image(row.get("region_image")),
         region_image_size=None if row.get("region_image_size") is None else tuple(row["region_image_size"]),
+        tags=tuple(row.get("tags") or ()),
         task=task,
     )
     if sample.condition != condition:
@@ -180,12 +186,11 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
     return sample
 
 
-def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories: bool = False) -> dict[str, Any]:
+def row_from_sample(sample: Sample, *, with_categories: bool = False) -> dict[str, Any]:
     """A sample as a row.
 
     Args:
         sample: its image may be a path, encoded bytes, or a PIL image, which is stored as PNG.
-        tags: by which results can be printed apart.
         with_categories: write the categories into the row. Leave them out where they are the dataset's: 133 names in every row of COCO
             would be most of it.
     """
@@ -201,6 +206,7 @@ def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories
                 "category_id": segment.category_id,
                 "is_crowd": segment.is_crowd,
                 "annotation_id": segment.annotation_id,
+                "area": segment.area,
             }
             for segment in sample.segments
         ],
@@ -222,7 +228,7 @@ def row_from_sample(sample: Sample, *, tags: Sequence[str] = (), with_categories
         "answers": list(sample.answers),
         "region_image": _write_image(sample.region_image),
         "region_image_size": None if sample.region_image_size is None else list(sample.region_image_size),
-        "tags": list(tags),
+        "tags": list(sample.tags),
     }
 
 
@@ -263,7 +269,11 @@ def _read_segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
             masks[index] = mask
     return tuple(
         Segment(
-            dict(mask), category_id=entry.get("category_id"), is_crowd=bool(entry.get("is_crowd")), annotation_id=entry.get("annotation_id")
+            dict(mask),
+            category_id=entry.get("category_id"),
+            is_crowd=bool(entry.get("is_crowd")),
+            annotation_id=entry.get("annotation_id"),
+            area=entry.get("area"),
         )
         for mask, entry in zip(masks, entries, strict=True)
     )

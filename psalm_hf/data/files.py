@@ -357,6 +357,9 @@ class FileBuilder(RowBuilder):
                 # Arrow refuses text without saying where it stands, and cuts off what follows the point of a number.
                 if value is not None and type(value) is not int:
                     raise ValueError(f"segment {index} has the {field} {value!r}, which is no whole number")
+            area = segment.get("area")
+            if area is not None and type(area) not in (int, float):
+                raise ValueError(f"segment {index} has the area {area!r}, which is no number")
             mask = segment.get("mask")
             if mask is not None and list(mask["size"]) != list(row["image_size"]):
                 raise ValueError(f"segment {index} has a mask of size {mask['size']}, but the image is {row['image_size']} (height, width)")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .files import FileBuilder, FileConfig
+from .label_lists import check_name_rule
 from .segment_map import read_segment_map
 
 
@@ -29,9 +30,19 @@ class MapRecord(NamedTuple):
 
 @dataclass
 class LabelMapConfig(FileConfig):
-    """`keep_empty`: keep images without any segment, crowds not counted; None = for evaluation yes, for training no."""
+    """Options of all of them.
+
+    Attributes:
+        keep_empty: keep images without any segment, crowds not counted; None = for evaluation yes, for training no.
+        names: what a category is prompted by: "first": its own name; "synonyms": all its names in the list of the benchmark, as one.
+    """
 
     keep_empty: bool | None = None
+    names: str = "first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name_rule(self.name, self.names)
 
 
 class LabelMapBuilder(FileBuilder):
@@ -51,12 +62,14 @@ class LabelMapBuilder(FileBuilder):
         """All segments of an image."""
         picture = self.picture(record.image)
         path = self.segment_map(record.label_map, picture["image_size"])
+        segment_map = read_segment_map(path)
         return {
             **picture,
             "image_id": record.image_id,
             "condition": "category",
-            "segments": self.segments(present_values(read_segment_map(path)), record),
+            "segments": self.segments(present_values(segment_map), record),
             "segment_map": path,
+            "tags": self.tags(segment_map),
         }
 
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
@@ -69,6 +82,10 @@ class LabelMapBuilder(FileBuilder):
             ValueError: a value that the dataset does not have.
         """
         raise NotImplementedError
+
+    def tags(self, segment_map: np.ndarray) -> list[str]:
+        """The column `tags`, of a map (H, W)."""
+        return []
 
     def pairs(self, image_folder: str, map_folder: str, *, image_end: str = ".jpg", map_end: str = ".png") -> list[MapRecord]:
         """The images and maps of two folders, paired by their names without the ends and sorted; of what is in one folder only there is a

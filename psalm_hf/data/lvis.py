@@ -49,8 +49,10 @@ class Lvis(CocoInstance):
         return self.config.image_folder
 
     def read_categories(self) -> tuple[Category, ...]:
-        """In the order of the file, with its ids. The explanations in brackets stay: they keep names apart."""
-        categories = super().read_categories()
+        """In the order of the file, with its ids and frequencies. The explanations in brackets stay: they keep names apart."""
+        frequencies = [entry.get("frequency") for entry in self._content["categories"]]
+        pairs = zip(super().read_categories(), frequencies, strict=True)
+        categories = tuple(replace(category, frequency=frequency) for category, frequency in pairs)
         if self.config.names == "file":
             return categories
         return tuple(replace(category, name=category.name.replace("_", " ")) for category in categories)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 
 from .features import Category
+from .label_lists import joined_names, label_list
 from .label_maps import MapRecord, SemanticMapBuilder
 from .pascal_voc import NAMES
 
@@ -43,7 +43,10 @@ class PascalContext59(SemanticMapBuilder):
 
     def read_categories(self) -> tuple[Category, ...]:
         """Pascal Context knows no things; here they are the classes of Pascal VOC."""
-        return tuple(Category(position, name, is_thing=name in THINGS) for position, name in enumerate(context_names(self.number)))
+        benchmark = f"pc{self.number}"
+        first = [names[0] for names in label_list(benchmark)]
+        prompted = joined_names(benchmark) if self.config.names == "synonyms" else first
+        return tuple(Category(position, name, is_thing=first[position] in THINGS) for position, name in enumerate(prompted))
 
     def records(self) -> list[MapRecord]:
         """By name."""
@@ -60,8 +63,3 @@ class PascalContext459(PascalContext59):
     number = 459
     map_end = ".tif"
     void = 65535
-
-
-def context_names(number: int) -> list[str]:
-    """The names of the 59 or the 459 categories, in the order of their ids."""
-    return resources.files(__package__).joinpath(f"labels/pascal_context_{number}.txt").read_text(encoding="utf-8").splitlines()

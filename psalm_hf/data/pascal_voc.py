@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .features import Category
+from .label_lists import joined_names
 from .label_maps import LabelMapBuilder, LabelMapConfig, MapRecord, SemanticMapBuilder
 from .segment_map import read_segment_map
 
@@ -41,7 +42,8 @@ class VocBuilder(LabelMapBuilder):
 
     def read_categories(self) -> tuple[Category, ...]:
         """20 things, ids 1..20."""
-        return tuple(Category(number, name) for number, name in enumerate(NAMES, 1))
+        names = joined_names("voc20") if self.config.names == "synonyms" else NAMES
+        return tuple(Category(number, name) for number, name in enumerate(names, 1))
 
     def records(self) -> list[MapRecord]:
         """In the order of the list."""
@@ -98,8 +100,9 @@ class Voc21(Voc20):
 
     def read_categories(self) -> tuple[Category, ...]:
         """The background, which is stuff, and 20 things."""
-        # Not "background", by which prompts mean "no object", and which therefore stands last.
-        return (Category(0, "the background", is_thing=False), *super().read_categories())
+        # Not "background", by which prompts mean "no object", and which therefore stands last. A list that begins with it may be prompted.
+        name = joined_names("voc21")[0] if self.config.names == "synonyms" else "the background"
+        return (Category(0, name, is_thing=False), *super().read_categories())
 
     def labels(self) -> Mapping[int, int | None]:
         """The same in both layouts."""

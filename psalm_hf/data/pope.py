@@ -92,6 +92,7 @@ class Pope(FileBuilder):
             "condition": "conversation",
             "conversation": question_messages(question["text"], self.config.instruction, label),
             "answers": [label],
+            "tags": [f"split:{self.config.split}"],
         }
 
 

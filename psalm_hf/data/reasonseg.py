@@ -15,6 +15,7 @@ from PIL import Image
 from ..masks import bitmap_from_polygons, rle_from_bitmap
 from .features import Category
 from .files import FileBuilder, FileConfig
+from .released_masks import RASTERISATIONS, fill_polygons
 
 PROTOCOLS = ("per_expression", "merged")
 TARGET, IGNORE = 1, 255
@@ -38,15 +39,19 @@ class ReasonSegConfig(FileConfig):
     Attributes:
         protocol: "per_expression": a row per text; "merged": a row per picture with all its texts, which are rephrasings of one.
         keep_empty: keep pictures without target; None = for evaluation yes, for training no.
+        rasterisation: of polygons. "exact": as pycocotools does; "released": as the published script, with OpenCV.
     """
 
     protocol: str = "per_expression"
     keep_empty: bool | None = None
+    rasterisation: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"{self.name}: unknown protocol {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+        if self.rasterisation not in RASTERISATIONS:
+            raise ValueError(f"{self.name}: unknown rasterisation {self.rasterisation!r}, expected one of {', '.join(RASTERISATIONS)}")
 
 
 class ReasonSeg(FileBuilder):
@@ -97,7 +102,7 @@ class ReasonSeg(FileBuilder):
             **picture,
             "image_id": record.name,
             "condition": "sentence",
-            "segments": _segments(content["shapes"], tuple(picture["image_size"])),
+            "segments": _segments(content["shapes"], tuple(picture["image_size"]), self.config.rasterisation),
             "expressions": [content["text"][position] for position in record.positions],
             "record_id": f"{record.name}/{','.join(map(str, record.positions))}",
             "tags": ["long_query" if content["is_sentence"] else "short_query"],
@@ -166,9 +171,11 @@ def _value(shape: Mapping[str, Any]) -> int | None:
     return IGNORE if "ignore" in label else TARGET
 
 
-def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[dict[str, Any]]:
+def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int], rasterisation: str) -> list[dict[str, Any]]:
     """Paints the polygons from the largest to the smallest, as the published script does, so that small ones stay visible."""
-    painted = [(_value(shape), _bitmap(shape, number, size)) for number, shape in enumerate(shapes) if _value(shape) is not None]
+    painted = [
+        (_value(shape), _bitmap(shape, number, size, rasterisation)) for number, shape in enumerate(shapes) if _value(shape) is not None
+    ]
     canvas = np.zeros(size, dtype=np.uint8)
     # Reversed after sorting, as there: of two polygons of one area, the first of the file lies on top.
     for value, bitmap in reversed(sorted(painted, key=lambda entry: entry[1].sum())):
@@ -180,12 +187,14 @@ def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> lis
     ]
 
 
-def _bitmap(shape: Mapping[str, Any], number: int, size: tuple[int, int]) -> np.ndarray:
+def _bitmap(shape: Mapping[str, Any], number: int, size: tuple[int, int], rasterisation: str) -> np.ndarray:
     if not all(isinstance(point, list) and len(point) == 2 for point in shape["points"]):
         raise ValueError(f"shape {number}: expected points [x, y], got {shape['points']!r:.80}")
-    # A shape of one or two points is no error: the published script draws a line of pixels. As a polygon it covers no pixel.
+    # A shape of one or two points is no error: the published script draws a line of pixels. As an exact polygon it covers no pixel.
     corners = shape["points"] + shape["points"][-1:] * (3 - len(shape["points"]))
+    polygon = [coordinate for corner in corners for coordinate in corner]
     try:
-        return bitmap_from_polygons([[coordinate for corner in corners for coordinate in corner]], size)
+        # (That script draws the outline too, which is filled anyway.)
+        return fill_polygons([polygon], size) if rasterisation == "released" else bitmap_from_polygons([polygon], size)
     except ValueError as error:
         raise ValueError(f"shape {number}: {error}") from error

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from .coco import instance_segment
 from .features import Category
-from .files import FileBuilder, FileConfig
+from .files import FileBuilder, FileConfig, mask
 from .refer_pickle import check_refs, read_refer_pickle
+from .released_masks import RASTERISATIONS, released_mask
 
 PROTOCOLS = ("per_expression", "merged")
 SOURCES = ("refs", "psalm_json")
@@ -43,15 +44,19 @@ class ReferConfig(FileConfig):
         image_folder: below `data_dir`; None = the first of `IMAGE_FOLDERS` that exists. Where its name ends in 2017, the files are named as
             in COCO 2017.
         keep_empty: keep refs that mean nothing but crowds; None = for evaluation yes, for training no.
+        rasterisation: of polygons. "exact": as pycocotools does; "released": as the released evaluation, with OpenCV.
     """
 
     protocol: str | None = None
     source: str = "refs"
     image_folder: str | None = None
     keep_empty: bool | None = None
+    rasterisation: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rasterisation not in RASTERISATIONS:
+            raise ValueError(f"{self.name}: unknown rasterisation {self.rasterisation!r}, expected one of {', '.join(RASTERISATIONS)}")
         if self.protocol not in (None, *PROTOCOLS):
             raise ValueError(f"{self.name}: unknown protocol {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
         if self.source not in SOURCES:
@@ -181,11 +186,14 @@ class ReferBuilder(FileBuilder):
         image = self.image(ref)
         annotations = self.annotations(ref)
         size = image["height"], image["width"]
+        read_mask = released_mask if self.config.rasterisation == "released" else mask
         return {
             **self.picture(self._image_file(image), size),
             "image_id": str(image["id"]),
             "condition": "sentence",
-            "segments": [{**instance_segment(annotation, size), "annotation_id": annotation["id"]} for annotation in annotations],
+            "segments": [
+                {**instance_segment(annotation, size, read_mask), "annotation_id": annotation["id"]} for annotation in annotations
+            ],
             "expressions": [_text(sentence) for sentence in sentences],
             "record_id": ",".join(str(sentence["sent_id"]) for sentence in sentences),
         }

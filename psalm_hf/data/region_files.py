@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..structures import Region
 from .files import FileBuilder
+
+_OBJECT_TAG = "object:"
 
 
 class RegionBuilder(FileBuilder):
@@ -35,3 +37,13 @@ def region_entry(region: Region, segment: int | None) -> dict[str, Any]:
 def mask_entry(rle: Mapping[str, Any], segment: int | None) -> dict[str, Any]:
     """A region of kind "mask" as rows store it; the RLE has str counts."""
     return region_entry(Region("mask", mask_rle=dict(rle)), segment)
+
+
+def object_tag(name: str | int) -> str:
+    """The tag that says which object a region means; a row has one per region, in their order."""
+    return f"{_OBJECT_TAG}{name}"
+
+
+def tagged_objects(tags: Iterable[str]) -> list[str]:
+    """Names of the objects that the regions of a row or sample mean, in the order of the regions."""
+    return [tag.removeprefix(_OBJECT_TAG) for tag in tags if tag.startswith(_OBJECT_TAG)]

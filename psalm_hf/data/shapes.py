@@ -103,21 +103,20 @@ class ShapesStream:
         return make_scene(self.split, index, seed=self.seed, image_size=self.image_size)
 
     def samples(self, scene: int) -> list[Sample]:
-        """The `samples_per_image` samples of scene number `scene`; they share one PIL image."""
-        return [sample for sample, _ in self.tagged_samples(scene)]
+        """The `samples_per_image` samples of scene number `scene`; they share one PIL image.
 
-    def tagged_samples(self, scene: int) -> list[tuple[Sample, tuple[str, ...]]]:
-        """The same with tags: the kind of the expression or question; "no_target", "one_target" or "several_targets"; "held_out" if a
-        target is a pair of colour and shape that training never shows."""
+        Their tags: the kind of the expression or question; "no_target", "one_target" or "several_targets"; "held_out" if a target is a pair
+        of colour and shape that training never shows; of "interactive", "held_out:0" or "seen:0" for segment 0, and so on.
+        """
         drawn = self.scene(scene)
         image = Image.fromarray(drawn.image)
         if self.task == "panoptic":
-            return [(self._panoptic(drawn, image), ())]
+            return [self._panoptic(drawn, image)]
         if self.task == "interactive":
-            return [(self._interactive(drawn, image), ())]
+            return [self._interactive(drawn, image)]
         if self.task == "caption":
             message = {"role": "assistant", "content": caption(drawn)}
-            return [(Sample(image, drawn.image_id, drawn.image.shape[:2], conversation=(message,)), ())]
+            return [Sample(image, drawn.image_id, drawn.image.shape[:2], conversation=(message,))]
         if self.task == "conversation":
             return _conversations(drawn, image, self.prompts_per_image)
         return _referring(drawn, image, self.prompts_per_image)
@@ -143,6 +142,7 @@ class ShapesStream:
             scene.image.shape[:2],
             segments=tuple(Segment(thing.mask_rle, _THING_IDS[thing.shape]) for thing, _ in found),
             regions=tuple(Region(region.kind, region.points, region.mask_rle, number) for number, (_, region) in enumerate(found)),
+            tags=tuple(f"{'held_out' if thing.is_held_out else 'seen'}:{number}" for number, (thing, _) in enumerate(found)),
         )
 
     def _region(self, scene: Scene, number: int, dice: Dice) -> Region | None:
@@ -159,24 +159,25 @@ class ShapesStream:
         return None
 
 
-def _referring(scene: Scene, image: Image.Image, number: int) -> list[tuple[Sample, tuple[str, ...]]]:
+def _referring(scene: Scene, image: Image.Image, number: int) -> list[Sample]:
     found = []
-    for expression in expressions(scene, number):
-        targets = [scene.things[index] for index in expression.targets]
+    for index, expression in enumerate(expressions(scene, number)):
+        targets = [scene.things[target] for target in expression.targets]
         tags = [expression.kind, {0: "no_target", 1: "one_target"}.get(len(targets), "several_targets")]
         if any(thing.is_held_out for thing in targets):
             tags.append("held_out")
         segments = tuple(Segment(thing.mask_rle, _THING_IDS[thing.shape]) for thing in targets)
-        sample = Sample(image, scene.image_id, scene.image.shape[:2], segments=segments, expressions=(expression.text,))
-        found.append((sample, tuple(tags)))
+        sample = Sample(image, scene.image_id, scene.image.shape[:2], segments, expressions=(expression.text,))
+        found.append(replace(sample, record_id=str(index), tags=tuple(tags)))
     return found
 
 
-def _conversations(scene: Scene, image: Image.Image, number: int) -> list[tuple[Sample, tuple[str, ...]]]:
+def _conversations(scene: Scene, image: Image.Image, number: int) -> list[Sample]:
     found = []
-    for question in questions(scene, number):
+    for index, question in enumerate(questions(scene, number)):
         messages = ({"role": "user", "content": question.text}, {"role": "assistant", "content": question.answer})
-        found.append((Sample(image, scene.image_id, scene.image.shape[:2], conversation=messages), (question.kind,)))
+        sample = Sample(image, scene.image_id, scene.image.shape[:2], conversation=messages)
+        found.append(replace(sample, record_id=str(index), tags=(question.kind,)))
     return found
 
 
@@ -232,8 +233,7 @@ class Shapes(RowBuilder):
         with_categories = self.config.phrase_percent > 0  # those of a picture with phrases are its own
         for first, end in spans:
             for scene in range(first, end):
-                tagged = self.stream.tagged_samples(scene)
-                png = encode_png(tagged[0][0].image)  # once, the samples share it
-                for number, (sample, tags) in enumerate(tagged):
-                    row = row_from_sample(replace(sample, image=png), tags=tags, with_categories=with_categories)
-                    yield f"{scene}-{number}", row
+                samples = self.stream.samples(scene)
+                png = encode_png(samples[0].image)  # once, the samples share it
+                for number, sample in enumerate(samples):
+                    yield f"{scene}-{number}", row_from_sample(replace(sample, image=png), with_categories=with_categories)

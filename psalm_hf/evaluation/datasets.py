@@ -1,10 +1,10 @@
-"""A model on a dataset of files: predict, post-process, measure, and look at the answers."""
+"""A model on a dataset, held in memory: predict, post-process, measure. For a benchmark with files and resumption see `runner`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,20 +12,14 @@ from tqdm import tqdm
 
 from ..data.collator import PsalmCollator
 from ..data.features import SampleDataset
-from ..structures import Sample, Segment
+from ..structures import Sample
 from .measures import (
     RELEASED,
-    ModelMeasure,
     Numbers,
-    PanopticMeasure,
     PanopticThresholds,
-    ReferringMeasure,
-    RegionMeasure,
     judge,
     measures_of,
 )
-
-Watcher = Callable[[Sequence[Sample], Any], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,6 @@ def evaluate_dataset(
     *,
     batch_size: int,
     panoptic: PanopticThresholds = RELEASED,
-    watchers: Sequence[Watcher] = (),
 ) -> DatasetReport:
     """All numbers of a model on a dataset, with a progress bar.
 
@@ -76,7 +69,6 @@ def evaluate_dataset(
         dataset: rows of one condition, not streamed.
         batch_size: rows of a forward pass; a picture that several of them share is encoded once.
         panoptic: thresholds of the panoptic map.
-        watchers: called with the samples and network outputs of every batch, see `AnswerSheets`.
 
     Raises:
         ValueError: rows of several conditions, a batch without rows, and whatever `measures_of` refuses.
@@ -93,8 +85,6 @@ def evaluate_dataset(
         outputs = model(**inputs)
         for measure in measures:
             judge(measure, samples, outputs, processor)
-        for watcher in watchers:
-            watcher(samples, outputs)
 
     names = {category.id: category.name for category in dataset.categories}
     per_category: dict[str, Numbers] = {}
@@ -113,35 +103,3 @@ def evaluate_dataset(
 def _batches(dataset: SampleDataset, batch_size: int) -> Iterator[list[Sample]]:
     for first in tqdm(range(0, len(dataset), batch_size), desc="evaluate", unit="batch"):
         yield [dataset[index] for index in range(first, min(first + batch_size, len(dataset)))]
-
-
-def answers_as_samples(
-    samples: Sequence[Sample], outputs: Any, processor: Any, dataset: SampleDataset, panoptic: PanopticThresholds = RELEASED
-) -> list[Sample]:
-    """The samples with the segments that a model predicts: of the panoptic map, for an expression, or for every region.
-
-    Args:
-        samples: the rows of the outputs.
-        dataset: where they are from.
-        panoptic: thresholds of the panoptic map.
-    """
-    condition = samples[0].condition
-    if condition == "category":
-        measure: ModelMeasure = PanopticMeasure(dataset.categories, panoptic)
-    else:
-        measure = ReferringMeasure() if condition == "sentence" else RegionMeasure()
-    answers = measure.answers(samples, outputs, processor)
-    return [answer_as_sample(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
-
-
-def answer_as_sample(sample: Sample, answer: Mapping[str, Any]) -> Sample:
-    """The sample with the segments of an answer: of the map or the instances, the one of an expression, or one for every region."""
-    if "masks" in answer:
-        segments = [Segment(mask) for mask in answer["masks"]]
-    elif "mask" in answer:
-        segments = [Segment(answer["mask"])]
-    else:
-        found = answer["segments"] if "segments" in answer else answer["instances"]
-        segments = [Segment(entry["mask"], entry["category_id"]) for entry in found]
-    regions = tuple(replace(region, segment=index) for index, region in enumerate(sample.regions))
-    return replace(sample, segments=tuple(segments), regions=regions)

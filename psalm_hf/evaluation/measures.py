@@ -20,6 +20,7 @@ AreaRanges = Mapping[str, tuple[float, float]]
 IoU = TypeVar("IoU", ReferringIoU, RegionIoU)
 
 TOP_K = 100  # pairs of query and category that may become instances
+NOVELTY = ("seen", "held_out")  # whether training has shown what is meant
 NO_TARGET_RULES = ("never", "threshold", "area")
 
 
@@ -30,7 +31,8 @@ class Measure(Protocol):
 
     Attributes:
         name: of its answers: "panoptic" `{"segments": [{"category_id", "score", "mask"}]}`, "semantic" `{"segments": [{"category_id",
-            "mask"}]}`, "instance" `{"instances": [{"category_id", "score", "mask"}]}`, "referring" `{"mask", "score", "no_target"}`,
+            "mask"}]}`, "instance" `{"instances": [{"category_id", "score", "mask"}]}` (with "area", if what was read has
+            boxes), "referring" `{"mask", "score", "no_target"}`,
             "region" `{"masks": [...], "scores": [...]}`, "text" `{"text"}`.
     """
 
@@ -230,13 +232,14 @@ class SemanticMeasure:
 
 
 class InstanceAnswers:
-    """How network outputs become instances: at most `TOP_K` per picture, of things.
+    """How network outputs become instances: at most `top_k` per picture, of things.
 
     Args:
         categories: those that were prompted, in their order.
     """
 
     name = "instance"
+    top_k = TOP_K
 
     def __init__(self, categories: Sequence[Category]):
         self.categories = tuple(categories)
@@ -245,7 +248,7 @@ class InstanceAnswers:
         """See `ModelMeasure`."""
         found = processor.post_process_instance_segmentation(
             outputs,
-            top_k=TOP_K,
+            top_k=self.top_k,
             label_ids=[position for position, category in enumerate(self.categories) if category.is_thing],
             return_coco_annotation=True,
             target_sizes=[sample.image_size for sample in samples],
@@ -280,6 +283,7 @@ class InstanceMeasure(InstanceAnswers):
             [instance["category_id"] for instance in found],
             [instance["score"] for instance in found],
             [segment for segment in sample.segments if segment.category_id in self.things],
+            areas=areas_of(found),
         )
 
     def __iadd__(self, other: InstanceMeasure) -> InstanceMeasure:
@@ -301,7 +305,12 @@ class InstanceMeasure(InstanceAnswers):
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {self.name: {"top_k": TOP_K, "vocabulary": "all categories of the dataset, things are kept"}}
+        return {self.name: {"top_k": self.top_k, "vocabulary": "all categories of the dataset, things are kept"}}
+
+
+def areas_of(instances: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The areas that come with the instances of an answer: those of results files with boxes do; None if there are none."""
+    return [instance["area"] for instance in instances] if instances and "area" in instances[0] else None
 
 
 class GroupedIoU(Generic[IoU]):
@@ -448,18 +457,10 @@ def _expressions(group: str, iou: ReferringIoU) -> dict[str, int]:
     return {f"{name}{group}": number for name, number in counts.items() if number or not group}
 
 
-class RegionMeasure:
-    """mIoU and cIoU by kind of prompt, and by size of what is meant; kinds are never averaged.
-
-    Args:
-        sizes: name -> (lowest, first beyond) area in pixels.
-    """
+class RegionAnswers:
+    """How network outputs become a mask per region: the best query of each."""
 
     name = "region"
-
-    def __init__(self, sizes: AreaRanges | None = None):
-        self.sizes = dict(sizes or {})
-        self.iou: GroupedIoU[RegionIoU] = GroupedIoU(RegionIoU)
 
     def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
         """See `ModelMeasure`."""
@@ -469,6 +470,19 @@ class RegionMeasure:
             for answer in found
         ]
 
+
+class RegionMeasure(RegionAnswers):
+    """mIoU and cIoU by kind of prompt, by size of what is meant, and by novelty where tags say "seen:0" or "held_out:0" of segment 0; kinds
+    are never averaged.
+
+    Args:
+        sizes: name -> (lowest, first beyond) area in pixels.
+    """
+
+    def __init__(self, sizes: AreaRanges | None = None):
+        self.sizes = dict(sizes or {})
+        self.iou: GroupedIoU[RegionIoU] = GroupedIoU(RegionIoU)
+
     def add(self, sample: Sample, answer: Any) -> None:
         """See `Measure`."""
         if len(answer["masks"]) != len(sample.regions):
@@ -477,9 +491,10 @@ class RegionMeasure:
             if region.segment is None:
                 raise ValueError(f"image {sample.image_id}: region {index} points at no segment; give a split whose truth is known")
             target = sample.segments[region.segment].mask_rle
-            size = [f"{region.kind}, {size_bin(mask_area(target), self.sizes)}"] if self.sizes else []
+            groups = [size_bin(mask_area(target), self.sizes)] if self.sizes else []
+            groups += [name for name in NOVELTY if f"{name}:{region.segment}" in sample.tags]
             try:
-                self.iou.of((region.kind, *size)).update(mask, target)
+                self.iou.of((region.kind, *(f"{region.kind}, {group}" for group in groups))).update(mask, target)
             except ValueError as error:
                 raise ValueError(f"image {sample.image_id}, region {index}: {error}") from error
 

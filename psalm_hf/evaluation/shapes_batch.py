@@ -25,7 +25,7 @@ MAX_ANSWER_TOKENS = 8  # answers are one word or a number
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row that is asked, and the scene it asks about. `tags` are those of `ShapesStream.tagged_samples`."""
+    """One row that is asked, and the scene it asks about. `tags` are the sample's, see `ShapesStream.samples`."""
 
     sample: Sample
     tags: tuple[str, ...]
@@ -74,7 +74,7 @@ class SceneBatch:
         """What a task asks about these scenes; options of `ShapesStream`."""
         side = self.processor.image_processor.image_size
         stream = _DrawnStream(task, self.split, image_size=side, drawn=self.scenes, **options)
-        return [Prompt(sample, tags, scene) for number, scene in self.scenes.items() for sample, tags in stream.tagged_samples(number)]
+        return [Prompt(sample, sample.tags, scene) for number, scene in self.scenes.items() for sample in stream.samples(number)]
 
     def forward(self, samples: Sequence[Sample]) -> Any:
         """Network outputs, one row per sample."""
@@ -105,6 +105,19 @@ def scene_batches(model: Any, processor: Any, split: str, num_images: int, batch
         raise ValueError(f"shapes: num_images and batch_size must be at least 1, got {num_images} and {batch_size}")
     for first in tqdm(range(0, num_images, batch_size), desc=title, unit="batch"):
         yield SceneBatch(model, processor, split, range(first, min(first + batch_size, num_images)))
+
+
+def area_ranges(image_size: Sequence[int]) -> dict[str, tuple[float, float]]:
+    """`SIZES` in pixels: name -> (lowest area, first area beyond)."""
+    pixels = image_size[0] * image_size[1]
+    return {
+        name: (math.ceil(low * pixels), math.inf if high == math.inf else math.ceil(high * pixels)) for name, (low, high) in SIZES.items()
+    }
+
+
+def closed(ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Ranges of whole numbers of pixels with both ends in them, which is what `MaskAP` wants."""
+    return {name: (low, high - 1) for name, (low, high) in ranges.items()}
 
 
 def size_and_novelty(mask: np.ndarray, things: Sequence[Thing]) -> tuple[str, str]:

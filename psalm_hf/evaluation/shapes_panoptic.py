@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ..data.shapes import CATEGORIES
 from .measures import RELEASED, InstanceMeasure, PanopticMeasure, PanopticThresholds, SemanticMeasure, judge, panoptic_map
-from .shapes_batch import SIZES, Prompt, SceneBatch, size_and_novelty
+from .shapes_batch import SIZES, Prompt, SceneBatch, area_ranges, closed, size_and_novelty
 
 THRESHOLDS = {"released thresholds": RELEASED, "thresholds 0.5": PanopticThresholds(0.5, 0.5)}
 RECALL_THRESHOLDS = "thresholds 0.5"
@@ -29,7 +28,7 @@ class PanopticMeasures:
     def __init__(self, image_size: int):
         self.panoptic = {name: PanopticMeasure(CATEGORIES, thresholds) for name, thresholds in THRESHOLDS.items()}
         self.semantic = SemanticMeasure(CATEGORIES)
-        self.instances = InstanceMeasure(CATEGORIES, {name: _area_range(low, high, image_size**2) for name, (low, high) in SIZES.items()})
+        self.instances = InstanceMeasure(CATEGORIES, closed(area_ranges((image_size, image_size))))
         self.is_found: dict[str, list[bool]] = defaultdict(list)
 
     def update(self, batch: SceneBatch) -> None:
@@ -70,8 +69,3 @@ class PanopticMeasures:
         """Pictures, and things by group."""
         pictures = self.panoptic[RECALL_THRESHOLDS].quality.num_images
         return {"pictures": pictures} | {f"things, {group}": len(values) for group, values in sorted(self.is_found.items())}
-
-
-def _area_range(low: float, high: float, pixels: int) -> tuple[float, float]:
-    """Areas with low <= area / pixels < high as a range that includes both ends, which is what `MaskAP` wants."""
-    return math.ceil(low * pixels), high if high == math.inf else math.ceil(high * pixels) - 1

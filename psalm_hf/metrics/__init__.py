@@ -8,12 +8,42 @@ kept are integers and lists of IoUs, which are summed exactly.
 there are none). It raises ValueError before the first update.
 """
 
+from .cityscapes_ap import CityscapesAP
+from .correspondence import Correspondence, compared_size, resize_nearest
 from .label_map import label_map
+from .lvis_ap import LvisAP
 from .mask_ap import MaskAP
 from .mean_iou import MeanIoU
+from .multiple_choice import ChoiceAccuracy, CircularAccuracy, mmbench_letter, scienceqa_letter
 from .object_size import COCO_SIZES, size_bin
 from .panoptic_quality import PanopticQuality
 from .referring import ReferringIoU
 from .region import RegionIoU
+from .video_objects import VideoObjects, contour_accuracy, region_similarity
+from .vqa import VqaAccuracy
+from .yes_no import YesNoScores
 
-__all__ = ["COCO_SIZES", "MaskAP", "MeanIoU", "PanopticQuality", "ReferringIoU", "RegionIoU", "label_map", "size_bin"]
+__all__ = [
+    "COCO_SIZES",
+    "ChoiceAccuracy",
+    "CircularAccuracy",
+    "CityscapesAP",
+    "Correspondence",
+    "LvisAP",
+    "MaskAP",
+    "MeanIoU",
+    "PanopticQuality",
+    "ReferringIoU",
+    "RegionIoU",
+    "VideoObjects",
+    "VqaAccuracy",
+    "YesNoScores",
+    "compared_size",
+    "contour_accuracy",
+    "label_map",
+    "mmbench_letter",
+    "region_similarity",
+    "resize_nearest",
+    "scienceqa_letter",
+    "size_bin",
+]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -16,6 +18,8 @@ from ..masks import area, compress_rle, rle_from_bitmap
 from ..structures import Segment
 from .object_size import COCO_SIZES
 from .overlap import Mask, bitmap
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass
@@ -35,6 +39,8 @@ class MaskAP:
     max_detections: tuple[int, ...] = (1, 10, 100)
     images: dict[int | str, tuple[list[dict], list[dict]]] = field(default_factory=dict, init=False, repr=False)
 
+    evaluation_class: ClassVar[type[COCOeval]] = COCOeval
+
     def update(
         self,
         image_id: int | str,
@@ -44,6 +50,7 @@ class MaskAP:
         targets: Sequence[Segment],
         target_areas: Sequence[float] | None = None,
         target_ids: Sequence[int] | None = None,
+        areas: Sequence[float] | None = None,
     ) -> None:
         """Adds one image.
 
@@ -53,10 +60,12 @@ class MaskAP:
             category_ids: (N,) the dataset's own ids.
             scores: (N,) the higher, the surer; any scale.
             targets: the image's true objects, crowds included.
-            target_areas: pixels of each target as its annotation says, which for COCO is the area of the polygons; default the pixels
-                of the mask. It decides about the bin only.
-            target_ids: annotation ids of the targets, unique in the benchmark; default counted from 1. They change a number in one
-                case only: pycocotools never counts the object with id 0 as found, and a file that has one is scored like that.
+            target_areas: pixels of each target as its annotation says, which for COCO is the area of the polygons; default the `area` of
+                the target, or the pixels of the mask where it has none. It decides about the bin only.
+            target_ids: annotation ids of the targets; default the `annotation_id` of each. They change a number in one case only:
+                pycocotools never counts the object with id 0 as found, and a file that has one is scored like that.
+            areas: of the predictions; default the pixels of the mask. It decides in which bins a false prediction counts. pycocotools takes
+                that of the box, where a results file has boxes.
 
         Raises:
             ValueError: numbers of entries differ, masks differ in size, a target has no category, a score is not finite, or the image
@@ -69,9 +78,13 @@ class MaskAP:
                 f"image {image_id}: {len(masks)} masks, {len(category_ids)} category ids and {len(scores)} scores; "
                 f"give one of each per prediction"
             )
-        for name, values in (("areas", target_areas), ("ids", target_ids)):
-            if values is not None and len(values) != len(targets):
-                raise ValueError(f"image {image_id}: {len(targets)} targets but {len(values)} {name}; give one per target or none at all")
+        for item, owners, name, values in (
+            ("target", targets, "areas", target_areas),
+            ("target", targets, "ids", target_ids),
+            ("prediction", masks, "areas", areas),
+        ):
+            if values is not None and len(values) != len(owners):
+                raise ValueError(f"image {image_id}: {len(owners)} {item}s but {len(values)} {name}; give one per {item} or none at all")
         if not np.isfinite(np.asarray(scores, dtype=float)).all():
             raise ValueError(f"image {image_id}: scores must be finite, got {list(scores)!r:.80}")
         if nameless := [index for index, target in enumerate(targets) if target.category_id is None]:
@@ -81,18 +94,19 @@ class MaskAP:
             {"segmentation": _rle(mask, f"image {image_id}, mask {index}"), "category_id": int(category_id), "score": float(score)}
             for index, (mask, category_id, score) in enumerate(zip(masks, category_ids, scores, strict=True))
         ]
-        for prediction in predictions:
-            prediction["area"] = area(prediction["segmentation"])
+        for index, prediction in enumerate(predictions):
+            prediction["area"] = area(prediction["segmentation"]) if areas is None else float(areas[index])
         annotations = []
         for index, target in enumerate(targets):
             rle = compress_rle(target.mask_rle)
+            pixels = area(rle) if target.area is None else target.area
             annotations.append(
                 {
                     "segmentation": rle,
                     "category_id": int(target.category_id),
                     "iscrowd": int(target.is_crowd),
-                    "area": area(rle) if target_areas is None else float(target_areas[index]),
-                    **({} if target_ids is None else {"id": int(target_ids[index])}),
+                    "area": pixels if target_areas is None else float(target_areas[index]),
+                    "is_id_0": (target.annotation_id if target_ids is None else target_ids[index]) == 0,
                 }
             )
         sizes = {tuple(entry["segmentation"]["size"]) for entry in (*predictions, *annotations)}
@@ -118,13 +132,13 @@ class MaskAP:
         Raises:
             ValueError: before the first update.
         """
-        evaluation = self._evaluate()
-        # Axes: IoU threshold, recall (of precision only), category, area range (the first is all), number of detections.
-        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-        result = _thresholds(precision[:, :, :, 0, -1], evaluation.params.iouThrs)
-        result |= {f"AP-{name}": _mean(precision[:, :, :, index, -1]) for index, name in enumerate(self.area_ranges, 1)}
-        result |= {f"AR{number}": _mean(recall[:, :, 0, index]) for index, number in enumerate(self.max_detections)}
-        result |= {f"AR-{name}": _mean(recall[:, :, index, -1]) for index, name in enumerate(self.area_ranges, 1)}
+        return self._summary(*self._curves())
+
+    def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+        result = _thresholds(precision[..., 0, -1])
+        result |= {f"AP-{name}": mean_percent(precision[..., index, -1]) for index, name in enumerate(self.area_ranges, 1)}
+        result |= {f"AR{number}": mean_percent(recall[..., 0, index]) for index, number in enumerate(self.max_detections)}
+        result |= {f"AR-{name}": mean_percent(recall[..., index, -1]) for index, name in enumerate(self.area_ranges, 1)}
         return result
 
     def per_category(self) -> dict[int, dict[str, float]]:
@@ -133,56 +147,76 @@ class MaskAP:
         Raises:
             ValueError: before the first update.
         """
-        evaluation = self._evaluate()
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        results = {
-            category: _thresholds(precision[:, :, index], evaluation.params.iouThrs)
-            for index, category in enumerate(evaluation.params.catIds)
-        }
-        return {int(category): result for category, result in results.items() if not math.isnan(result["AP"])}
+        precision, _ = self._curves()
+        results = {category: _thresholds(precision[index, ..., 0, -1]) for index, category in enumerate(self._categories())}
+        return {category: result for category, result in results.items() if not math.isnan(result["AP"])}
 
-    def _evaluate(self) -> COCOeval:
+    def _categories(self) -> list[int]:
+        """Those with objects, ascending. A category without any is not defined and enters no mean, whatever is predicted."""
+        return sorted({entry["category_id"] for _, annotations in self.images.values() for entry in annotations})
+
+    def _curves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Precision (categories, IoU thresholds, recalls, 1 + area ranges, numbers of detections) and recall, without the axis of recalls,
+        in [0, 1]; -1 where a category has no objects. The first area range is that of all areas."""
         if not self.images:
             raise ValueError("mask AP: nothing to compute; call update for at least one image")
-        predictions, annotations, sizes = [], [], []
         # pycocotools breaks ties by image id, so that the order must not depend on which worker saw which image.
-        ordered = sorted(self.images, key=lambda image_id: (isinstance(image_id, str), image_id))
-        for number, image_id in enumerate(ordered):
+        predictions, annotations = defaultdict(list), defaultdict(list)
+        for number, image_id in enumerate(sorted(self.images, key=_order)):
             found, true = self.images[image_id]
-            # Ids count from 1: pycocotools takes a match with id 0 for none.
-            predictions += [{**entry, "image_id": number, "id": index} for index, entry in enumerate(found, len(predictions) + 1)]
-            annotations += [{"id": index, **entry, "image_id": number} for index, entry in enumerate(true, len(annotations) + 1)]
-            height, width = (found or true)[0]["segmentation"]["size"] if found or true else (0, 0)
-            sizes.append({"id": number, "height": height, "width": width})
-        if len({entry["id"] for entry in annotations}) < len(annotations):
-            raise ValueError("mask AP: target ids occur twice; give unique ones with every image, or none at all")
-        # A category without objects is not defined and enters no mean, whatever is predicted.
-        categories = [{"id": category_id} for category_id in sorted({entry["category_id"] for entry in annotations})]
+            for entry in found:
+                predictions[entry["category_id"]].append({**entry, "image_id": number})
+            for entry in true:
+                annotations[entry["category_id"]].append({**entry, "image_id": number})
+        if (number := sum(entry["is_id_0"] for entries in annotations.values() for entry in entries)) > 1:
+            raise ValueError(f"mask AP: {number} targets have the annotation id 0; an id is that of one object in the whole benchmark")
+        # Category by category, with its own images alone: pycocotools would look at every pair, which for LVIS is 1203 x 20,000.
+        evaluations = [self._evaluate(predictions[category], annotations[category]) for category in self._categories()]
+        shape = len(IOU_THRESHOLDS), 101, 1 + len(self.area_ranges), len(self.max_detections)
+        if not evaluations:
+            return np.empty((0, *shape)), np.empty((0, shape[0], *shape[2:]))
+        precision, recall = zip(*evaluations, strict=True)
+        return np.stack(precision), np.stack(recall)
+
+    def _evaluate(self, predictions: list[dict], annotations: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+        """Precision (IoU thresholds, recalls, areas, numbers of detections) of one category, and recall without the second axis."""
+        sizes = {entry["image_id"]: entry["segmentation"]["size"] for entry in (*predictions, *annotations)}
+        images = [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes.items()]
+        categories = [{"id": annotations[0]["category_id"]}]
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
             true, found = COCO(), COCO()
-            true.dataset = {"images": sizes, "categories": categories, "annotations": annotations}
-            found.dataset = {"images": sizes, "categories": categories, "annotations": predictions}
-            true.createIndex()
-            found.createIndex()
-            evaluation = COCOeval(true, found, "segm")
+            for tool, entries in ((true, annotations), (found, predictions)):
+                # Ids count from 1: pycocotools takes a match with id 0 for none.
+                numbered = [{**entry, "id": 0 if entry.get("is_id_0") else index} for index, entry in enumerate(entries, 1)]
+                tool.dataset = {"images": images, "categories": categories, "annotations": numbered}
+                tool.createIndex()
+            evaluation = self.evaluation_class(true, found, "segm")
+            evaluation.params.iouThrs = IOU_THRESHOLDS
             evaluation.params.areaRng = [(0, math.inf), *self.area_ranges.values()]
             evaluation.params.maxDets = list(self.max_detections)
             evaluation.evaluate()
             evaluation.accumulate()
-        return evaluation
+        # Both have an axis of categories, which is one here.
+        return evaluation.eval["precision"][:, :, 0], evaluation.eval["recall"][:, 0]
 
 
 def _rle(mask: Mask, item: str) -> dict:
     return compress_rle(mask) if isinstance(mask, dict) else rle_from_bitmap(bitmap(mask, item))
 
 
-def _thresholds(precision: np.ndarray, ious: np.ndarray) -> dict[str, float]:
-    """AP over all thresholds and at two of them; precision (thresholds, ...)."""
-    at = {name: int(np.argmin(np.abs(ious - iou))) for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
-    return {"AP": _mean(precision), **{name: _mean(precision[index]) for name, index in at.items()}}
+def _order(image_id: int | str) -> tuple:
+    """By number, also where numbers are given as text; other ids after them."""
+    is_number = isinstance(image_id, int) or image_id.isdecimal()
+    return (0, int(image_id), str(image_id)) if is_number else (1, image_id)
 
 
-def _mean(values: np.ndarray) -> float:
+def _thresholds(precision: np.ndarray) -> dict[str, float]:
+    """AP over all thresholds and at two of them; precision ([categories,] thresholds, recalls)."""
+    at = {name: int(np.argmin(np.abs(IOU_THRESHOLDS - iou))) for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
+    return {"AP": mean_percent(precision), **{name: mean_percent(precision[..., index, :]) for name, index in at.items()}}
+
+
+def mean_percent(values: np.ndarray) -> float:
     """In percent over the defined entries: pycocotools writes -1 for a category without objects."""
     defined = values[values > -1]
     return float(100 * defined.mean()) if defined.size else math.nan

@@ -176,12 +176,18 @@ def _ids(segmentation: np.ndarray, item: str) -> np.ndarray:
         raise ValueError(
             f"{item}: ids from {segmentation.min()} to {segmentation.max()}; pixels without a segment are {VOID}, segments 1 to 2^31 - 1"
         )
-    return segmentation.astype(np.int64)
+    return segmentation.astype(np.int64, copy=False)
 
 
 def _overlaps(predicted: np.ndarray, target: np.ndarray) -> dict[tuple[int, int], int]:
     """(predicted id, target id) -> number of common pixels, void included, ids ascending."""
-    pairs, counts = np.unique(predicted * _ID_LIMIT + target, return_counts=True)
+    pairs = predicted * _ID_LIMIT
+    pairs += target
+    pairs = pairs.ravel()
+    # Segments are made of runs along the rows, of which there are far fewer than pixels.
+    ends = np.append(np.flatnonzero(pairs[1:] != pairs[:-1]), pairs.size - 1) if pairs.size else np.empty(0, dtype=np.int64)
+    pairs, which = np.unique(pairs[ends], return_inverse=True)
+    counts = np.bincount(which, weights=np.diff(ends, prepend=-1)).astype(np.int64)  # exact: sums of integers below 2^53
     ids = zip((pairs // _ID_LIMIT).tolist(), (pairs % _ID_LIMIT).tolist(), strict=True)
     return dict(zip(ids, counts.tolist(), strict=True))
 

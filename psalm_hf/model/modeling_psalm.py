@@ -468,13 +468,13 @@ class PsalmModel(PsalmPreTrainedModel):
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
         """Whether rows on one image may read their common beginning once.
 
-        Not with several processes, where every process must call the same modules equally often; not with gradient checkpointing, which
+        Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing, which
         keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
         """
         text = self.language_model.config
         is_checkpointing = self.training and any(getattr(x, "gradient_checkpointing", False) for x in self.language_model.modules())
-        several_processes = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        return not (is_checkpointing or several_processes or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
+        trains_with_others = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return not (is_checkpointing or trains_with_others or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
     def _run_shared_prefix(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, prefix: int, first_row: Tensor

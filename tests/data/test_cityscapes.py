@@ -62,6 +62,14 @@ def test_panoptic_segments_are_stuff_objects_and_groups(root, tmp_path):
     assert [category.name for category in dataset.categories if category.is_thing][:2] == ["person", "rider"]
 
 
+@pytest.mark.parametrize("name", ["cityscapes_instance", "cityscapes_panoptic"])
+def test_pixels_that_are_not_evaluated_are_in_a_tag(name, root, tmp_path):
+    (tag,) = load(name, "train", root, cache_dir=tmp_path)[0].tags
+    void = bitmap_from_rle({"size": INSTANCES.shape, "counts": tag.removeprefix("void:")})
+    # 4 static, 65535 license plate, 0 unlabeled; 29000, one caravan, is no label id.
+    assert np.array_equal(void, np.isin(INSTANCES, [4, 65535, 0]))
+
+
 def test_instances_are_objects_and_groups_of_things(root, tmp_path):
     dataset = load("cityscapes_instance", "train", root, cache_dir=tmp_path)
     assert found(dataset[0]) == [(24, True, 24), (24, False, 24000), (24, False, 24001), (26, False, 26000)]

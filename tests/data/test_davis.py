@@ -76,6 +76,11 @@ def test_the_oracle_asks_only_for_what_is_shown(root, tmp_path):
     assert dataset.rows["tags"][1] == ["object:2"]
 
 
+def test_the_frame_that_is_not_scored_says_so(root, tmp_path):
+    tags = [sample.tags for sample in load("davis2017", "val", root, cache_dir=tmp_path)]
+    assert tags == [("object:1", "object:2"), ("object:1", "object:2"), ("object:1", "object:2", "last_frame")]
+
+
 def test_training_has_only_what_can_be_learnt(root, tmp_path):
     dataset = load("davis2017", "train", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in dataset] == ["cat/00001", "cat/00002"]

@@ -19,10 +19,10 @@ CATEGORIES = (Category(7, "cup"), Category(3, "wall", is_thing=False))
 NAMES = {7: "cup", 3: "wall"}
 
 SAMPLES = {
-    "category": Sample("a.jpg", "1", SIZE, segments=(Segment(MASK, 3), Segment(MASK, 7, is_crowd=True)), categories=NAMES),
+    "category": Sample("a.jpg", "1", SIZE, segments=(Segment(MASK, 3, area=2.5), Segment(MASK, 7, is_crowd=True)), categories=NAMES),
     "category, nothing annotated": Sample("a.jpg", "1", SIZE, categories=NAMES),
     "sentence": Sample("a.jpg", "1", SIZE, segments=(Segment(MASK),), expressions=("the cup", "it")),
-    "sentence without target": Sample("a.jpg", "1", SIZE, expressions=("the spoon",)),
+    "sentence without target": Sample("a.jpg", "1", SIZE, expressions=("the spoon",), tags=("no_target", "kitchen")),
     "regions": Sample(
         "a.jpg",
         "1",
@@ -80,10 +80,6 @@ def test_categories_keep_their_order_because_it_is_the_order_of_the_class_column
 def test_the_categories_of_a_row_come_before_those_of_the_dataset():
     row = row_from_sample(SAMPLES["category"], with_categories=True)
     assert sample_from_row(row, {1: "dog"}).categories == NAMES
-
-
-def test_tags_go_into_the_row_and_stay_there():
-    assert row_from_sample(SAMPLES["sentence"], tags=("relation", "one_target"))["tags"] == ["relation", "one_target"]
 
 
 def test_a_pil_image_becomes_a_png_of_the_same_pixels():

@@ -41,7 +41,7 @@ def test_the_first_scenes_of_a_split_are_those_of_the_stream(tmp_path):
     assert [unpacked(sample) for sample in dataset] == [unpacked(stream[index]) for index in range(12)]
     assert unpacked(dataset[7]) == unpacked(stream[7])
     assert dataset.rows.features == ROW_FEATURES
-    assert dataset.rows["tags"][3:6] == [list(tags) for _, tags in stream.tagged_samples(1)]
+    assert dataset.rows["tags"][3:6] == [list(sample.tags) for sample in stream.samples(1)]
     assert dataset.categories == CATEGORIES
 
 

@@ -14,7 +14,11 @@ from psalm_hf.masks import bitmap_from_rle
 from tests.conftest import SAMPLES
 
 SIZE = (4, 6)
-CATEGORIES = [{"id": 2, "name": "crab_(animal)"}, {"id": 7, "name": "crab_(food)"}, {"id": 1203, "name": "zucchini"}]
+CATEGORIES = [
+    {"id": 2, "name": "crab_(animal)", "frequency": "r"},
+    {"id": 7, "name": "crab_(food)", "frequency": "c"},
+    {"id": 1203, "name": "zucchini", "frequency": "f"},
+]
 POLYGON = [0, 0, 3, 0, 3, 2, 0, 2]
 
 
@@ -46,7 +50,7 @@ def root(tmp_path):
         file = root / "coco" / "/".join(entry["coco_url"].split("/")[-2:])
         file.parent.mkdir(parents=True)
         Image.new("RGB", SIZE[::-1]).save(file)
-    annotations = [{"id": 31, "image_id": 9, "category_id": 1203, "segmentation": [POLYGON]}]
+    annotations = [{"id": 31, "image_id": 9, "category_id": 1203, "segmentation": [POLYGON], "area": 5.5}]
     for split in ("train", "val"):
         write(root / f"lvis/lvis_v1_{split}.json", {"images": images, "annotations": annotations, "categories": CATEGORIES})
     return root
@@ -63,7 +67,7 @@ def test_pictures_are_found_by_their_address_and_ids_are_the_files(root, tmp_pat
         "/coco/val2017/000000000005.jpg",
     ]
     (segment,) = dataset[0].segments
-    assert (segment.category_id, segment.annotation_id, segment.is_crowd) == (1203, 31, False)
+    assert (segment.category_id, segment.annotation_id, segment.is_crowd, segment.area) == (1203, 31, False, 5.5)
     expected = np.zeros(SIZE, dtype=bool)
     expected[:2, :3] = True
     assert np.array_equal(bitmap_from_rle(segment.mask_rle), expected)
@@ -74,6 +78,12 @@ def test_pictures_are_found_by_their_address_and_ids_are_the_files(root, tmp_pat
 def test_what_is_known_not_to_be_there_is_in_the_tags(root, tmp_path):
     rows = load("lvis", "val", root, cache_dir=tmp_path).rows
     assert rows["tags"][:] == [["neg:7", "neg:2", "not_exhaustive:1203"], []]
+
+
+def test_categories_know_their_frequency(root, tmp_path):
+    for _ in range(2):  # from the file, and from what is kept beside the rows
+        dataset = load("lvis", "val", root, cache_dir=tmp_path)
+        assert {category.id: category.frequency for category in dataset.categories} == {2: "r", 7: "c", 1203: "f"}
 
 
 def test_names_can_be_made_readable(root, tmp_path):
@@ -96,6 +106,7 @@ def test_both_may_lie_in_one_folder(root, tmp_path):
         (lambda content: content["images"][0].pop("coco_url"), "the field 'coco_url' is missing"),
         (lambda content: content["annotations"][0].update(category_id=3), "segment 0 has the unknown category id 3"),
         (lambda content: content["annotations"][0].update(segmentation=[[1, 2]]), "annotation 31: polygon 0"),
+        (lambda content: content["annotations"][0].update(area="5"), "segment 0 has the area '5', which is no number"),
         (lambda content: content["images"].pop(0), "1 annotations are of this image, but `images` does not list it"),
     ],
 )

@@ -96,6 +96,39 @@ def test_a_picture_may_be_that_of_another_line(root, tmp_path):
     assert [sample.image_id for sample in dataset] == ["7", "200", "200", "1000007"]
 
 
+def test_rotations_are_made_of_a_compact_table(root, tmp_path):
+    write(root, lines=LINES[:3])
+    dataset = load("mmbench", "dev", root, cache_dir=tmp_path, rotations="all")
+    asked = [(sample.record_id, sample.answers[0], sample.choices) for sample in dataset]
+    assert asked[:4] == [
+        ("7", "D", ("a cup", "a can", "a\nbowl", "a plate")),
+        ("1000007", "C", ("a can", "a\nbowl", "a plate", "a cup")),
+        ("2000007", "B", ("a\nbowl", "a plate", "a cup", "a can")),
+        ("3000007", "A", ("a plate", "a cup", "a can", "a\nbowl")),
+    ]
+    assert asked[4:6] == [("3", "B", ("a cup", "a can")), ("1000003", "A", ("a can", "a cup"))]
+    assert [id for id, _, _ in asked[6:]] == ["200", "1000200", "2000200"]
+    question = f"A hint.\nQuestion 7?\nA. a can\nB. a\nbowl\nC. a plate\nD. a cup{SUFFIX['en']}"
+    assert texts(dataset[1]) == [("user", question), ("assistant", "C")]
+    assert {sample.image for sample in list(dataset)[:4]} == {jpeg(7)}
+    assert load("mmbench", "dev", root, cache_dir=tmp_path).rows["record_id"][:] == ["7", "3", "200"]
+
+
+def test_rotations_of_a_legacy_table_are_its_own(root, tmp_path):
+    stored = load("mmbench", "dev", root, cache_dir=tmp_path)
+    assert list(load("mmbench", "dev", root, cache_dir=tmp_path, rotations="all")) == list(stored)
+    once = load("mmbench", "dev", root, cache_dir=tmp_path, rotations="none")
+    assert list(once) == [sample for sample in stored if sample.record_id != "1000007"]
+    with pytest.raises(ValueError, match="mmbench: unknown rotations 'some', expected one of stored, none, all"):
+        load("mmbench", "dev", root, cache_dir=tmp_path, rotations="some")
+
+
+def test_rotations_of_unanswered_questions_await_an_answer(root, tmp_path):
+    write(root, "mmbench_test_en.tsv", [line(1, split="test", answer="")])
+    dataset = load("mmbench", "test", root, cache_dir=tmp_path, rotations="all")
+    assert [(sample.choices, sample.answers) for sample in dataset] == [(("a cup", "a can"), ()), (("a can", "a cup"), ())]
+
+
 def test_without_answer_the_conversation_awaits_one(root, tmp_path):
     write(
         root,

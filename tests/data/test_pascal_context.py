@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
-from psalm_hf.data.pascal_context import LABELS_OF_59, context_names
+from psalm_hf.data.label_lists import label_list
+from psalm_hf.data.pascal_context import LABELS_OF_59
 from psalm_hf.masks import bitmap_from_rle
 from tests.conftest import SAMPLES
 
@@ -41,7 +42,7 @@ def test_maps_of_sixteen_bits_keep_all_of_them(compression, tmp_path):
 
 
 def test_the_names_are_alphabetical_enough_to_be_in_order():
-    few, many = context_names(59), context_names(459)
+    few, many = ([names[0] for names in label_list(benchmark)] for benchmark in ("pc59", "pc459"))
     assert (len(few), len(many)) == (59, 459) == (len(set(few)), len(set(many))) and all(few) and all(many)
     assert (many[0], many[1], many[458], few[0], few[58]) == ("accordion", "aeroplane", "wool", "aeroplane", "wood piece")
     # Three of the 59 have another name among the 459.
@@ -82,10 +83,3 @@ def test_real_masks_are_the_maps(number, end, void, split, tmp_path):
         assert labels.dtype == (np.uint8 if number == 59 else np.uint16)
         assert category_ids(sample) == [value for value in np.unique(labels).tolist() if value != void]
         assert all(np.array_equal(bitmap, labels == id) for id, bitmap in zip(category_ids(sample), bitmaps(sample), strict=True))
-
-
-@samples
-@pytest.mark.parametrize("number", [59, 459])
-def test_the_names_are_the_first_of_the_published_lists(number):
-    lines = (SAMPLES / f"labels/pascal_ctx_{number}_names.txt").read_text(encoding="utf-8").splitlines()[1:]
-    assert context_names(number) == [line.partition(":")[2].split(",")[0] for line in lines]

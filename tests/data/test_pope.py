@@ -49,6 +49,7 @@ def test_a_line_is_a_question_and_its_answer(root, tmp_path):
     assert [(sample.record_id, sample.image_id) for sample in dataset] == [("1", "310"), ("2", "310"), ("3", "7")]
     assert texts(dataset[1]) == [("user", f"Is there a can in the image?{SUFFIX}"), ("assistant", "no")]
     assert [sample.answers for sample in dataset] == [("yes",), ("no",), ("no",)]
+    assert {sample.tags for sample in dataset} == {("split:random",)}
     assert dataset[2].image == str(root / "val2014/COCO_val2014_000000000007.jpg") and dataset[2].image_size == (4, 6)
 
 

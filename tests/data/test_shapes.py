@@ -397,18 +397,18 @@ def test_phrases_as_categories_describe_their_things_and_no_others(scenes):
 def test_a_referring_sample_holds_the_targets_of_its_expression(scenes):
     stream = ShapesStream("referring", prompts_per_image=3)
     for number, scene in enumerate(scenes[:20]):
-        for expression, (sample, tags) in zip(expressions(scene, 3), stream.tagged_samples(number), strict=True):
+        for expression, sample in zip(expressions(scene, 3), stream.samples(number), strict=True):
             assert sample.expressions == (expression.text,)
             masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
             assert [scene.things[index].mask.tolist() for index in expression.targets] == [mask.tolist() for mask in masks]
-            assert tags == (expression.kind, ("no_target", "one_target", "several_targets")[min(len(masks), 2)])
+            assert sample.tags == (expression.kind, ("no_target", "one_target", "several_targets")[min(len(masks), 2)])
 
 
 def test_targets_of_held_out_pairs_are_tagged(unseen_scenes):
     stream = ShapesStream("referring", split="unseen", prompts_per_image=4)
     for number, scene in enumerate(unseen_scenes[:30]):
-        for expression, (_, tags) in zip(expressions(scene, 4), stream.tagged_samples(number), strict=True):
-            assert ("held_out" in tags) == any(scene.things[index].is_held_out for index in expression.targets)
+        for expression, sample in zip(expressions(scene, 4), stream.samples(number), strict=True):
+            assert ("held_out" in sample.tags) == any(scene.things[index].is_held_out for index in expression.targets)
 
 
 @pytest.mark.parametrize("kind", [*REGION_KINDS, None])
@@ -434,12 +434,12 @@ def test_an_interactive_sample_points_at_every_thing(scenes, kind):
 def test_conversations_ask_and_answer_and_captions_only_tell(scenes):
     stream = ShapesStream("conversation", prompts_per_image=2)
     for number, scene in enumerate(scenes[:10]):
-        for question, (sample, tags) in zip(questions(scene, 2), stream.tagged_samples(number), strict=True):
+        for question, sample in zip(questions(scene, 2), stream.samples(number), strict=True):
             assert [(message["role"], message["content"]) for message in sample.conversation] == [
                 ("user", question.text),
                 ("assistant", question.answer),
             ]
-            assert tags == (question.kind,)
+            assert sample.tags == (question.kind,)
     (message,) = ShapesStream("caption")[0].conversation
     assert message == {"role": "assistant", "content": caption(scenes[0])}
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample
-from psalm_hf.evaluation.datasets import answers_as_samples, evaluate_dataset, first_images
+from psalm_hf.evaluation.datasets import evaluate_dataset, first_images
 from psalm_hf.evaluation.measures import PanopticThresholds
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
@@ -176,22 +176,6 @@ def test_a_region_whose_object_is_unknown_is_refused(processor):
     truth = [picture("one", stripe(0, 32), regions=(replace(POINT, segment=None),))]
     with pytest.raises(ValueError, match="image one: region 0 points at no segment"):
         evaluate(processor, truth, truth)
-
-
-@pytest.mark.parametrize("prompt", [{}, {"expressions": ("this",)}, {"regions": (POINT, BOX)}], ids=["category", "sentence", "region"])
-def test_answers_become_samples_with_the_predicted_segments(processor, prompt):
-    category_id = None if prompt else CAT
-    truth = picture("one", stripe(0, 16, category_id), stripe(64, 96, category_id), **prompt)
-    told = (stripe(0, 64, category_id), stripe(64, 80, category_id))[: 1 if "expressions" in prompt else 2]
-    seen = []
-    dataset = rows_of(truth)
-
-    def watch(samples, outputs):
-        seen.extend(answers_as_samples(samples, outputs, processor, dataset))
-
-    evaluate_dataset(Stub([replace(truth, segments=told, regions=truth.regions[::-1])]), processor, dataset, batch_size=1, watchers=[watch])
-    assert [sample.segments for sample in seen] == [told]
-    assert [region.segment for region in seen[0].regions] == [0, 1][: len(truth.regions)]  # each points at its own answer
 
 
 def test_all_rows_on_the_first_pictures_are_kept_and_batches_have_the_size_asked_for(processor):

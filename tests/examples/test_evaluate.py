@@ -1,7 +1,12 @@
-"""The evaluate command from files in COCO's layout to numbers, a results file and pictures, with a tiny model of random weights."""
+"""The evaluate command: from files, or from the shapes world, to numbers, predictions and pictures; interrupted, divided and refused."""
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -9,18 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data import load
 from psalm_hf.evaluation.datasets import evaluate_dataset
 from psalm_hf.evaluation.measures import PanopticThresholds
 from psalm_hf.tiny import build_tiny
+from tests.conftest import SAMPLES
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "evaluate.py"
 spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 
 CATEGORIES = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 7, "name": "grass", "isthing": 0}]
+SHAPES = ("--benchmark", "shapes", "--checkpoint", "psalm-tiny", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -56,57 +63,177 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
 
 
-def arguments(folder, *more, dataset="coco_panoptic"):
-    files = ["--checkpoint", folder / "checkpoint", "--data-dir", folder / "coco"]
-    return [str(word) for word in ["--dataset", dataset, "--split", "val", *files, *more]]
+def run(*words):
+    return script.main([str(word) for word in words])
+
+
+def on_files(folder, output, *more, benchmark="coco_panoptic"):
+    files = ("--checkpoint", folder / "checkpoint", "--data-dir", folder / "coco", "--output-dir", output, "--device", "cpu")
+    return run("--benchmark", benchmark, *files, *more)
+
+
+def results(output):
+    """Without what differs from run to run."""
+    content = json.loads((output / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)  # NaN is no JSON
+    del content["run"]
+    return content
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_numbers_choices_and_versions_are_printed_and_stored(folder, tmp_path, capsys):
-    output = tmp_path / "new" / "results.json"
-    assert script.main(arguments(folder, "--threshold", 0.3, "--overlap", 0.1, "--num-images", 3, "--output", output)) == 0
-    record = json.loads(output.read_text(encoding="utf-8"), parse_constant=pytest.fail)  # NaN is no JSON
-    assert (record["dataset"], record["split"], record["num_images"]) == ("coco_panoptic", "val", 3)
-    assert record["protocol"]["panoptic"] == {"threshold": 0.3, "overlap": 0.1}
-    assert record["counts"]["pictures"] == 3 and record["counts"]["segments"] == 6
-    assert set(record["versions"]) == {"torch", "transformers", "psalm_hf"}
-    assert record["per_category"].keys() == {"cat", "grass"}
+    output = tmp_path / "new" / "results"
+    assert on_files(folder, output, "--threshold", 0.3, "--overlap", 0.1, "--limit", 3) == 0
+    record = results(output)
+    assert (record["benchmark"], record["split"], record["data"]["limit"]) == ("coco_panoptic", "val", 3)
+    assert record["protocol"] == {"name": "community", "threshold": 0.3, "overlap": 0.1, "semantic_resize": "logits"}
+    assert record["parts"][""]["counts"]["pictures"] == 3 and record["parts"][""]["counts"]["segments"] == 6
+    assert set(record["versions"]) == {"python", "torch", "transformers", "psalm_hf"}
+    assert record["parts"][""]["per_category"].keys() == {"cat", "grass"}
+    assert record["checkpoint"]["name"] == "checkpoint" and len(record["checkpoint"]["sha256"]) == 64
+    assert record["published"][""]["numbers"] == {"panoptic PQ": 55.9}
+    assert f"semantic mIoU                       {record['percent']['semantic mIoU']:7.2f}" in capsys.readouterr().out
+    assert "| coco_panoptic | val | community | 3 |" in (output / "results.md").read_text(encoding="utf-8")
 
-    model, processor = (
-        PsalmForSegmentation.from_pretrained(folder / "checkpoint").eval(),
-        PsalmProcessor.from_pretrained(folder / "checkpoint"),
-    )
+
+def test_it_measures_what_is_measured_during_training(folder, tmp_path):
+    on_files(folder, tmp_path / "out", "--threshold", 0.3, "--overlap", 0.1, "--semantic-resize", "scores")
+    model, processor = (part for part in build_tiny())
+    from psalm_hf import PsalmForSegmentation
+
+    model = PsalmForSegmentation.from_pretrained(folder / "checkpoint").eval()
     dataset = load("coco_panoptic", "val", folder / "coco")
-    three = type(dataset)(dataset.rows.select(range(3)), dataset.categories, dataset.task)
-    expected = evaluate_dataset(model, processor, three, batch_size=2, panoptic=PanopticThresholds(0.3, 0.1))
-    assert record["percent"] == pytest.approx(expected.percent, abs=1e-6)
-    printed = capsys.readouterr().out
-    assert "3 pictures, 3 rows, 6 segments" in printed
-    assert f"semantic mIoU               {expected.percent['semantic mIoU']:6.1f}" in printed
+    report = evaluate_dataset(model, processor, dataset, batch_size=4, panoptic=PanopticThresholds(0.3, 0.1))
+    percent = results(tmp_path / "out")["percent"]
+    assert {name: percent[name] for name in report.percent} == report.percent
 
 
-def test_every_answer_is_on_a_sheet(folder, tmp_path):
-    script.main(arguments(folder, "--pictures", tmp_path / "sheets", "--batch-size", 2))
-    sheets = [Image.open(path).size for path in sorted((tmp_path / "sheets").iterdir())]
-    assert len(sheets) == 2  # six answers, and one
-    assert sheets[0][0] > 2 * sheets[1][0] and sheets[0][1] > 1.5 * sheets[1][1]
+def test_its_predictions_give_its_numbers(folder, tmp_path):
+    on_files(folder, tmp_path / "first", "--threshold", 0.3, "--overlap", 0.1)
+    words = ("--benchmark", "coco_panoptic", "--data-dir", folder / "coco", "--device", "cpu", "--output-dir", tmp_path / "again")
+    assert run(*words, "--predictions", tmp_path / "first" / "predictions") == 0
+    first, again = results(tmp_path / "first"), results(tmp_path / "again")
+    assert first["percent"] == again["percent"] and again["checkpoint"] is None
 
 
-def test_regions_take_the_options_of_their_dataset(folder, capsys):
-    script.main(arguments(folder, "--options", "{kind: box}", "--num-images", 2, dataset="coco_interactive"))
-    printed = capsys.readouterr().out
-    assert "2 regions, box" in printed and "region mIoU, box" in printed and ", point" not in printed
+def test_the_worst_and_the_best_answers_are_drawn(folder, tmp_path):
+    on_files(folder, tmp_path / "out", "--visualize", 3)
+    drawn = sorted(path.name.partition("_0")[0] for path in (tmp_path / "out" / "pictures" / "semantic").iterdir())
+    assert drawn == ["best", "contact_sheet.png", "worst", "worst"]
+
+
+def test_parts_can_be_chosen(folder, tmp_path):
+    on_files(folder, tmp_path / "out", "--parts", "box", "mask", "--limit", 2, benchmark="coco_interactive")
+    assert results(tmp_path / "out")["parts"].keys() == {"box", "mask"}
+
+
+def test_batches_change_nothing(tmp_path):
+    for size in (1, 4):
+        assert run(*SHAPES, "--limit", 5, "--batch-size", size, "--output-dir", tmp_path / str(size)) == 0
+    assert results(tmp_path / "1") == results(tmp_path / "4")
+    assert results(tmp_path / "1")["percent"]["panoptic PQ"] > 50
+
+
+def test_processes_change_nothing(tmp_path):
+    words = [*SHAPES, "--parts", "panoptic", "referring", "--limit", "5", "--batch-size", "2"]  # an odd number of batches
+    assert run(*words, "--output-dir", tmp_path / "one") == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(SCRIPT), *words]
+    subprocess.run([*launch, "--output-dir", str(tmp_path / "two")], env=environment(), check=True, capture_output=True)
+    assert results(tmp_path / "one") == results(tmp_path / "two")
+    assert len(list((tmp_path / "two" / "answers" / "panoptic").iterdir())) == 2
+
+
+def test_a_killed_evaluation_goes_on(tmp_path):
+    words = [*SHAPES, "--parts", "referring", "--limit", "60"]
+    killed = [*words, "--batch-size", "1", "--output-dir", str(tmp_path / "killed")]
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *killed], env=environment(), stderr=subprocess.DEVNULL)
+    answers = tmp_path / "killed" / "answers" / "referring" / "000.jsonl"
+    while process.poll() is None and not (answers.exists() and answers.read_bytes().count(b"\n") >= 20):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines = answers.read_bytes().splitlines(keepends=True)
+    assert 20 <= len(lines) < 240 and not (tmp_path / "killed" / "results.json").exists()
+    answers.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])  # as if it had been killed while it wrote
+    assert run(*killed, "--resume") == 0
+    assert run(*words, "--output-dir", tmp_path / "whole") == 0
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert sorted(json.loads(line)["row"] for line in answers.read_bytes().splitlines()) == list(range(240))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("words", "message"),
     [
-        (["--num-images", "0"], "--num-images must be at least 1, got 0"),
+        (["--benchmark", "coco"], "unknown benchmark 'coco', expected one of coco_panoptic, coco_instance,"),
+        (["--protocol", "paper"], "unknown protocol 'paper', expected one of community, released"),
+        (["--no-target", "area"], "coco_panoptic: no_target does not concern it; its numbers depend on threshold, overlap, semantic_resize"),
+        (["--parts", "box"], "--parts box: coco_panoptic has the parts none"),
+        (["--split", "test"], "coco_panoptic: unknown split 'test', expected one of train, val"),
+        (["--data-dir", "nowhere"], "nowhere"),
+        (["--checkpoint", "nowhere/at/all"], "nowhere/at/all"),
+        (["--options", "{kind: box}"], "coco_panoptic: unknown option kind"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_line(folder, tmp_path, words, message, capsys):
+    assert on_files(folder, tmp_path / "out", *words) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith("error: ") and message in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_answers_is_refused(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert on_files(folder, output, "--limit", 1) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for words, message in (
+        (["--limit", 1], "holds an evaluation; go on with it by --resume"),
+        (["--limit", 1, "--resume", "--threshold", 0.5], "with another protocol: "),
+        (["--limit", 2, "--resume"], "with another data: "),
+    ):
+        assert on_files(folder, output, *words) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("mine")
+    assert on_files(folder, tmp_path / "own") == 2
+    assert "is not empty, and holds no evaluation" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: line | {"image_id": "99"}, "line 2: image '99', record None is none of the 7 rows"),
+        (lambda line: line | {"image_id": "1"}, "line 2: image '1', record None was there before"),
+        (lambda line: line | {"masks": [{**line["masks"][0], "size": [64, 48]}]}, "image 2, region 0: "),
+        (lambda line: line | {"masks": []}, "image 2, prediction: 0 masks for 1 regions"),
+        (lambda line: {"image_id": "2"}, "line 2: expected a JSON object with image_id, record_id, masks, scores"),
+        (None, "no prediction for 1 rows, such as image '2'"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(folder, tmp_path, change, message, capsys):
+    on_files(folder, tmp_path / "out", "--parts", "mask", benchmark="coco_interactive")
+    path = tmp_path / "out" / "predictions" / "mask" / "region" / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1:2] = [] if change is None else [change(lines[1])]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("--benchmark", "coco_interactive", "--parts", "mask", "--data-dir", folder / "coco", "--device", "cpu")
+    assert run(*words, "--predictions", tmp_path / "out" / "predictions", "--output-dir", tmp_path / "again") == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--batch-size", "-2"], "--batch-size must be at least 1, got -2"),
         (["--threshold", "80"], "--threshold must be between 0 and 1, got 80"),
         (["--options", "point"], "--options is a YAML mapping"),
+        (["--predictions", "folder"], "give either --checkpoint or --predictions"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options, message, capsys):
+def test_options_that_mean_nothing_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
-        script.parse_arguments(["--checkpoint", "c", "--dataset", "coco_panoptic", "--split", "val", *options])
+        script.parse_arguments(["--checkpoint", "c", "--benchmark", "coco_panoptic", "--output-dir", "out", *words])
     assert message in capsys.readouterr().err

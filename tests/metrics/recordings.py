@@ -25,6 +25,10 @@ def read_json(folder: str, path: str) -> dict | list:
     return json.loads((EVAL_CASES / folder / path).read_text())
 
 
+def read_json_lines(folder: str, path: str) -> list:
+    return [json.loads(line) for line in (EVAL_CASES / folder / path).read_text().splitlines()]
+
+
 def read_labels(path) -> np.ndarray:
     """(H, W) class numbers of a PNG or TIFF."""
     return np.asarray(Image.open(path))

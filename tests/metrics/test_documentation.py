@@ -43,3 +43,11 @@ def test_regions_are_sorted_by_size():
         names["add_region"](large, target)
     assert names["by_size"]["below 2 %"].compute()["mIoU"] == 1
     assert names["by_size"]["larger"].compute()["mIoU"] == 100
+
+
+def test_the_example_of_vqa_gives_the_numbers_beside_it():
+    assert run_blocks()["vqa"].compute() == {"accuracy": 90.0, "accuracy, answer type other": 90.0}
+
+
+def test_the_example_of_videos_gives_the_number_beside_it():
+    assert run_blocks()["video"].compute()["J&F"] == 50

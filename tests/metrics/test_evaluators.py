@@ -7,10 +7,21 @@ import math
 import pytest
 from pycocotools.coco import COCO
 
-from psalm_hf.metrics import MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU
+from psalm_hf.metrics import (
+    Correspondence,
+    LvisAP,
+    MaskAP,
+    MeanIoU,
+    PanopticQuality,
+    ReferringIoU,
+    RegionIoU,
+    VideoObjects,
+    VqaAccuracy,
+    YesNoScores,
+)
 from psalm_hf.structures import Segment
 from tests.conftest import EVAL_CASES
-from tests.metrics.recordings import case, cases, read_json, read_labels, read_segment_ids
+from tests.metrics.recordings import case, cases, expected, read_json, read_json_lines, read_labels, read_segment_ids
 
 pytestmark = pytest.mark.evaluators
 
@@ -151,3 +162,143 @@ def test_region_iou_is_the_referring_iou_where_everything_has_a_target(name):
         metric.update(row["pred"], row["gt"])
     assert_equal(metric.compute()["mIoU"], recorded["gIoU"], "mIoU")
     assert_equal(metric.compute()["cIoU"], recorded["cIoU"], "cIoU")
+
+
+VQA = cases("vqa")
+POPE_SCORES = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1_score": "F1", "yes_ratio": "yes-ratio"}
+
+
+def test_vqa_and_pope_hold_cases():
+    assert VQA and expected("pope")["answers"]
+
+
+@pytest.mark.parametrize("name", VQA)
+def test_vqa_accuracy(name):
+    recorded = case("vqa", name)
+    annotations = {entry["question_id"]: entry for entry in read_json("vqa", recorded["annotations"])["annotations"]}
+    metric = VqaAccuracy()
+    for result in read_json("vqa", recorded["results"]):
+        annotation = annotations[result["question_id"]]
+        human_answers = [answer["answer"] for answer in annotation["answers"]]
+        one = VqaAccuracy()
+        one.update(result["answer"], human_answers)
+        worth = recorded["per_question"][str(result["question_id"])]
+        assert_equal(round(one.compute()["accuracy"], 2), worth, f"question {result['question_id']}")
+        metric.update(result["answer"], human_answers, [f"answer {annotation['answer_type']}", f"question {annotation['question_type']}"])
+    numbers = metric.compute()
+    # That evaluator rounds to 2 digits.
+    assert_equal(round(numbers.pop("accuracy"), 2), recorded["overall"], "overall")
+    groups = {f"accuracy, answer {kind}": value for kind, value in recorded["perAnswerType"].items()}
+    groups |= {f"accuracy, question {kind}": value for kind, value in recorded["perQuestionType"].items()}
+    assert numbers.keys() == groups.keys()
+    for group, value in groups.items():
+        assert_equal(round(numbers[group], 2), value, group)
+
+
+def test_pope_scores():
+    recorded = expected("pope")
+    answers, labels = (read_json_lines("pope", recorded[name]) for name in ("answers", "labels"))
+    metric = YesNoScores()
+    for answer, label in zip(answers, labels, strict=True):
+        metric.update(answer["answer"], label["label"], "random")
+    outcomes = metric.outcomes["random"]
+    assert {"TP": outcomes["yes", True], "FP": outcomes["no", True], "TN": outcomes["no", False], "FN": outcomes["yes", False]} == {
+        name: recorded[name] for name in ("TP", "FP", "TN", "FN")
+    }
+    numbers = metric.compute()
+    for key, name in POPE_SCORES.items():
+        assert_equal(numbers[name] / 100, recorded[key], name)
+        assert_equal(numbers[f"{name}, random"] / 100, recorded[key], name)
+
+
+DAVIS, CORRESPONDENCE = cases("davis"), cases("egoexo")
+# Names of the correspondence script -> ours; what else it prints is not compared.
+CORRESPONDENCE_NAMES = {
+    "iou": "IoU",
+    "shape_acc": "contour accuracy",
+    "location_score": "location error",
+    "existence_balanced_acc": "visibility accuracy",
+}
+
+
+def test_davis_and_ego_exo_hold_cases():
+    assert DAVIS and CORRESPONDENCE
+
+
+@pytest.mark.parametrize("name", DAVIS)
+def test_video_objects(name):
+    recorded = case("davis", name)
+    folder = EVAL_CASES / "davis"
+    metric = VideoObjects()
+    for sequence in (folder / "gt/ImageSets/2017/val.txt").read_text().split():
+        paths = sorted((folder / "gt/Annotations/480p" / sequence).iterdir())
+        first = read_labels(paths[0])
+        objects = range(1, int(first[first != 255].max()) + 1)
+        for path in paths[1:-1]:  # the benchmark does not score the first and the last frame
+            metric.update(sequence, path.stem, read_labels(folder / "results" / name / sequence / path.name), read_labels(path), objects)
+    result = metric.compute()
+    assert {f"{key}-Mean" if key == "J&F" else key for key in result} == recorded["global"].keys()
+    for key, value in recorded["global"].items():
+        assert_equal(result["J&F" if key == "J&F-Mean" else key] / 100, value, key)
+    per_object = {f"{sequence}_{number}": values for (sequence, number), values in metric.per_object().items()}
+    assert per_object.keys() == recorded["per_object"].keys()
+    for key, values in recorded["per_object"].items():
+        for measure, value in values.items():
+            assert_equal(per_object[key][measure] / 100, value, f"{key} {measure}")
+
+
+@pytest.mark.parametrize("name", CORRESPONDENCE)
+def test_correspondence(name):
+    recorded = case("egoexo", name)
+    predictions = read_json("egoexo", recorded["predictions"])
+    predictions = predictions[name if name in predictions else next(key for key in ("ego-exo", "exo-ego") if key in predictions)]["results"]
+    truth = read_json("egoexo", recorded.get("gt", expected("egoexo")["gt"]))["annotations"]
+    metric = Correspondence()
+    for take, annotation in truth.items():
+        for thing, pairs in predictions[take]["masks"].items():
+            for views, frames in pairs.items():
+                masks, annotated = annotation["masks"][thing], annotation["annotated_frames"][thing]
+                (query,) = (camera for camera in masks if views.startswith(f"{camera}_") and views.removeprefix(f"{camera}_") in masks)
+                target = views.removeprefix(f"{query}_")
+                for frame, prediction in frames.items():
+                    if frame in masks[query] and int(frame) in annotated[target]:
+                        metric.update(prediction["pred_mask"], masks[target].get(frame), prediction["confidence"])
+    result = metric.compute()
+    for key, ours in CORRESPONDENCE_NAMES.items():
+        assert_equal(result[ours] / 100, recorded[key], key)
+
+
+# Names of lvis-api's summary -> ours.
+LVIS_SUMMARY = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "APs": "AP-small", "APm": "AP-medium", "APl": "AP-large"}
+LVIS_SUMMARY |= {"APr": "AP-rare", "APc": "AP-common", "APf": "AP-frequent"}
+LVIS_SUMMARY |= {"AR@300": "AR300", "ARs@300": "AR-small", "ARm@300": "AR-medium", "ARl@300": "AR-large"}
+
+
+def test_lvis_ap():
+    recorded = expected("lvis")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(EVAL_CASES / "lvis" / recorded["gt"])
+    predictions = read_json("lvis", recorded["predictions"])
+    metric = LvisAP(frequencies={category["id"]: category["frequency"] for category in truth.dataset["categories"]})
+    for image_id, image in truth.imgs.items():
+        annotations = truth.imgToAnns[image_id]
+        found = [prediction for prediction in predictions if prediction["image_id"] == image_id]
+        metric.update(
+            image_id,
+            [prediction["segmentation"] for prediction in found],
+            [prediction["category_id"] for prediction in found],
+            [prediction["score"] for prediction in found],
+            [Segment(truth.annToRLE(annotation), annotation["category_id"], area=annotation["area"]) for annotation in annotations],
+            target_ids=[annotation["id"] for annotation in annotations],
+            # That evaluator takes the area of the box, where there are boxes.
+            areas=[math.prod(prediction["bbox"][2:]) for prediction in found] if "bbox" in predictions[0] else None,
+            negative_category_ids=image["neg_category_ids"],
+            not_exhaustive_category_ids=image["not_exhaustive_category_ids"],
+        )
+    result = metric.compute()
+    assert recorded["cases"]["segm"].keys() == LVIS_SUMMARY.keys()
+    for key, value in recorded["cases"]["segm"].items():
+        if value == -1:
+            assert math.isnan(result[LVIS_SUMMARY[key]])
+        else:
+            assert_equal(result[LVIS_SUMMARY[key]] / 100, value, key)

@@ -112,9 +112,9 @@ def test_bitmaps_and_rles_are_the_same():
 
 
 def test_the_object_with_annotation_id_0_is_never_found_as_in_pycocotools():
-    for target_ids, value in ((None, 100), ([7], 100), ([0], 0)):
+    for target_ids, own_id, value in ((None, None, 100), (None, 7, 100), (None, 0, 0), ([7], None, 100), ([0], None, 0), ([7], 0, 100)):
         metric = MaskAP()
-        metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20))], target_ids=target_ids)
+        metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20), annotation_id=own_id)], target_ids=target_ids)
         assert metric.compute()["AP"] == pytest.approx(value)
 
 
@@ -161,14 +161,39 @@ def test_what_does_not_fit_is_refused_and_leaves_no_trace(change, message):
 def test_an_image_of_two_workers_and_an_id_of_two_objects_are_refused():
     first, second = MaskAP(), MaskAP()
     for metric in (first, second):
-        metric.update("a", [], [], [], [segment(square(20))], target_ids=[4])
+        metric.update("a", [], [], [], [segment(square(20))], target_ids=[0])
     with pytest.raises(ValueError, match="1 images are in both, such as a"):
         first += second
-    first.update("b", [], [], [], [segment(square(20))], target_ids=[4])
-    with pytest.raises(ValueError, match="target ids occur twice"):
+    first.update("b", [], [], [], [segment(square(20))], target_ids=[0])
+    with pytest.raises(ValueError, match="2 targets have the annotation id 0"):
         first.compute()
 
 
 def test_before_the_first_update_there_is_nothing_to_compute():
     with pytest.raises(ValueError, match="nothing to compute"):
         MaskAP().compute()
+
+
+def test_ids_that_are_numbers_written_as_text_are_ordered_as_numbers():
+    """The same tie, with ids as samples have them."""
+    metric = MaskAP()
+    for image_id in ("10", "9"):
+        metric.update(image_id, [square(20)], [CAT], [0.5], [segment(square(20))] if image_id == "9" else [])
+    assert metric.compute()["AP"] == pytest.approx(100)
+
+
+def test_the_area_that_an_annotation_gives_decides_the_bin():
+    metric = MaskAP()
+    metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20), area=2000.5)])
+    result = metric.compute()
+    assert math.isnan(result["AP-small"]) and result["AP-medium"] == pytest.approx(100)
+
+
+def test_the_area_that_a_prediction_comes_with_decides_where_it_is_false():
+    found, targets = [square(20, left=100), square(20)], [segment(square(20))]
+    for areas, value in ((None, 50), ([400, 400], 50), ([5000, 400], 100)):
+        metric = MaskAP()
+        metric.update(1, found, [CAT] * 2, [0.9, 0.5], targets, areas=areas)
+        assert metric.compute()["AP-small"] == pytest.approx(value)
+    with pytest.raises(ValueError, match="image 2: 2 predictions but 1 areas"):
+        metric.update(2, found, [CAT] * 2, [0.9, 0.5], targets, areas=[400])

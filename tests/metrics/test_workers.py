@@ -6,7 +6,21 @@ import numpy as np
 import pytest
 
 from psalm_hf.masks import rle_from_bitmap
-from psalm_hf.metrics import MaskAP, MeanIoU, PanopticQuality, ReferringIoU, RegionIoU
+from psalm_hf.metrics import (
+    ChoiceAccuracy,
+    CircularAccuracy,
+    CityscapesAP,
+    Correspondence,
+    LvisAP,
+    MaskAP,
+    MeanIoU,
+    PanopticQuality,
+    ReferringIoU,
+    RegionIoU,
+    VideoObjects,
+    VqaAccuracy,
+    YesNoScores,
+)
 from psalm_hf.structures import Segment
 from tests.metrics.drawing import random_ids, random_mask
 from tests.metrics.test_panoptic_quality import IS_THING, random_image
@@ -23,13 +37,56 @@ def ap_image(rng, image_id):
     return image_id, masks, rng.integers(1, 3, len(masks)), rng.choice([0.3, 0.6], len(masks)), targets
 
 
+def letters(rng, number):
+    return [str(letter) for letter in rng.choice(list("ABCD"), number)]
+
+
+def circular_pass(rng, index):
+    """Two passes of every question, one after the other."""
+    question, rotation = divmod(index, 2)
+    return question, rotation, "A", str(rng.choice(["A", "B"], p=[0.8, 0.2])), 2, ["group A", f"group {question % 3}"]
+
+
+class LvisByPosition(LvisAP):
+    """What is known about the image comes last."""
+
+    def update(self, *arguments):
+        *others, negative, not_exhaustive = arguments
+        super().update(*others, negative_category_ids=negative, not_exhaustive_category_ids=not_exhaustive)
+
+
+def lvis_image(rng, image_id):
+    *predictions, targets = ap_image(rng, image_id)
+    targets = [Segment(target.mask_rle, target.category_id) for target in targets]
+    return *predictions, targets, [1, 2][: rng.integers(3)], [2][: rng.integers(2)]
+
+
+def cityscapes_image(rng, image_id):
+    """Blocks of 144 pixels; predictions are moved a little, and share their scores."""
+    values = rng.integers(0, 7, (3, 4)).repeat(12, axis=0).repeat(12, axis=1)
+    targets = [Segment(rle_from_bitmap(values == value), 26 + value % 2, bool(value == 4)) for value in range(2, 6)]
+    masks = [np.roll(values == rng.integers(7), rng.integers(-2, 3, 2), (0, 1)) for _ in range(rng.integers(8))]
+    return image_id, masks, rng.integers(26, 28, len(masks)), rng.choice([0.3, 0.6], len(masks)), targets, values == 1
+
+
 # name -> (an empty measure, arguments of update number `index`)
 MEASURES = {
     "panoptic": (lambda: PanopticQuality(IS_THING), lambda rng, index: random_image(rng)),
     "semantic": (lambda: MeanIoU(4), lambda rng, index: (random_ids(rng, 4), random_ids(rng, 4))),
     "instance": (MaskAP, ap_image),
+    "instance of LVIS": (lambda: LvisByPosition(frequencies={1: "r", 2: "f"}), lvis_image),
+    "instance of Cityscapes": (lambda: CityscapesAP([26, 27]), cityscapes_image),
     "referring": (ReferringIoU, lambda rng, index: (random_mask(rng), random_mask(rng))),
     "region": (RegionIoU, lambda rng, index: (random_mask(rng), random_mask(rng))),
+    "vqa": (VqaAccuracy, lambda rng, index: (*letters(rng, 1), letters(rng, 10), letters(rng, 2))),
+    "choices": (ChoiceAccuracy, lambda rng, index: (*letters(rng, 2), letters(rng, 2))),
+    "circular": (CircularAccuracy, circular_pass),
+    "yes or no": (YesNoScores, lambda rng, index: (*rng.choice(["yes", "no"], 2).tolist(), f"file {index % 3}")),
+    "video": (VideoObjects, lambda rng, index: (f"video {index % 3}", index, random_ids(rng, 3), random_ids(rng, 4), (1, 2))),
+    "correspondence": (
+        Correspondence,
+        lambda rng, index: (random_mask(rng), random_mask(rng) if rng.random() < 0.7 else None, rng.random()),
+    ),
 }
 
 
@@ -106,6 +163,7 @@ def test_results_are_plain_numbers(name):
         (MeanIoU(4), MeanIoU(4, ignore_label=7)),
         (MaskAP(), MaskAP(area_ranges={"all of them": (0, 1e9)})),
         (MaskAP(), MaskAP(max_detections=(1, 10, 300))),
+        (CityscapesAP([26]), CityscapesAP([26, 27])),
     ],
 )
 def test_only_measures_made_alike_can_be_added(first, second):

@@ -1,0 +1,74 @@
+"""The names of the categories of each benchmark, with synonyms: the lists of `labels/`. See docs/label_lists.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+# Benchmark -> file of `labels/`, and which of its lines.
+_LISTS: Mapping[str, tuple[str, slice]] = MappingProxyType(
+    {
+        "coco_panoptic": ("coco_133", slice(None)),
+        "coco_semantic": ("coco_133", slice(None)),
+        "coco_instance": ("coco_133", slice(80)),  # the things come first
+        "ade20k": ("ade20k_150", slice(None)),
+        "cityscapes": ("cityscapes_19", slice(None)),
+        "pc59": ("pascal_context_59", slice(None)),
+        "pc459": ("pascal_context_459", slice(None)),
+        "voc20": ("pascal_voc_21", slice(1, None)),  # without the background
+        "voc21": ("pascal_voc_21", slice(None)),
+        "lvis": ("lvis_1203", slice(None)),
+    }
+)
+
+# What an option `names` may say: a category is prompted by one name, or by all its names with commas between them, which are ONE name.
+NAME_RULES = ("first", "synonyms")
+
+# Benchmark -> the rule of the released evaluation: all names of a category, but of more than 200 categories the first alone; for Cityscapes
+# the list of synonyms is switched off. It evaluates neither voc21 nor lvis. Source: PSALM (github.com/zamling/PSALM, d5dbfda), psalm/eval.
+RELEASED_RULES: Mapping[str, str] = MappingProxyType(
+    {"ade20k": "synonyms", "cityscapes": "first", "pc59": "synonyms", "pc459": "first", "voc20": "synonyms"}
+)
+
+
+@cache
+def label_list(benchmark: str) -> tuple[tuple[str, ...], ...]:
+    """All names of each category, in the order in which the benchmark counts its categories.
+
+    Raises:
+        ValueError: a benchmark without a list.
+    """
+    if benchmark not in _LISTS:
+        raise ValueError(f"{benchmark!r} has no list of names, expected one of {', '.join(_LISTS)}")
+    file, part = _LISTS[benchmark]
+    return tuple(tuple(line.split(",")) for line in _lines(file)[part])
+
+
+def joined_names(benchmark: str) -> list[str]:
+    """What a category is prompted by under the rule "synonyms": all its names with commas between them, without blanks behind them.
+
+    Raises:
+        ValueError: a benchmark without a list.
+    """
+    return [",".join(names) for names in label_list(benchmark)]
+
+
+def lvis_frequencies() -> tuple[str, ...]:
+    """In how many pictures of the training split each category of LVIS v1 occurs: "r" 1 to 10, "c" 11 to 100, "f" more."""
+    return tuple(_lines("lvis_1203_frequency"))
+
+
+def check_name_rule(dataset: str, names: str) -> None:
+    """Refuses a value of the option `names` of a dataset that is no rule.
+
+    Raises:
+        ValueError: with the valid ones.
+    """
+    if names not in NAME_RULES:
+        raise ValueError(f"{dataset}: unknown names {names!r}, expected one of {', '.join(NAME_RULES)}")
+
+
+def _lines(file: str) -> list[str]:
+    return resources.files(__package__).joinpath(f"labels/{file}.txt").read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,385 @@
+"""THE TABLE of benchmarks: which rows are answered, what the answers are judged by, and which choices the numbers depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from ..data import load
+from ..data.ego_exo4d import DIRECTIONS, FRAME_FOLDER
+from ..data.features import Category, SampleDataset
+from ..data.label_lists import RELEASED_RULES
+from ..metrics import COCO_SIZES
+from ..structures import REGION_KINDS, Sample
+from .detection_measures import CityscapesInstanceMeasure, LvisMeasure
+from .formats.cityscapes_instances import CityscapesInstances
+from .formats.coco_panoptic import CocoPanoptic
+from .formats.coco_results import CocoResults
+from .formats.correspondence import CorrespondenceFile
+from .formats.davis import DavisFrames
+from .formats.label_maps import LabelMaps
+from .formats.mask_lines import MaskLines
+from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
+from .measures import (
+    InstanceMeasure,
+    Measure,
+    PanopticMeasure,
+    PanopticThresholds,
+    ReferringMeasure,
+    ReferringRule,
+    RegionMeasure,
+    SemanticMeasure,
+    measures_of,
+)
+from .shapes_batch import area_ranges, closed
+from .text_measures import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, VqaMeasure
+from .video_measures import CorrespondenceMeasure, VideoMeasure
+
+PROTOCOLS = ("community", "released")
+
+# Choices that are an option of the dataset: choice -> name of the option.
+_DATASET_OPTIONS = {
+    "refer_protocol": "protocol",
+    "rasterisation": "rasterisation",
+    "names": "names",
+    "oracle": "oracle",
+    "passes": "rotations",
+}
+_ROTATIONS = {"circular": "all", "vanilla": "none"}
+
+
+class Format(Protocol):
+    """The files in which a benchmark takes answers."""
+
+    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+        """Writes all answers into a folder that exists."""
+
+    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
+        """Row -> answer, for all rows; refuses by ValueError what does not belong to them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one dataset, answered with one set of options.
+
+    Attributes:
+        dataset: in `psalm_hf.data.list_datasets()`.
+        name: tells the parts of a benchmark apart; "" where there is one.
+        options: of the dataset.
+        split: of the dataset, where the part is one.
+        truths: measure -> the dataset that holds its truth, about the same pictures, if it is another one.
+    """
+
+    dataset: str
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    split: str | None = None
+    truths: Mapping[str, str] = field(default_factory=dict)
+
+
+Choices = Mapping[str, Any]
+MakeMeasures = Callable[[Mapping[str, SampleDataset], Choices], Sequence[Measure]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table.
+
+    Attributes:
+        parts: what is answered.
+        measures: datasets by measure ("" = the one that is answered) and choices -> what the answers of a part are judged by.
+        choices: protocol -> choice -> value: everything that can be chosen, see `examples/evaluate.py --help`.
+        split: unless another one is asked for.
+        is_joint: whether the parts are also judged together, as "all".
+        is_answered: whether a model can be run on it; where not, predictions are scored.
+    """
+
+    parts: tuple[Part, ...]
+    measures: MakeMeasures
+    choices: Mapping[str, Choices]
+    split: str = "val"
+    is_joint: bool = False
+    is_answered: bool = True
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """A part whose files were found.
+
+    Attributes:
+        folder, split, options: where the dataset comes from.
+        truths: measure -> its truth; those that are not named have `dataset`.
+    """
+
+    part: Part
+    folder: str | None
+    split: str
+    options: Mapping[str, Any]
+    dataset: SampleDataset
+    truths: Mapping[str, SampleDataset]
+    measures: tuple[Measure, ...]
+
+
+def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
+    """All choices of a benchmark.
+
+    Args:
+        own: what was chosen otherwise than the protocol has it.
+
+    Raises:
+        ValueError: an unknown benchmark or protocol, or a choice that does not concern the benchmark, with the valid ones.
+    """
+    benchmark = benchmark_of(name)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    choices = benchmark.choices[protocol]
+    for choice in own:
+        if choice not in choices:
+            known = ", ".join(choices) or "none"
+            raise ValueError(f"{name}: {choice} does not concern it; its numbers depend on {known}")
+    return {**choices, **own}
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """A row of the table.
+
+    Raises:
+        ValueError: there is none, with the valid names.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def open_part(benchmark: Benchmark, part: Part, split: str, data_dir: str | None, choices: Choices, options: Mapping[str, Any]) -> OpenPart:
+    """Loads the datasets of a part and makes its measures.
+
+    Args:
+        options: further ones of the dataset.
+
+    Raises:
+        ValueError, FileNotFoundError: as `psalm_hf.data.load`; a choice that contradicts another.
+    """
+    chosen = {option: choices[choice] for choice, option in _DATASET_OPTIONS.items() if choice in choices}
+    if "passes" in choices:
+        chosen["rotations"] = _ROTATIONS[choices["passes"]]
+    split = part.split or split
+    options = {**part.options, **chosen, **options}
+    dataset = load(part.dataset, split, data_dir, **options)
+    truths = {measure: load(name, split, data_dir, **chosen) for measure, name in part.truths.items()}
+    return OpenPart(part, data_dir, split, options, dataset, truths, tuple(benchmark.measures({"": dataset} | truths, choices)))
+
+
+def formats_of(name: str, part: OpenPart) -> dict[str, Format]:
+    """Measure -> the format in which its answers are submitted."""
+    special = _OWN_FORMATS.get(name, {})
+    return {measure.name: (special.get(measure.name) or _FORMATS[measure.name])(part) for measure in part.measures}
+
+
+def _categories(part: OpenPart, measure: str) -> Sequence[Category]:
+    """By which the answers to a measure go: those of its truth."""
+    return part.truths.get(measure, part.dataset).categories
+
+
+_FORMATS: Mapping[str, Callable[[OpenPart], Format]] = {
+    "panoptic": lambda part: CocoPanoptic(_categories(part, "panoptic")),
+    "semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic")),
+    "instance": lambda part: CocoResults(_categories(part, "instance")),
+    "referring": lambda part: MaskLines(("mask", "score", "no_target")),
+    "region": lambda part: MaskLines(("masks", "scores")),
+}
+
+def _correspondence_file(part: OpenPart) -> Format:
+    takes = Path(part.folder, part.options.get("frame_folder", FRAME_FOLDER))
+    return CorrespondenceFile(takes, part.split, part.options["direction"])
+
+
+# Benchmarks with a format of their own.
+_OWN_FORMATS: Mapping[str, Mapping[str, Callable[[OpenPart], Format]]] = {
+    "cityscapes": {
+        "semantic": lambda part: LabelMaps.of_cityscapes(_categories(part, "semantic")),
+        "instance": lambda part: CityscapesInstances([category for category in _categories(part, "instance") if category.is_thing]),
+    },
+    "pc459": {"semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic"), file_name="{id}.tif")},
+    "davis2017": {"region": lambda part: DavisFrames()},
+    "ego_exo4d": {"region": _correspondence_file},
+    "vqav2": {"text": lambda part: VqaResults()},
+    "scienceqa": {"text": lambda part: ScienceQaAnswers()},
+    "mmbench": {"text": lambda part: MmBenchTable()},
+    "pope": {"text": lambda part: PopeAnswers()},
+}
+
+
+def _panoptic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    # Answers name categories as the truth of their measure does; names and order are those that were prompted.
+    def categories(measure: str) -> Sequence[Any]:
+        return datasets.get(measure, datasets[""]).categories
+
+    return [
+        PanopticMeasure(categories("panoptic"), PanopticThresholds(choices["threshold"], choices["overlap"]), COCO_SIZES),
+        SemanticMeasure(categories("semantic"), resize_logits=choices["semantic_resize"] == "logits"),
+        InstanceMeasure(categories("")),
+    ]
+
+
+def _cityscapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [*_panoptic(datasets, choices)[:2], CityscapesInstanceMeasure(datasets[""].categories)]
+
+
+def _lvis(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [LvisMeasure(datasets[""].categories)]
+
+
+def _video(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [VideoMeasure()]
+
+
+def _correspondence(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [CorrespondenceMeasure()]
+
+
+def _mmbench(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [MmBenchMeasure(circular=choices["passes"] == "circular")]
+
+
+def _semantic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [SemanticMeasure(datasets[""].categories, resize_logits=choices["semantic_resize"] == "logits")]
+
+
+def _instance(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [InstanceMeasure(datasets[""].categories)]
+
+
+def _referring(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [ReferringMeasure(_rule(choices), COCO_SIZES)]
+
+
+def _reasoning(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [ReferringMeasure(_rule(choices), COCO_SIZES, ignore_crowds=True)]
+
+
+def _rule(choices: Choices) -> ReferringRule:
+    if "no_target" not in choices:
+        return ReferringRule()
+    return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"])
+
+
+def _region(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [RegionMeasure(COCO_SIZES)]
+
+
+def _shapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    row, categories = datasets[""].rows[0], datasets[""].categories
+    sizes = area_ranges(row["image_size"])
+    if row["condition"] == "sentence":
+        return [ReferringMeasure(_rule(choices), sizes)]
+    if row["condition"] == "region":
+        return [RegionMeasure(sizes)]
+    panoptic, semantic, _ = _panoptic(datasets, choices)
+    return [
+        PanopticMeasure(categories, panoptic.thresholds, sizes),
+        semantic,
+        InstanceMeasure(categories, closed(sizes)),
+    ]
+
+
+def _own(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    dataset = datasets[""]
+    (condition, *others) = dataset.rows.unique("condition")
+    if others:
+        raise ValueError(f"rows of the conditions {condition}, {', '.join(others)}, which have no number in common; give each its own file")
+    return measures_of(condition, dataset.task, dataset.categories, PanopticThresholds(choices["threshold"], choices["overlap"]))
+
+
+def _both(choices: Choices) -> dict[str, Choices]:
+    """Where the released protocol is that of everybody."""
+    return {protocol: choices for protocol in PROTOCOLS}
+
+
+_THRESHOLDS = {"threshold": 0.8, "overlap": 0.8}
+
+
+def _open(benchmark: str, **choices: Any) -> dict[str, Choices]:
+    """Of a vocabulary whose names have synonyms."""
+    return _both({"names": RELEASED_RULES.get(benchmark, "synonyms"), **choices})
+
+
+_REFERRING = {
+    "community": {"refer_protocol": "per_expression", "rasterisation": "exact"},
+    "released": {"refer_protocol": "merged", "rasterisation": "released"},
+}
+_GENERALISED = {
+    "community": _REFERRING["community"] | {"referring_threshold": 0.6, "no_target": "threshold", "min_area": 50},
+    "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50},
+}
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "coco_panoptic": Benchmark((Part("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"})),
+        "coco_instance": Benchmark((Part("coco_instance"),), _instance, _both({})),
+        "coco_semantic": Benchmark((Part("coco_semantic"),), _semantic, _both({"semantic_resize": "scores"})),
+        "refcoco": Benchmark((Part("refcoco"),), _referring, _REFERRING),
+        "refcoco+": Benchmark((Part("refcoco+"),), _referring, _REFERRING),
+        "refcocog": Benchmark((Part("refcocog"),), _referring, _REFERRING),
+        "grefcoco": Benchmark((Part("grefcoco"),), _referring, _GENERALISED),
+        "reasonseg": Benchmark((Part("reasonseg"),), _reasoning, _both({"refer_protocol": "per_expression"})),
+        "coco_interactive": Benchmark(
+            tuple(Part("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
+            _region,
+            {"community": {"rasterisation": "exact"}, "released": {"rasterisation": "released"}},
+        ),
+        "ade20k": Benchmark(
+            (Part("ade20k_panoptic", truths={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
+            _panoptic,
+            _open("ade20k", **_THRESHOLDS, semantic_resize="logits"),
+        ),
+        "cityscapes": Benchmark(
+            (Part("cityscapes_panoptic", truths={"semantic": "cityscapes_semantic"}),),
+            _cityscapes,
+            _open("cityscapes", **_THRESHOLDS, semantic_resize="logits"),
+        ),
+        "lvis": Benchmark((Part("lvis"),), _lvis, _both({"vocabulary": "divided"})),
+        "pc59": Benchmark((Part("pc59"),), _semantic, _open("pc59", semantic_resize="scores")),
+        "pc459": Benchmark(
+            (Part("pc459"),),
+            _semantic,
+            {
+                "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
+                "released": {"names": "first", "semantic_resize": "scores", "vocabulary": "whole"},
+            },
+        ),
+        "voc20": Benchmark((Part("voc20"),), _semantic, _open("voc20", semantic_resize="scores")),
+        "voc21": Benchmark((Part("voc21"),), _semantic, _open("voc21", semantic_resize="scores")),
+        "davis2017": Benchmark((Part("davis2017"),), _video, {"community": {"oracle": False}, "released": {"oracle": True}}),
+        "ego_exo4d": Benchmark(
+            tuple(Part("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
+            _correspondence,
+            _both({"oracle": False}),
+        ),
+        "vqav2": Benchmark((Part("vqav2"),), lambda datasets, choices: [VqaMeasure()], _both({}), is_answered=False),
+        "scienceqa": Benchmark((Part("scienceqa"),), lambda datasets, choices: [ScienceQaMeasure()], _both({}), "test", is_answered=False),
+        "mmbench": Benchmark((Part("mmbench"),), _mmbench, _both({"passes": "circular"}), "dev", is_answered=False),
+        "pope": Benchmark(
+            tuple(Part("pope", file, split=file) for file in ("random", "popular", "adversarial")),
+            lambda datasets, choices: [PopeMeasure()],
+            _both({}),
+            "all",
+            is_joint=True,
+            is_answered=False,
+        ),
+        "shapes": Benchmark(
+            (
+                Part("shapes", "panoptic", {"task": "panoptic"}),
+                Part("shapes", "referring", {"task": "referring"}),
+                *(Part("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
+            ),
+            _shapes,
+            _both(_THRESHOLDS | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "threshold", "min_area": 50}),
+            split="test",
+        ),
+        **{name: Benchmark((Part(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},
+    }
+)

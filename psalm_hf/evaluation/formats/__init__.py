@@ -1,0 +1,1 @@
+"""Submission formats: the files in which benchmarks take answers, written and read."""

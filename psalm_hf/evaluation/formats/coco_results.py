@@ -1,0 +1,90 @@
+"""Instance segmentation, in the results file of COCO and LVIS."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.features import Category, SampleDataset
+from ...structures import Sample
+from .images import image_rows, json_id, read_json, sized_mask
+
+FILE = "results.json"
+KEYS = ("image_id", "category_id", "segmentation", "score")
+
+
+class CocoResults:
+    """`results.json`: the list `[{"image_id", "category_id", "segmentation": RLE, "score"}]`; an image without instances is not in it.
+
+    Image ids are numbers where they are written as numbers.
+    """
+
+    def __init__(self, categories: Sequence[Category]):
+        self.category_ids = {category.id for category in categories}
+
+    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+        """One instance per line."""
+        with (folder / FILE).open("w", encoding="utf-8") as file:
+            file.write("[")
+            separator = "\n"
+            for sample, answer in answers:
+                for instance in answer["instances"]:
+                    entry = {
+                        "image_id": json_id(str(sample.image_id)),
+                        "category_id": instance["category_id"],
+                        "segmentation": instance["mask"],
+                        "score": instance["score"],
+                    }
+                    file.write(separator + json.dumps(entry))
+                    separator = ",\n"
+            file.write("\n]\n")
+
+    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
+        """Row -> answer, the surest instance first; equally sure ones in the order of the file, which evaluators keep.
+
+        If the first entry has a box, all have one, and instances have its "area": pycocotools and lvis-api count a false prediction in the
+        sizes that its BOX belongs to then. (The boxes of some tools are all zero; leave them out.)
+
+        Args:
+            path: the file, or the folder that it lies in.
+
+        Raises:
+            ValueError: no such list; images or categories that the dataset does not have; a mask of another size; a score that is no
+                finite number.
+        """
+        path = path / FILE if path.is_dir() else path
+        entries = read_json(path)
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: expected a list of results, got {type(entries).__name__}")
+        rows = image_rows(dataset)
+        has_boxes = bool(entries and isinstance(entries[0], Mapping) and entries[0].get("bbox"))
+        keys = (*KEYS, "bbox") if has_boxes else KEYS
+        found: dict[int, list[dict[str, Any]]] = {image.row: [] for image in rows.values()}
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, Mapping) or not set(keys) <= entry.keys():
+                raise ValueError(f"{path}, entry {number}: expected {', '.join(keys)}, got {entry!r:.80}")
+            item = f"{path}, entry {number}, image {entry['image_id']}"
+            if (image := rows.get(str(entry["image_id"]))) is None:
+                raise ValueError(f"{item}: is none of the {len(rows)} images of the dataset")
+            if entry["category_id"] not in self.category_ids:
+                raise ValueError(f"{item}: category id {entry['category_id']!r} is none of the {len(self.category_ids)} of the dataset")
+            if type(entry["score"]) not in (int, float) or not math.isfinite(entry["score"]):
+                raise ValueError(f"{item}: expected a finite score, got {entry['score']!r}")
+            mask = sized_mask(entry["segmentation"], image.size, item)
+            instance = {"category_id": entry["category_id"], "score": float(entry["score"]), "mask": mask}
+            if has_boxes:
+                instance["area"] = _box_area(entry["bbox"], item)
+            found[image.row].append(instance)
+        return {row: {"instances": sorted(instances, key=lambda instance: -instance["score"])} for row, instances in found.items()}
+
+
+def _box_area(box: Any, item: str) -> float:
+    """Of (x, y, width, height)."""
+    try:
+        _, _, width, height = box
+        return float(width * height)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{item}: expected a bbox [x, y, width, height], got {box!r:.80}") from error

@@ -1,0 +1,66 @@
+"""Masks of expressions and regions. No benchmark prescribes a file for them; this one is a line of JSON per row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ...data.features import SampleDataset
+from ...structures import Sample
+
+FILE = "predictions.jsonl"
+
+
+class MaskLines:
+    """`predictions.jsonl`: `{"image_id", "record_id", ...}` and what the answer holds, one line per row.
+
+    An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; regions: `"masks"` and `"scores"`, in the order of the regions.
+
+    Args:
+        fields: of an answer, by name.
+    """
+
+    def __init__(self, fields: tuple[str, ...]):
+        self.fields = fields
+
+    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+        """Line by line."""
+        with (folder / FILE).open("w", encoding="utf-8") as file:
+            for sample, answer in answers:
+                file.write(json.dumps({"image_id": str(sample.image_id), "record_id": sample.record_id, **answer}) + "\n")
+
+    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
+        """Row -> answer.
+
+        Args:
+            path: the file, or the folder that it lies in.
+
+        Raises:
+            ValueError: the file does not hold exactly the rows of the dataset, or a line is none of this format; the message names it.
+        """
+        path = path / FILE if path.is_dir() else path
+        keys = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
+        rows = {key: row for row, key in enumerate(keys)}
+        answers: dict[int, Any] = {}
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                key, answer = self._answer(line, f"{path}, line {number}")
+                if key not in rows:
+                    raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} is none of the {len(rows)} rows measured")
+                if rows[key] in answers:
+                    raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} was there before; give one line per row")
+                answers[rows[key]] = answer
+        if missing := rows.keys() - {key for key, row in rows.items() if row in answers}:
+            image_id, record_id = min(missing, key=rows.__getitem__)
+            raise ValueError(f"{path}: no prediction for {len(missing)} rows, such as image {image_id!r}, record {record_id!r}")
+        return answers
+
+    def _answer(self, line: str, item: str) -> tuple[tuple[str, str | None], Any]:
+        try:
+            entry = json.loads(line)
+            return (entry["image_id"], entry["record_id"]), {field: entry[field] for field in self.fields}
+        except (ValueError, TypeError, KeyError) as error:
+            expected = ", ".join(("image_id", "record_id", *self.fields))
+            raise ValueError(f"{item}: expected a JSON object with {expected}, got {line!r:.60} ({error!r})") from error

@@ -1,0 +1,82 @@
+"""Answers on disk, so that an evaluation that was killed goes on where it was, and processes need not speak to each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Records:
+    """Answers to the rows of a dataset: a line of JSON each, in one file per process.
+
+    Args:
+        folder: of all processes' files; is made if it does not exist.
+        process: of the file that `append` writes to.
+
+    A process may be killed while it writes: its last line is then not whole, and does not count. Call `mend` before anything is read.
+    """
+
+    def __init__(self, folder: Path, process: int = 0):
+        self.folder = folder
+        self.path = folder / f"{process:03}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def mend(self) -> None:
+        """Cuts off lines that are not whole. For one process, while none writes."""
+        for path in self._paths():
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):
+                with path.open("r+b") as file:
+                    file.truncate(content.rfind(b"\n") + 1)
+
+    def append(self, answers: Iterable[tuple[int, Any]]) -> None:
+        """Writes answers, by row; they are in the file when this returns."""
+        text = "".join(json.dumps({"row": row, "answer": answer}, separators=(",", ":")) + "\n" for row, answer in answers)
+        with self.path.open("a", encoding="ascii") as file:
+            file.write(text)
+
+    def places(self) -> dict[int, tuple[Path, int]]:
+        """Row -> the file and the byte where its line begins.
+
+        Raises:
+            ValueError: a row was answered twice, or a line is none of this class.
+        """
+        places: dict[int, tuple[Path, int]] = {}
+        for path in self._paths():
+            position = 0
+            with path.open("rb") as file:
+                for line in file:
+                    row = _row_of(line, path)
+                    if row in places:
+                        raise ValueError(f"{path}: row {row} is also in {places[row][0].name}; start again in another folder")
+                    places[row] = path, position
+                    position += len(line)
+        return places
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.jsonl"))
+
+
+def read_answer(place: tuple[Path, int]) -> Any:
+    """The answer at one of `Records.places`."""
+    path, position = place
+    with path.open("rb") as file:
+        file.seek(position)
+        return json.loads(file.readline())["answer"]
+
+
+def _row_of(line: bytes, path: Path) -> int:
+    # The row comes first, and answers are long: no need to parse them.
+    head = line[: line.find(b",")].removeprefix(b'{"row":')
+    if not head.isdigit():
+        raise ValueError(f"{path}: {line!r:.60} is no answer that an evaluation has written; start again in another folder")
+    return int(head)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,97 @@
+"""What an evaluation found, as JSON and as Markdown, beside what was published."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from .benchmarks import OpenPart
+from .groups import group_means, seen_and_unseen
+from .measures import Measure, Numbers
+from .published import published
+
+OPEN_VOCABULARY = ("ade20k", "cityscapes", "pc59", "pc459", "voc20", "voc21", "lvis")  # with categories that COCO does not have
+MAIN = ("PQ", "AP", "mIoU")  # also averaged over the categories that training has seen, and over the others
+
+
+def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) -> dict[str, Any]:
+    """Numbers of one part: `percent` (what nothing defines is left out), `per_category` by name, `counts`, `protocol` by measure."""
+    percent: Numbers = {}
+    per_category: dict[str, Numbers] = {}
+    for measure in measures:
+        names = {category.id: category.name for category in part.truths.get(measure.name, part.dataset).categories}
+        found = measure.per_category()
+        percent |= measure.numbers()
+        if benchmark in OPEN_VOCABULARY:
+            for group, means in group_means(found, seen_and_unseen(names)).items():
+                percent |= {f"{measure.name} {name}, {group}": value for name, value in means.items() if name in MAIN}
+        for category_id, numbers in found.items():
+            per_category.setdefault(names[category_id].partition(",")[0], {}).update(numbers)
+    counts = {"pictures": len(part.dataset.rows.unique("image_id")), "rows": len(part.dataset)}
+    return {
+        "dataset": part.part.dataset,
+        "options": dict(part.part.options),
+        "percent": {name: value for name, value in percent.items() if not math.isnan(value)},
+        "per_category": per_category,
+        "counts": counts | {name: number for measure in measures for name, number in measure.counts().items()},
+        "protocol": {name: choices for measure in measures for name, choices in measure.protocol().items()},
+    }
+
+
+def joint_results(judged: Sequence[Sequence[Measure]]) -> dict[str, Any]:
+    """Numbers of all parts together; the measures of the first part hold them afterwards."""
+    totals = list(judged[0])
+    for measures in judged[1:]:
+        for index, measure in enumerate(measures):
+            totals[index] += measure
+    percent = {name: value for measure in totals for name, value in measure.numbers().items() if not math.isnan(value)}
+    return {"percent": percent, "counts": {name: number for measure in totals for name, number in measure.counts().items()}}
+
+
+def flat(parts: Mapping[str, Mapping[str, Any]]) -> Numbers:
+    """The numbers of all parts; where two parts have one of the same name, the part's name stands before it."""
+    owners = Counter(name for results in parts.values() for name in results["percent"])
+    return {
+        name if owners[name] == 1 else f"{part} {name}": value
+        for part, results in parts.items()
+        for name, value in results["percent"].items()
+    }
+
+
+def beside(benchmark: str, parts: Sequence[OpenPart]) -> dict[str, Any]:
+    """What the paper says about a benchmark and about other methods on it, by part; {} where it says nothing."""
+    found = {part.part.name: published(benchmark, part.split, part.part.options.get("direction")) for part in parts}
+    return {name: asdict(entry) for name, entry in found.items() if entry is not None}
+
+
+def checkpoint_hash(checkpoint: str) -> str:
+    """SHA-256 of the files that make a model and its processor: weights, configs, tokenizer.
+
+    Args:
+        checkpoint: folder or Hub id.
+    """
+    folder = Path(cached_file(checkpoint, "config.json")).parent
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model") and path.is_file():
+            total.update(path.name.encode())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def markdown_row(results: Mapping[str, Any]) -> str:
+    """A table of one row for docs/results.md: our numbers, and in brackets the paper's."""
+    paper = {name: value for entry in results["published"].values() for name, value in entry["numbers"].items()}
+    columns = {name: f"{value:.1f}" + (f" ({paper[name]:.1f})" if name in paper else "") for name, value in results["percent"].items()}
+    head = ["benchmark", "split", "protocol", "pictures", *columns]
+    pictures = max(part["counts"].get("pictures", 0) for part in results["parts"].values())
+    row = [results["benchmark"], results["split"], results["protocol"]["name"], str(pictures), *columns.values()]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), row)) + "\n"

@@ -1,0 +1,184 @@
+"""Vocabularies that do not fit into one prompt: the categories are divided among several prompts on the same picture, whose outputs are
+joined into one. See docs/label_lists.md.
+
+K categories of the vocabulary, N prompts, Q mask queries of one prompt, (h, w) the resolution of the masks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..data.collator import PsalmCollator
+from ..model.losses import CATEGORY
+from ..model.modeling_psalm import PsalmSegmentationOutput
+from ..structures import Sample
+
+WHOLE = 16384  # tokens: more than any vocabulary of a benchmark has
+
+
+def split_names(processor: Any, names: Sequence[str], *, task: str = "panoptic", prompt_style: str | None = None) -> list[list[str]]:
+    """Divides the names of a vocabulary among as few prompts as its processor's `max_length` allows.
+
+    Names keep their order. Among the divisions into that many parts it is one whose longest prompt is as short as possible.
+
+    Args:
+        processor: a `PsalmProcessor`.
+        names: of the categories, without "background", which every prompt gets as its last.
+        task, prompt_style: of the prompts, as in a call of the processor.
+
+    Returns:
+        The names of each prompt; one list of all names where they fit.
+
+    Raises:
+        ValueError: a name that is too long for a prompt of its own; whatever the processor refuses, such as a name that occurs twice.
+    """
+    frame, lengths = _token_counts(processor, names, task, prompt_style)
+    room = processor.max_length - frame
+    longest = max(lengths)
+    if longest > room:
+        raise ValueError(
+            f"category {names[lengths.index(longest)]!r} takes {longest} of the {processor.max_length} tokens of a prompt (max_length), "
+            f"and what stands around it takes {frame}; shorten the name"
+        )
+    fewest = len(_fill(lengths, room))
+    # The smallest room that still gives this many parts; between `longest` and `room` more room never gives more parts.
+    low, high = longest, room
+    while low < high:
+        middle = (low + high) // 2
+        if len(_fill(lengths, middle)) > fewest:
+            low = middle + 1
+        else:
+            high = middle
+    return [[names[position] for position in part] for part in _fill(lengths, high)]
+
+
+def _token_counts(processor: Any, names: Sequence[str], task: str, prompt_style: str | None) -> tuple[int, list[int]]:
+    """Of a prompt with these names: tokens that do not depend on the names, and tokens of each name with what separates it from the next.
+
+    The processor itself is asked, with a blank picture, so that nothing here knows how a prompt is written.
+    """
+
+    def encode(some: Sequence[str]) -> torch.Tensor:
+        blank = Image.new("RGB", (1, 1))
+        inputs = processor(images=blank, categories=list(some), task=task, prompt_style=prompt_style, max_length=sys.maxsize)
+        return inputs["condition_index"][0].bincount()  # of no category, of each in its order, of "background"
+
+    counts, of_one = encode(names).tolist(), encode(names[:1]).tolist()
+    if len(counts) != len(names) + 2:
+        raise ValueError(f"{names[-1]!r} is a category of no vocabulary, because every prompt ends in it; leave it out")
+    separator = (counts[0] - of_one[0]) // max(len(names) - 1, 1)  # one more per name, all of the same length
+    return of_one[0] + of_one[-1] - separator, [count + separator for count in counts[1:-1]]
+
+
+def _fill(lengths: Sequence[int], room: int) -> list[range]:
+    """Consecutive positions, each part filled up to `room` before the next begins; no length is above it."""
+    parts, first, used = [], 0, 0
+    for position, length in enumerate(lengths):
+        if used + length > room:
+            parts.append(range(first, position))
+            first, used = position, 0
+        used += length
+    return [*parts, range(first, len(lengths))]
+
+
+def split_samples(samples: Sequence[Sample], chunks: Sequence[Sequence[str]]) -> list[Sample]:
+    """Every sample once per part of its vocabulary, and only what is asked about it: N rows of the first sample, then of the next.
+
+    Args:
+        chunks: as `split_names` gives them for the names of these samples' categories.
+
+    Raises:
+        ValueError: a sample with other categories.
+    """
+    rows = []
+    for sample in samples:
+        if list(sample.categories.values()) != [name for chunk in chunks for name in chunk]:
+            raise ValueError(f"image {sample.image_id}: its categories are not those that were divided; divide one vocabulary at a time")
+        entries = iter(sample.categories.items())
+        for chunk in chunks:
+            rows.append(replace(sample, categories=dict(next(entries) for _ in chunk), segments=()))
+    return rows
+
+
+def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled: bool = True) -> PsalmSegmentationOutput:
+    """The outputs of N prompts on the parts of a vocabulary as those of one prompt on all of it.
+
+    The queries of all parts stand side by side. A query has class logits for the categories of its own part, at their places in the
+    vocabulary, and for "background", its own part's; for the categories of other parts it has minus infinity.
+
+    Args:
+        outputs: of rows as `split_samples` makes them, `num_chunks` consecutive ones per picture.
+        num_chunks: N.
+        decoupled: the model's `decouple_masks`. Without, a row's queries are its categories; those beyond are padding and left out.
+
+    Returns:
+        One row per picture: `masks_queries_logits` (B, N * Q, h, w), `class_queries_logits` (B, N * Q, K + 1), `num_conditions` K + 1,
+        `condition_type` and `image_index`. All rows have the same K. With N = 1 the values are those that were given.
+
+    Raises:
+        ValueError: rows that are no whole number of pictures, or are of another kind than categories; pictures of different vocabularies.
+    """
+    num_rows = len(outputs.condition_type)
+    if num_chunks < 1 or num_rows % num_chunks or outputs.class_queries_logits is None or bool((outputs.condition_type != CATEGORY).any()):
+        raise ValueError(
+            f"expected category rows, {num_chunks} per picture, got {num_rows} rows of the kinds {outputs.condition_type.tolist()}"
+        )
+    sizes = (outputs.num_conditions - 1).view(-1, num_chunks)  # (B, N) categories of each part
+    if bool((sizes != sizes[0]).any()):
+        raise ValueError(f"pictures of a batch are divided into parts of different sizes: {sizes.tolist()}; ask all about one vocabulary")
+    sizes = sizes[0].tolist()
+    masks, classes = outputs.masks_queries_logits, outputs.class_queries_logits
+    masks = masks.unflatten(0, (-1, num_chunks))  # (B, N, Q, h, w)
+    classes = classes.unflatten(0, (-1, num_chunks))  # (B, N, Q, K_max + 1)
+    num_queries = [masks.shape[2] if decoupled else size for size in sizes]
+    joined = classes.new_full((len(classes), sum(num_queries), sum(sizes) + 1), float("-inf"))
+    query = category = 0
+    for chunk, (queries, size) in enumerate(zip(num_queries, sizes, strict=True)):
+        rows = slice(query, query + queries)
+        joined[:, rows, category : category + size] = classes[:, chunk, :queries, :size]
+        joined[:, rows, -1] = classes[:, chunk, :queries, -1]
+        query, category = query + queries, category + size
+    return PsalmSegmentationOutput(
+        masks_queries_logits=torch.cat([masks[:, chunk, :queries] for chunk, queries in enumerate(num_queries)], dim=1),
+        class_queries_logits=joined,
+        num_conditions=outputs.num_conditions.new_full((len(classes),), sum(sizes) + 1),
+        condition_type=outputs.condition_type[::num_chunks],
+        image_index=outputs.image_index[::num_chunks],
+    )
+
+
+def segment_categories(model: Any, processor: Any, samples: Sequence[Sample], chunks: Sequence[Sequence[str]]) -> PsalmSegmentationOutput:
+    """Network outputs for samples with categories, one row per sample, as post-processing takes them.
+
+    A picture is encoded once; all prompts on all pictures are rows of one batch.
+
+    Args:
+        model, processor: a `PsalmForSegmentation` in eval mode and its processor; the caller switches gradients off.
+        samples: with the same categories.
+        chunks: see `split_samples`.
+    """
+    inputs = PsalmCollator(processor, with_targets=False)(split_samples(samples, chunks))
+    outputs = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+    if len(chunks) == 1:
+        return outputs
+    return join_outputs(outputs, len(chunks), decoupled=model.config.decouple_masks)
+
+
+def lengthen_context(model: Any, processor: Any, length: int = WHOLE) -> None:
+    """Lets prompts be longer than the language model was trained on, as the released code does without a check.
+
+    Only where positions are rotations, which go on without end. What the model makes of them is another question.
+
+    Raises:
+        ValueError: the language model has a table of positions.
+    """
+    tables = [name for name, _ in model.model.language_model.named_parameters() if "position" in name or name.startswith("wpe")]
+    if tables:
+        raise ValueError(f"the language model has a table of positions ({tables[0]}), which ends; divide the vocabulary")
+    processor.max_length = model.config.text_config.max_position_embeddings = length
