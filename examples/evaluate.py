@@ -243,7 +243,8 @@ def evaluate(options: argparse.Namespace) -> None:
             write_predictions(options, part, rows, options.output_dir / "predictions")
         for measure, of_measure in rows.items():
             if options.visualize and measure in KINDS:
-                write_pictures(options.output_dir / "pictures" / name / measure, of_measure, measure, options.visualize)
+                things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
+                write_pictures(options.output_dir / "pictures" / name / measure, of_measure, measure, options.visualize, things)
     if state.is_main_process:
         if benchmark.is_joint:
             found["all"] = joint_results(judged)
@@ -251,7 +252,7 @@ def evaluate(options: argparse.Namespace) -> None:
             **description,
             "percent": flat(found),
             "parts": found,
-            "published": beside(options.benchmark, parts),
+            "published": beside(options.benchmark, parts, benchmark.is_joint),
             "versions": versions(),
             "run": {
                 "seconds": round(time.perf_counter() - began, 1),

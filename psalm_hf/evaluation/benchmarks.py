@@ -192,6 +192,7 @@ _FORMATS: Mapping[str, Callable[[OpenPart], Format]] = {
     "region": lambda part: MaskLines(("masks", "scores")),
 }
 
+
 def _correspondence_file(part: OpenPart) -> Format:
     takes = Path(part.folder, part.options.get("frame_folder", FRAME_FOLDER))
     return CorrespondenceFile(takes, part.split, part.options["direction"])
@@ -257,8 +258,12 @@ def _referring(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[
     return [ReferringMeasure(_rule(choices), COCO_SIZES)]
 
 
+def _generalised(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+    return [ReferringMeasure(_rule(choices), COCO_SIZES, crowds=choices["crowds"])]
+
+
 def _reasoning(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [ReferringMeasure(_rule(choices), COCO_SIZES, ignore_crowds=True)]
+    return [ReferringMeasure(_rule(choices), COCO_SIZES, crowds="ignored")]
 
 
 def _rule(choices: Choices) -> ReferringRule:
@@ -312,8 +317,8 @@ _REFERRING = {
     "released": {"refer_protocol": "merged", "rasterisation": "released"},
 }
 _GENERALISED = {
-    "community": _REFERRING["community"] | {"referring_threshold": 0.6, "no_target": "threshold", "min_area": 50},
-    "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50},
+    "community": _REFERRING["community"] | {"referring_threshold": 0.6, "no_target": "threshold", "min_area": 50, "crowds": "left out"},
+    "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50, "crowds": "meant"},
 }
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
@@ -324,8 +329,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "refcoco": Benchmark((Part("refcoco"),), _referring, _REFERRING),
         "refcoco+": Benchmark((Part("refcoco+"),), _referring, _REFERRING),
         "refcocog": Benchmark((Part("refcocog"),), _referring, _REFERRING),
-        "grefcoco": Benchmark((Part("grefcoco"),), _referring, _GENERALISED),
-        "reasonseg": Benchmark((Part("reasonseg"),), _reasoning, _both({"refer_protocol": "per_expression"})),
+        "grefcoco": Benchmark((Part("grefcoco"),), _generalised, _GENERALISED),
+        "reasonseg": Benchmark((Part("reasonseg"),), _reasoning, _both({"refer_protocol": "per_expression", "rasterisation": "released"})),
         "coco_interactive": Benchmark(
             tuple(Part("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
             _region,

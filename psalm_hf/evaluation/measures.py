@@ -390,14 +390,14 @@ class ReferringMeasure:
     Args:
         rule: default as PSALM is measured on RefCOCO: the best query, never "nothing".
         sizes: name -> (lowest, first beyond) area in pixels.
-        ignore_crowds: leave out the pixels of crowds (ReasonSeg, which marks so what is neither right nor wrong). Otherwise a crowd is
-            meant like any object (RefCOCO).
+        crowds: what crowds among the segments are: "meant" like any object (RefCOCO, and whatever the released code measures), "left out"
+            of what is meant (gRefCOCO), or "ignored": their pixels count nowhere (ReasonSeg marks so what is neither right nor wrong).
     """
 
     name = "referring"
 
-    def __init__(self, rule: ReferringRule = DEFAULT_RULE, sizes: AreaRanges | None = None, *, ignore_crowds: bool = False):
-        self.rule, self.sizes, self.ignore_crowds = rule, dict(sizes or {}), ignore_crowds
+    def __init__(self, rule: ReferringRule = DEFAULT_RULE, sizes: AreaRanges | None = None, *, crowds: str = "meant"):
+        self.rule, self.sizes, self.crowds = rule, dict(sizes or {}), crowds
         self.iou: GroupedIoU[ReferringIoU] = GroupedIoU(ReferringIoU)
 
     def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
@@ -413,8 +413,8 @@ class ReferringMeasure:
 
     def add(self, sample: Sample, answer: Any) -> None:
         """See `Measure`."""
-        ignored = union(sample, [segment for segment in sample.segments if self.ignore_crowds and segment.is_crowd])
-        target = union(sample, sample.segments) & ~ignored
+        ignored = union(sample, [segment for segment in sample.segments if self.crowds == "ignored" and segment.is_crowd])
+        target = union(sample, [segment for segment in sample.segments if self.crowds == "meant" or not segment.is_crowd]) & ~ignored
         predicted = bitmap_from_rle(answer["mask"])
         if predicted.shape != target.shape:
             raise ValueError(
@@ -449,7 +449,7 @@ class ReferringMeasure:
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {self.name: asdict(self.rule)}
+        return {self.name: {**asdict(self.rule), "crowds": self.crowds}}
 
 
 def _expressions(group: str, iou: ReferringIoU) -> dict[str, int]:

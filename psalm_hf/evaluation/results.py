@@ -65,9 +65,11 @@ def flat(parts: Mapping[str, Mapping[str, Any]]) -> Numbers:
     }
 
 
-def beside(benchmark: str, parts: Sequence[OpenPart]) -> dict[str, Any]:
+def beside(benchmark: str, parts: Sequence[OpenPart], is_joint: bool) -> dict[str, Any]:
     """What the paper says about a benchmark and about other methods on it, by part; {} where it says nothing."""
     found = {part.part.name: published(benchmark, part.split, part.part.options.get("direction")) for part in parts}
+    if is_joint:
+        found["all"] = published(benchmark, "all")
     return {name: asdict(entry) for name, entry in found.items() if entry is not None}
 
 

@@ -468,8 +468,8 @@ class PsalmModel(PsalmPreTrainedModel):
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
         """Whether rows on one image may read their common beginning once.
 
-        Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing, which
-        keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
+        Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing,
+        which keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
         """
         text = self.language_model.config
         is_checkpointing = self.training and any(getattr(x, "gradient_checkpointing", False) for x in self.language_model.modules())

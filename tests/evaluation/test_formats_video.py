@@ -75,7 +75,9 @@ def test_frames_are_read_as_they_were_written(davis, submission):
 def test_a_frame_holds_numbers_of_objects_and_the_usual_colours(submission):
     picture = Image.open(submission / "cat/00000.png")
     assert np.array_equal(np.asarray(picture), np.where(FIRST == 255, 0, FIRST))  # the given objects
-    assert picture.mode == "P" and picture.getpalette()[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
+    colours = np.reshape(picture.getpalette(), (-1, 3)).tolist()
+    assert picture.mode == "P" and colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    assert (colours[4], colours[8], colours[9], colours[64]) == ([0, 0, 128], [64, 0, 0], [192, 0, 0], [32, 0, 0])
 
 
 def test_later_objects_overwrite_earlier_ones(davis, tmp_path):

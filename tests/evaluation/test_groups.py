@@ -1,6 +1,8 @@
 """Which categories COCO has, and results of a part of the categories, checked on paper."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +57,16 @@ def test_benchmarks_fall_apart_as_counted_by_hand():
     assert all(is_seen(names[0]) for names in label_list("voc20"))
     voc21 = dict(enumerate(names[0] for names in label_list("voc21")))
     assert seen_and_unseen(voc21)["unseen"] == [0]  # the background
+
+
+@pytest.mark.parametrize("benchmark", ["ade20k", "cityscapes", "pc59", "pc459", "voc20", "lvis"])
+def test_the_page_says_how_many_categories_are_seen(benchmark):
+    names = [names[0] for names in label_list(benchmark)]
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    number, seen, unseen = re.search(rf"\| `{benchmark}`, of ([\d,]+) \| (\d+) \| (.+?) \|", page).groups()
+    assert (int(number.replace(",", "")), int(seen)) == (len(names), sum(map(is_seen, names)))
+    examples = [] if unseen == "none" else unseen.split(", ")
+    assert set(examples) <= set(names) and not any(map(is_seen, examples))
 
 
 def test_a_group_has_the_mean_of_its_categories():

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data import load
+from psalm_hf.evaluation.benchmarks import BENCHMARKS
 from psalm_hf.evaluation.datasets import evaluate_dataset
 from psalm_hf.evaluation.measures import PanopticThresholds
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
+from tests.evaluation.test_benchmarks import DATA
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "evaluate.py"
@@ -100,10 +103,9 @@ def test_numbers_choices_and_versions_are_printed_and_stored(folder, tmp_path, c
 
 def test_it_measures_what_is_measured_during_training(folder, tmp_path):
     on_files(folder, tmp_path / "out", "--threshold", 0.3, "--overlap", 0.1, "--semantic-resize", "scores")
-    model, processor = (part for part in build_tiny())
-    from psalm_hf import PsalmForSegmentation
 
     model = PsalmForSegmentation.from_pretrained(folder / "checkpoint").eval()
+    processor = PsalmProcessor.from_pretrained(folder / "checkpoint")
     dataset = load("coco_panoptic", "val", folder / "coco")
     report = evaluate_dataset(model, processor, dataset, batch_size=4, panoptic=PanopticThresholds(0.3, 0.1))
     percent = results(tmp_path / "out")["percent"]
@@ -168,7 +170,10 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     [
         (["--benchmark", "coco"], "unknown benchmark 'coco', expected one of coco_panoptic, coco_instance,"),
         (["--protocol", "paper"], "unknown protocol 'paper', expected one of community, released"),
-        (["--no-target", "area"], "coco_panoptic: no_target does not concern it; its numbers depend on threshold, overlap, semantic_resize"),
+        (
+            ["--no-target", "area"],
+            "coco_panoptic: no_target does not concern it; its numbers depend on threshold, overlap, semantic_resize",
+        ),
         (["--parts", "box"], "--parts box: coco_panoptic has the parts none"),
         (["--split", "test"], "coco_panoptic: unknown split 'test', expected one of train, val"),
         (["--data-dir", "nowhere"], "nowhere"),
@@ -237,3 +242,18 @@ def test_options_that_mean_nothing_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         script.parse_arguments(["--checkpoint", "c", "--benchmark", "coco_panoptic", "--output-dir", "out", *words])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.samples
+@pytest.mark.parametrize("name", [name for name in DATA if BENCHMARKS[name].is_answered and name != "shapes"])
+def test_batches_and_processes_change_nothing_on_real_samples(name, tmp_path):
+    folder, more = DATA[name]
+    words = ["--benchmark", name, "--checkpoint", "psalm-tiny", "--device", "cpu", "--data-dir", str(SAMPLES / folder), "--limit", "5"]
+    words += ["--options", json.dumps(more)]
+    for size in ("1", "4"):
+        assert run(*words, "--batch-size", size, "--output-dir", tmp_path / size) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(SCRIPT), *words]
+    cache = {"HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
+    subprocess.run([*launch, "--output-dir", str(tmp_path / "two")], env=environment() | cache, check=True, capture_output=True)
+    assert results(tmp_path / "1") == results(tmp_path / "4") == results(tmp_path / "two")

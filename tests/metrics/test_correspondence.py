@@ -51,9 +51,9 @@ def test_the_centre_is_that_of_the_box_rounded_down():
 
 
 def test_an_empty_mask_lies_where_the_public_script_puts_it():
-    # Height 240, width 480: at x = 120, y = 240, below the picture. The box of one pixel is at x = 0, y = 0.
-    result = measured((blank(), box(0, 0, 1, 1), 1.0))
-    assert result["location error"] == pytest.approx(100 * math.hypot(120, 240) / DIAGONAL)
+    # Height 240, width 480: at x = 120, y = 240, below the picture. The box of one pixel is at x = 470, y = 0.
+    result = measured((blank(), box(0, 470, 1, 1), 1.0))
+    assert result["location error"] == pytest.approx(100 * math.hypot(470 - 120, 240) / DIAGONAL)
     assert (result["IoU"], result["contour accuracy"], result["existence accuracy"]) == (0, 0, 0)
 
 
