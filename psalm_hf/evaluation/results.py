@@ -12,12 +12,31 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from ..structures import REGION_KINDS
 from .benchmarks import OpenPart
 from .groups import group_means, seen_and_unseen
 from .measures import Measure, Numbers
 from .published import published
 
 OPEN_VOCABULARY = ("ade20k", "cityscapes", "pc59", "pc459", "voc20", "voc21", "lvis")  # with categories that COCO does not have
+# In the row for a table; the other numbers, and those of groups, are in results.json.
+COLUMNS = (
+    "PQ",
+    "PQ-things",
+    "PQ-stuff",
+    "AP",
+    "mIoU",
+    "cIoU",
+    "gIoU",
+    "N-acc",
+    "T-acc",
+    "J&F",
+    "J-Mean",
+    "F-Mean",
+    "IoU",
+    "accuracy",
+    "F1",
+)
 MAIN = ("PQ", "AP", "mIoU")  # also averaged over the categories that training has seen, and over the others
 
 
@@ -92,8 +111,17 @@ def checkpoint_hash(checkpoint: str) -> str:
 def markdown_row(results: Mapping[str, Any]) -> str:
     """A table of one row for docs/results.md: our numbers, and in brackets the paper's."""
     paper = {name: value for entry in results["published"].values() for name, value in entry["numbers"].items()}
-    columns = {name: f"{value:.1f}" + (f" ({paper[name]:.1f})" if name in paper else "") for name, value in results["percent"].items()}
+    columns = {
+        name: f"{value:.1f}" + (f" ({paper[name]:.1f})" if name in paper else "")
+        for name, value in results["percent"].items()
+        if name in paper or _is_column(name)
+    }
     head = ["benchmark", "split", "protocol", "pictures", *columns]
     pictures = max(part["counts"].get("pictures", 0) for part in results["parts"].values())
     row = [results["benchmark"], results["split"], results["protocol"]["name"], str(pictures), *columns.values()]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), row)) + "\n"
+
+
+def _is_column(name: str) -> bool:
+    number, _, group = name.partition(", ")
+    return number.split()[-1] in COLUMNS and (not group or group in REGION_KINDS)

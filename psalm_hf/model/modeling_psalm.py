@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
@@ -918,15 +918,20 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return self.lm_head(hidden_states[:, logits_to_keep])
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
-        condition_type = kwargs.pop("condition_type", None)
-        if condition_type is not None and bool((condition_type != CONVERSATION).any()):
-            row = int((condition_type != CONVERSATION).int().argmax())
-            raise ValueError(f"row {row} asks for a segmentation; generate answers conversations only, call the model instead")
+        condition_type, labels = kwargs.pop("condition_type", None), kwargs.pop("labels", None)
+        if is_first_iteration:
+            _check_questions(condition_type, labels, kwargs.get("attention_mask"))
         kwargs.pop("condition_index", None)  # of the prompt's length, and without a condition empty
         if not is_first_iteration and kwargs.get("past_key_values") is not None:
             for name in ("pixel_values", "image_features", "image_index"):
                 kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        config = self.config
+        placeholders = (config.image_token_id, config.region_token_id, config.mask_query_token_id)
+        stand_in = config.text_config.eos_token_id if config.text_config.pad_token_id is None else config.text_config.pad_token_id
+        return _LogitsProcessorsOfText(super()._get_logits_processor(*args, **kwargs), placeholders, stand_in)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
@@ -941,6 +946,32 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
 def _has_images(model_kwargs: dict[str, Any]) -> bool:
     return model_kwargs.get("pixel_values") is not None or model_kwargs.get("image_features") is not None
+
+
+class _LogitsProcessorsOfText(LogitsProcessorList):
+    """Those that look up the tokens of the prompt, such as a repetition penalty, find `stand_in` instead of placeholders, whose ids may lie
+    outside the vocabulary."""
+
+    def __init__(self, processors: LogitsProcessorList, placeholders: tuple[int, ...], stand_in: int):
+        super().__init__(processors)
+        self.placeholders, self.stand_in = placeholders, stand_in
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        is_placeholder = torch.isin(input_ids, input_ids.new_tensor(self.placeholders))
+        return super().__call__(input_ids.masked_fill(is_placeholder, self.stand_in), scores, **kwargs)
+
+
+def _check_questions(condition_type: Tensor | None, labels: Tensor | None, attention_mask: Tensor | None) -> None:
+    """Refuses rows that ask for no words."""
+    if condition_type is not None and bool((condition_type != CONVERSATION).any()):
+        row = int((condition_type != CONVERSATION).int().argmax())
+        raise ValueError(f"row {row} asks for a segmentation; generate answers conversations only, call the model instead")
+    if labels is not None and bool((labels != -100).any()):
+        row = int((labels != -100).any(dim=1).int().argmax())
+        raise ValueError(f"row {row} has labels: its conversation ends with the assistant's message; end it with the user's question")
+    if attention_mask is not None and attention_mask.dim() == 2 and bool((attention_mask[:, -1] == 0).any()):
+        row = int((attention_mask[:, -1] == 0).int().argmax())
+        raise ValueError(f"row {row} is padded on the right, where its answer goes; call the processor with padding_side='left'")
 
 
 def _check_targets(kind: int, num_conditions: list[int], mask_labels: list[Tensor], class_labels: list[Tensor] | None) -> None:

@@ -23,9 +23,10 @@ from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
 from .convert_psalm_checkpoint import locate_original_folder
-from .image_processing_psalm import Frame, PsalmImageProcessor, Size, place_mask, place_polygons, read_bitmap
+from .image_processing_psalm import Frame, PsalmImageProcessor, Size, load_image, place_mask, place_polygons, read_bitmap
 from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
 from .prompts import (
+    CHAT_TEMPLATE,
     HUMAN_TURNS,
     IGNORED_LABEL,
     IMAGE_TOKEN,
@@ -36,6 +37,7 @@ from .prompts import (
     STYLES,
     TASKS,
     encode_row,
+    plain_messages,
     prepare_tokenizer,
     tokenize_texts,
 )
@@ -75,6 +77,7 @@ class PsalmProcessor(ProcessorMixin):
         prompt_radii: of point prompts and of scribbles to each side of the line, in pixels of the image they are drawn on. The released
             ones are meant for photographs of 640 pixels; a model for small pictures needs smaller ones.
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
+        chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
 
     Raises:
         ValueError: an option out of its range.
@@ -90,8 +93,9 @@ class PsalmProcessor(ProcessorMixin):
         region_sampling: str = "exact",
         prompt_radii: tuple[int, int] = PROMPT_RADII,
         max_length: int = 2048,
+        chat_template: str | None = None,
     ):
-        super().__init__(image_processor, tokenizer)
+        super().__init__(image_processor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template)
         if prompt_style not in HUMAN_TURNS:
             raise ValueError(f"prompt_style: expected one of {', '.join(HUMAN_TURNS)}, got {prompt_style!r}")
         if region_sampling not in REGION_SAMPLINGS:
@@ -254,6 +258,62 @@ class PsalmProcessor(ProcessorMixin):
         if targets is not None:
             data |= self._targets(rows, [targets] if isinstance(targets, Mapping) else targets)
         return PsalmInputs(data, row_info=[row.info for row in rows])
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str = "pt",
+        add_generation_prompt: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation, or a list of them, as text or as inputs of the model.
+
+        Args:
+            conversation: messages `{"role", "content"}`; a content is a text or a list of `{"type": "text", "text": ...}` and
+                `{"type": "image", "image" | "url" | "path": ...}`. At most one image; it goes in front of the texts of its message.
+            chat_template, **kwargs: see `ProcessorMixin.apply_chat_template`; not with `tokenize`.
+            tokenize: the same as a call of this processor with the images and `conversations`, instead of text.
+            return_dict: all inputs, instead of `input_ids`.
+            return_tensors: "pt".
+            add_generation_prompt: refuse conversations that do not end with the user's message. Nothing is added: what awaits an answer
+                ends with it anyway.
+            processor_kwargs: further arguments of the call. `images` has one entry per conversation, for image parts without a picture.
+
+        Raises:
+            ValueError: naming the conversation and message that is wrong.
+        """
+        if not tokenize:
+            return super().apply_chat_template(conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs)
+        if chat_template is not None or kwargs:
+            given = ", ".join([*(["chat_template"] if chat_template is not None else []), *kwargs])
+            raise ValueError(f"tokenize=True takes the conversation as this processor writes it, without {given}")
+        conversations = [conversation] if conversation and isinstance(conversation[0], Mapping) else list(conversation)
+        options = dict(processor_kwargs or {})
+        given_images = options.pop("images", None)
+        if not isinstance(given_images, (list, tuple)):
+            given_images = [given_images] * len(conversations) if len(conversations) == 1 or given_images is None else [given_images]
+        if len(given_images) != len(conversations):
+            raise ValueError(f"images: {len(given_images)} for {len(conversations)} conversations; give one each, None where there is none")
+        images, plain = [], []
+        for number, (messages, image) in enumerate(zip(conversations, given_images, strict=True)):
+            own, pictures = plain_messages(messages, f"conversation {number}")
+            if len(pictures) > 1:
+                raise ValueError(f"conversation {number}: {len(pictures)} images; a conversation is about one")
+            if pictures and pictures[0] is not None:
+                image = load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
+            if pictures and image is None:
+                raise ValueError(f"conversation {number}: its image part has no picture; give it as 'image', 'url' or 'path'")
+            if add_generation_prompt and own and own[-1].get("role") != "user":
+                raise ValueError(f"conversation {number}: its last message is not the user's, so that there is nothing to answer")
+            images.append(image)
+            plain.append(own)
+        inputs = self(images=images, conversations=plain, return_tensors=return_tensors, **options)
+        return inputs if return_dict else inputs["input_ids"]
 
     def _tokens(self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int) -> dict[str, Tensor]:
         token_ids = tokenize_texts(self.tokenizer, (piece.text for row in rows for piece in row.pieces))

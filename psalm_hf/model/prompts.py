@@ -36,6 +36,46 @@ SYSTEM_MESSAGE = (
 _CONDITIONS = "{conditions}"
 _RELEASED_CATEGORIES = "This is an image <image>, Please do %s Segmentation.\nThis is all the candidate categories: {conditions}.\n"
 _PAPER_CATEGORIES = "This is an image <image>, You need to segment all objects. This is all the candidate categories: {conditions}."
+# A conversation row as text, for transformers' chat functions; `conversation_pieces` is what the processor itself goes by, and writes the
+# same. Pictures of a message go in front of its texts, as in LLaVA.
+CHAT_TEMPLATE = """\
+{% set seen = namespace(images=0) %}
+{% for message in messages %}
+    {% set number = loop.index0 %}
+    {% set role = ['user', 'assistant'][number % 2] %}
+    {% if message['role'] != role %}
+        {{ raise_exception('message ' ~ number ~ ': expected the role ' ~ role ~ ', got ' ~ message['role'] ~ '; turns alternate') }}
+    {% endif %}
+    {% set text = namespace(value='') %}
+    {% if message['content'] is string %}
+        {% set text.value = message['content'] %}
+    {% else %}
+        {% for part in message['content'] %}
+            {% if part['type'] == 'image' %}
+                {% set text.value = '<image>\\n' ~ text.value %}
+            {% elif part['type'] == 'text' %}
+                {% set text.value = text.value ~ part['text'] %}
+            {% else %}
+                {{ raise_exception('message ' ~ number ~ ': expected parts of the type image or text, got ' ~ part['type']) }}
+            {% endif %}
+        {% endfor %}
+    {% endif %}
+    {% set seen.images = seen.images + text.value.count('<image>') %}
+    {% if role == 'assistant' %}
+        {{- ' ' ~ text.value ~ ' ' ~ eos_token -}}
+    {% elif loop.first %}
+        {{- '[INST] <<SYS>>\\n%SYSTEM%\\n<</SYS>>\\n\\n' ~ text.value ~ ' [/INST]' -}}
+    {% else %}
+        {{- eos_token ~ '[INST] ' ~ text.value ~ ' [/INST]' -}}
+    {% endif %}
+{% endfor %}
+{% if seen.images > 1 %}
+    {{ raise_exception('a conversation is about one picture, got ' ~ seen.images) }}
+{% endif %}
+{% if add_generation_prompt and messages[-1]['role'] == 'assistant' %}
+    {{ raise_exception('the last message is the assistant\'s: there is nothing to answer; end with the user\'s question') }}
+{% endif %}
+""".replace("%SYSTEM%", SYSTEM_MESSAGE)
 # What the user says, by style and by what is asked for. The released instance prompt says "Panoptic" too, and its region
 # prompt has TWO blanks after the colon (they are one token).
 HUMAN_TURNS: dict[str, dict[str, str]] = {
@@ -157,6 +197,44 @@ def conversation_pieces(messages: Sequence[Mapping[str, str]], *, has_image: boo
         else:
             pieces += _split_at_image(f"{end_of_text}[INST] {text} [/INST]")
     return pieces
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Messages whose content may be a list of parts -> messages of one text each, as `CHAT_TEMPLATE` writes them, and their pictures.
+
+    Args:
+        messages: a content is a text, or a list of `{"type": "text", "text": str}` and `{"type": "image"}` with the picture as "image",
+            "url" or "path".
+        name: of the conversation, for the messages of errors.
+
+    Returns:
+        The messages, and for every image part its picture, None where it has none.
+
+    Raises:
+        ValueError: a part of another form, or an image in a message of the assistant.
+    """
+    plain: list[dict[str, Any]] = []
+    pictures: list[Any] = []
+    for number, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, (list, tuple)):
+            plain.append(message)
+            continue
+        text = ""
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind == "text" and isinstance(part.get("text"), str):
+                text += part["text"]
+            elif kind == "image" and message.get("role") == "user":
+                pictures.append(next((part[key] for key in ("image", "url", "path") if part.get(key) is not None), None))
+                text = f"{IMAGE_TOKEN}\n{text}"
+            else:
+                raise ValueError(
+                    f"{name}, message {number}: expected parts {{'type': 'text', 'text': ...}}, or {{'type': 'image', ...}} of the user, "
+                    f"got {part!r:.80}"
+                )
+        plain.append({**message, "content": text})
+    return plain, pictures
 
 
 def plain_pieces(caption: str) -> list[Piece]:
