@@ -190,7 +190,9 @@ def write_predictions(options: argparse.Namespace, part: Any, rows: dict[str, An
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from psalm_hf.evaluation.benchmarks import benchmark_of, choices_of
     from psalm_hf.evaluation.pictures import KINDS, write_pictures
@@ -207,7 +209,10 @@ def evaluate(options: argparse.Namespace) -> None:
     check_folder(options.output_dir, description, options.resume)
 
     began = time.perf_counter()
-    state = PartialState(cpu=options.device == "cpu")
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=on_cpu)
+    if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
+        raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
     processes = Processes(state.process_index, state.num_processes)
     model, processor = load_model(options, state.device, choices.get("vocabulary")) if options.checkpoint else (None, None)
     further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark == "shapes" else {}

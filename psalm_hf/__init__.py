@@ -8,6 +8,7 @@ from .model.image_processing_psalm import PsalmImageProcessor, load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
 from .model.processing_psalm import PsalmProcessor
 from .model.starting_point import build_starting_point
+from .video import PsalmVideoSession
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "PsalmModel",
     "PsalmProcessor",
     "PsalmSegmentationOutput",
+    "PsalmVideoSession",
     "build_starting_point",
     "load_image",
     "tiny_checkpoint",

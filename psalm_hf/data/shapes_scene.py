@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ PATTERNS = ("solid", "striped", "dotted")
 STUFF = ("grass", "sand", "water", "brick")
 SPLITS = ("train", "validation", "test", "unseen")
 # What random numbers of a scene are for: each purpose has its own, so that none disturbs the others.
-PICTURE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS = range(5)
+PICTURE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS, CLIP, VIEWS = range(7)
 
 # Pairs that only the "unseen" split shows. Every shape and every colour is still met in other company during training.
 HELD_OUT = frozenset(
@@ -56,7 +56,7 @@ TRIES = 24
 _TURN = 256  # steps of a full turn
 _SINE = [round(1024 * math.sin(2 * math.pi * step / _TURN)) for step in range(_TURN)]
 _WAVE = np.array([round(64 * math.sin(2 * math.pi * step / 64)) for step in range(64)], dtype=np.int32)
-_MAX_TILT = 21  # steps to either side, about 30 degrees: things stand upright, more or less
+MAX_TILT = 21  # steps to either side, about 30 degrees: things stand upright, more or less
 _SHAPE_RADIUS = {  # thousandths of the square root of the area: from the centre to the farthest point
     "circle": 565, "square": 708, "triangle": 878, "star": 947, "cross": 709, "ring": 676, "diamond": 896, "moon": 760,
 }  # fmt: skip
@@ -134,7 +134,7 @@ class Scene:
         return f"shapes/{self.split}/{self.seed}/{self.index}"
 
     def dice(self, purpose: int) -> Dice:
-        """The scene's random numbers for one of `PICTURE`, `EXPRESSIONS`, `QUESTIONS`, `PHRASES`, `PROMPTS`, from the first on."""
+        """The scene's random numbers for one of the purposes, from the first on."""
         return Dice(self.seed, SPLITS.index(self.split), self.index, purpose)
 
     def stuff_rle(self, name: str) -> dict:
@@ -203,13 +203,13 @@ def make_scene(split: str, index: int, *, seed: int = 0, image_size: int = 128) 
         raise ValueError(f"shapes: image_size must be 64 to 1024, got {image_size}")
     dice = Dice(seed, SPLITS.index(split), index, PICTURE)
     while True:
-        canvas = _Canvas(dice, image_size)
+        canvas = Canvas(dice, image_size)
         if _place_things(canvas, dice, split == "unseen"):
             return canvas.scene(split, seed, index)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A thing before it has a place. `size` is the square root of its area in units, `tilt` in steps of a 256th turn."""
 
     shape: str
@@ -217,12 +217,25 @@ class _Plan:
     pattern: str
     size: int
     tilt: int
-    radius: int  # of the circle around its centre that holds all of it, in units
+
+    @cached_property
+    def radius(self) -> int:
+        """Of the circle around its centre that holds all of it, in units."""
+        return self.size * _SHAPE_RADIUS[self.shape] // 1000 + 1
+
+
+class Outline(NamedTuple):
+    """Where a thing is drawn: the pixels that it may touch, their (h, w) coordinates to its right and its bottom, and which are its own."""
+
+    window: tuple[slice, slice]
+    u: np.ndarray
+    v: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass
 class _Placed:
-    plan: _Plan
+    plan: Plan
     x: int
     y: int
     full_area: int
@@ -230,7 +243,7 @@ class _Placed:
     is_covered: bool = False
 
 
-class _Canvas:
+class Canvas:
     """The picture while it is painted, and which thing shows at each pixel (0 = stuff, k = the k-th thing)."""
 
     def __init__(self, dice: Dice, side: int):
@@ -249,23 +262,36 @@ class _Canvas:
         colors = np.array([_STUFF_COLORS[name] for name in self.stuff_names], dtype=np.int32)
         return colors[self.stuff] + brightness[:, :, None]
 
-    def window(self, plan: _Plan, x: int, y: int) -> tuple[slice, slice]:
+    def window(self, plan: Plan, x: int, y: int) -> tuple[slice, slice]:
         """The pixels that a thing at (x, y) units may touch."""
         spans = []
         for center in (y, x):
             first, last = (center - plan.radius) * self.side // UNITS, (center + plan.radius) * self.side // UNITS
-            spans.append(slice(max(first, 0), min(last + 1, self.side)))
+            spans.append(slice(max(first, 0), max(min(last + 1, self.side), 0)))
         return spans[0], spans[1]
 
-    def add(self, plan: _Plan, x: int, y: int, onto: int | None) -> bool:
-        """Paints a thing at (x, y) units, unless it covers too much or too little of the thing number `onto`."""
+    def outline(self, plan: Plan, x: int, y: int) -> Outline:
+        """Of a thing at (x, y) units, which may lie outside of the picture."""
         window = self.window(plan, x, y)
         u, v = _own_coordinates(plan, self.pixel_units[window[1]] - x, self.pixel_units[window[0]] - y)
-        mask = _INSIDE[plan.shape](u, v, plan.size)
-        owner = self.owner[window]
+        return Outline(window, u, v, _INSIDE[plan.shape](u, v, plan.size))
+
+    def paint(self, number: int, plan: Plan, outline: Outline) -> None:
+        """Paints a thing over what is there; its pixels then belong to thing `number`."""
+        window, u, v, mask = outline
+        self.owner[window][mask] = number
+        ink = _INKS[plan.pattern](u, v)
+        color = np.array(COLORS[plan.color], dtype=np.int32)
+        shade = (self.noise[window][mask] >> 4)[:, None]  # 0..15
+        self.image[window][mask] = np.where(ink[mask][:, None], color * 3 // 10, color) * (250 - shade) >> 8
+
+    def add(self, plan: Plan, x: int, y: int, onto: int | None) -> bool:
+        """Paints a thing at (x, y) units, unless it covers too much or too little of the thing number `onto`."""
+        outline = self.outline(plan, x, y)
+        window, mask = outline.window, outline.mask
         if onto is not None:
             under = self.placed[onto]
-            hidden = int(np.count_nonzero(mask & (owner == onto + 1)))
+            hidden = int(np.count_nonzero(mask & (self.owner[window] == onto + 1)))
             if not HIDDEN[0] * under.full_area <= hidden <= HIDDEN[1] * under.full_area:
                 return False
             under.is_covered = True
@@ -273,11 +299,7 @@ class _Canvas:
         ground = np.bincount(self.stuff[window][mask], minlength=3)
         is_clear = 10 * int(ground.max()) >= 9 * full_area
         self.placed.append(_Placed(plan, x, y, full_area, self.stuff_names[int(ground.argmax())] if is_clear else None))
-        owner[mask] = len(self.placed)
-        ink = _INKS[plan.pattern](u, v)
-        color = np.array(COLORS[plan.color], dtype=np.int32)
-        shade = (self.noise[window][mask] >> 4)[:, None]  # 0..15
-        self.image[window][mask] = np.where(ink[mask][:, None], color * 3 // 10, color) * (250 - shade) >> 8
+        self.paint(len(self.placed), plan, outline)
         return True
 
     def scene(self, split: str, seed: int, index: int) -> Scene:
@@ -297,23 +319,23 @@ class _Canvas:
         )
 
 
-def _place_things(canvas: _Canvas, dice: Dice, with_held_out: bool) -> bool:
+def _place_things(canvas: Canvas, dice: Dice, with_held_out: bool) -> bool:
     """Paints up to 10 things; False if fewer than 3 found a place, or none of the held-out pairs that there should be."""
     number = dice.between(*NUM_THINGS)
-    pairs = _palette(dice, with_held_out)
+    pairs = palette(dice, with_held_out)
     largest = LARGE[1] if number <= 5 else LARGE[1] * 5 // 6 if number <= 7 else LARGE[1] * 2 // 3
     for _ in range(number):
         color, shape = dice.choice(pairs)
         size = dice.between(*SMALL) if dice.percent(SMALL_PERCENT) else dice.between(LARGE[0], largest)
-        tilt = dice.between(-_MAX_TILT, _MAX_TILT) % _TURN
-        plan = _Plan(shape, color, dice.choice(PATTERNS), size, tilt, size * _SHAPE_RADIUS[shape] // 1000 + 1)
-        if not (dice.percent(OVERLAP_PERCENT) and _put_onto_another(canvas, plan, dice)):
-            _put_apart(canvas, plan, dice)
+        tilt = dice.between(-MAX_TILT, MAX_TILT) % _TURN
+        plan = Plan(shape, color, dice.choice(PATTERNS), size, tilt)
+        if not (dice.percent(OVERLAP_PERCENT) and put_onto_another(canvas, plan, dice)):
+            put_apart(canvas, plan, dice)
     has_held_out = any((item.plan.color, item.plan.shape) in HELD_OUT for item in canvas.placed)
     return len(canvas.placed) >= NUM_THINGS[0] and has_held_out == with_held_out
 
 
-def _palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
+def palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
     """Pairs (colour, shape) of a scene, from 2 to 4 colours and 2 to 5 shapes: things must have something in common, or expressions
     would have nothing to tell apart."""
     while True:
@@ -328,7 +350,7 @@ def _palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
             return others
 
 
-def _put_apart(canvas: _Canvas, plan: _Plan, dice: Dice) -> bool:
+def put_apart(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     margin = plan.radius + GAP
     for _ in range(TRIES):
         x, y = dice.between(margin, UNITS - margin), dice.between(margin, UNITS - margin)
@@ -337,7 +359,7 @@ def _put_apart(canvas: _Canvas, plan: _Plan, dice: Dice) -> bool:
     return False
 
 
-def _put_onto_another(canvas: _Canvas, plan: _Plan, dice: Dice) -> bool:
+def put_onto_another(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     """Onto a thing of another colour that nothing covers yet; it then touches no third thing."""
     for _ in range(TRIES // 3):
         if not canvas.placed:
@@ -357,7 +379,7 @@ def _put_onto_another(canvas: _Canvas, plan: _Plan, dice: Dice) -> bool:
     return False
 
 
-def _is_free(canvas: _Canvas, plan: _Plan, x: int, y: int, onto: int | None) -> bool:
+def _is_free(canvas: Canvas, plan: Plan, x: int, y: int, onto: int | None) -> bool:
     reach = plan.radius + GAP
     for number, other in enumerate(canvas.placed):
         across, down, apart = x - other.x, y - other.y, reach + other.plan.radius
@@ -418,7 +440,7 @@ _TEXTURES: dict[str, Any] = {"grass": _grass, "sand": _sand, "water": _water, "b
 # Things, in their own coordinates: u to their right, v to their bottom, in units from the centre
 
 
-def _own_coordinates(plan: _Plan, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _own_coordinates(plan: Plan, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sine, cosine = _SINE[plan.tilt], _SINE[(plan.tilt + _TURN // 4) % _TURN]
     return (cosine * x[None, :] + sine * y[:, None]) >> 10, (cosine * y[:, None] - sine * x[None, :]) >> 10
 

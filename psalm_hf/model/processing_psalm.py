@@ -282,7 +282,7 @@ class PsalmProcessor(ProcessorMixin):
             return_tensors: "pt".
             add_generation_prompt: refuse conversations that do not end with the user's message. Nothing is added: what awaits an answer
                 ends with it anyway.
-            processor_kwargs: further arguments of the call. `images` has one entry per conversation, for image parts without a picture.
+            processor_kwargs: further arguments of the call.
 
         Raises:
             ValueError: naming the conversation and message that is wrong.
@@ -292,27 +292,18 @@ class PsalmProcessor(ProcessorMixin):
         if chat_template is not None or kwargs:
             given = ", ".join([*(["chat_template"] if chat_template is not None else []), *kwargs])
             raise ValueError(f"tokenize=True takes the conversation as this processor writes it, without {given}")
-        conversations = [conversation] if conversation and isinstance(conversation[0], Mapping) else list(conversation)
-        options = dict(processor_kwargs or {})
-        given_images = options.pop("images", None)
-        if not isinstance(given_images, (list, tuple)):
-            given_images = [given_images] * len(conversations) if len(conversations) == 1 or given_images is None else [given_images]
-        if len(given_images) != len(conversations):
-            raise ValueError(f"images: {len(given_images)} for {len(conversations)} conversations; give one each, None where there is none")
-        images, plain = [], []
-        for number, (messages, image) in enumerate(zip(conversations, given_images, strict=True)):
-            own, pictures = plain_messages(messages, f"conversation {number}")
-            if len(pictures) > 1:
-                raise ValueError(f"conversation {number}: {len(pictures)} images; a conversation is about one")
-            if pictures and pictures[0] is not None:
-                image = load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
-            if pictures and image is None:
-                raise ValueError(f"conversation {number}: its image part has no picture; give it as 'image', 'url' or 'path'")
-            if add_generation_prompt and own and own[-1].get("role") != "user":
-                raise ValueError(f"conversation {number}: its last message is not the user's, so that there is nothing to answer")
-            images.append(image)
-            plain.append(own)
-        inputs = self(images=images, conversations=plain, return_tensors=return_tensors, **options)
+        is_single = len(conversation) > 0 and isinstance(conversation[0], Mapping)
+        conversations = [conversation] if is_single else list(conversation)
+        read = [_read_messages(messages, f"conversation {number}") for number, messages in enumerate(conversations)]
+        inputs = self(
+            images=[image for _, image in read],
+            conversations=[messages for messages, _ in read],
+            return_tensors=return_tensors,
+            **(processor_kwargs or {}),
+        )
+        if add_generation_prompt and "labels" in inputs:
+            row = int((inputs["labels"] != IGNORED_LABEL).any(dim=1).int().argmax())
+            raise ValueError(f"conversation {row}: its last message is the assistant's; nothing is left to answer, end it with the user's")
         return inputs if return_dict else inputs["input_ids"]
 
     def _tokens(self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int) -> dict[str, Tensor]:
@@ -602,6 +593,23 @@ class PsalmProcessor(ProcessorMixin):
         if self.num_queries == 0:  # the queries are the categories, and padded with them
             return mask_logits[:num_categories], class_logits[:num_categories]
         return mask_logits, class_logits
+
+
+# Conversations
+
+
+def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
+    """Messages of one text each, and the picture of their image part; None if there is none."""
+    if not isinstance(messages, Sequence):
+        raise ValueError(f"{name}: expected a list of messages, got {messages!r:.80}")
+    plain, pictures = plain_messages(messages, name)
+    if len(pictures) > 1:
+        raise ValueError(f"{name}: has {len(pictures)} images, but a conversation is about one; ask about each in its own")
+    if not pictures:
+        return plain, None
+    if pictures[0] is None:
+        raise ValueError(f"{name}: its image part has no picture; give it as 'image', 'url' or 'path'")
+    return plain, load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
 
 
 # Targets

@@ -73,7 +73,7 @@ CHAT_TEMPLATE = """\
     {{ raise_exception('a conversation is about one picture, got ' ~ seen.images) }}
 {% endif %}
 {% if add_generation_prompt and messages[-1]['role'] == 'assistant' %}
-    {{ raise_exception('the last message is the assistant\'s: there is nothing to answer; end with the user\'s question') }}
+    {{ raise_exception('the last message is of the assistant, so that nothing is left to answer; end with that of the user') }}
 {% endif %}
 """.replace("%SYSTEM%", SYSTEM_MESSAGE)
 # What the user says, by style and by what is asked for. The released instance prompt says "Panoptic" too, and its region

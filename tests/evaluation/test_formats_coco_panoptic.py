@@ -11,6 +11,8 @@ from psalm_hf.data import load
 from psalm_hf.data.features import Category
 from psalm_hf.evaluation.formats.coco_panoptic import CocoPanoptic
 from psalm_hf.evaluation.measures import PanopticMeasure
+from psalm_hf.masks import rle_from_bitmap
+from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES
 from tests.evaluation.datasets_of_rows import columns, dataset_of, written
 from tests.metrics.recordings import case, cases, read_json
@@ -49,6 +51,14 @@ def test_ids_are_colours_of_three_bytes(tmp_path):
     annotation = {"image_id": 1, "file_name": "x.png", "segments_info": [{"id": 1 + 2 * 256 + 3 * 65536, "category_id": 17}]}
     (tmp_path / "predictions.json").write_text(json.dumps({"annotations": [annotation]}))
     assert FORM.read(tmp_path, dataset) == {0: {"segments": [{"category_id": 17, "score": 1.0, "mask": columns(0, 3)}]}}
+
+
+def test_the_257th_segment_is_red_1_green_1(tmp_path):
+    size = (20, 20)
+    rles = [rle_from_bitmap(np.arange(400).reshape(size) == pixel) for pixel in range(300)]
+    sample = Sample("a.jpg", "1", size, categories={17: "cat"})
+    FORM.write(tmp_path, [(sample, {"segments": [{"category_id": 17, "score": 1.0, "mask": rle} for rle in rles]})])
+    assert np.asarray(Image.open(tmp_path / "png/1.png")).reshape(400, 3)[[254, 255, 256]].tolist() == [[255, 0, 0], [0, 1, 0], [1, 1, 0]]
 
 
 def test_pictures_may_lie_in_the_folder_that_panopticapi_expects(tmp_path):

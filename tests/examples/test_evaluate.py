@@ -138,10 +138,17 @@ def test_batches_change_nothing(tmp_path):
     assert results(tmp_path / "1")["percent"]["panoptic PQ"] > 50
 
 
-def test_processes_change_nothing(tmp_path):
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--config_file", str(ROOT / "examples" / "configs" / "accelerate_cpu.yaml")],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_change_nothing(launcher, tmp_path):
     words = [*SHAPES, "--parts", "panoptic", "referring", "--limit", "5", "--batch-size", "2"]  # an odd number of batches
     assert run(*words, "--output-dir", tmp_path / "one") == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(SCRIPT), *words]
+    launch = [sys.executable, "-m", *LAUNCHERS[launcher], str(SCRIPT), *words]
     subprocess.run([*launch, "--output-dir", str(tmp_path / "two")], env=environment(), check=True, capture_output=True)
     assert results(tmp_path / "one") == results(tmp_path / "two")
     assert len(list((tmp_path / "two" / "answers" / "panoptic").iterdir())) == 2

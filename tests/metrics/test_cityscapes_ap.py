@@ -60,7 +60,7 @@ def test_an_object_that_is_missed_and_a_false_prediction():
 
 def test_of_two_predictions_on_one_object_the_less_sure_one_is_false():
     targets = [segment(box(0, 10)), segment(box(10, 10))]
-    found = [(box(0, 10), 0.8), (box(0, 10), 0.9), (box(10, 10), 0.5)]
+    found = [(box(0, 10), 0.9), (box(0, 10), 0.8), (box(10, 10), 0.5)]
     # Points (2/3, 1), (1/2, 1/2), (1, 1/2), (1, 0), each with width 1/4.
     assert measured(found, targets).compute()["AP50"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 1 + 1) / 4)
 

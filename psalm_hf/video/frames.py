@@ -1,0 +1,144 @@
+"""Frames of a folder of pictures, of a video file or of any iterable, one at a time: a video is never in memory as a whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from ..model.image_processing_psalm import load_image, to_rgb
+
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class VideoFrame(NamedTuple):
+    """`name`: of the file without its ending, or the number of the frame with at least five digits. `image`: RGB, upright."""
+
+    name: str
+    image: Image.Image
+
+
+def read_frames(source: str | os.PathLike | Iterable[Any], start: int = 0) -> Iterator[VideoFrame]:
+    """Frames in the order of time.
+
+    Args:
+        source: folder of pictures, whose names are sorted as people do (frame2 before frame10), other files are passed over; video file,
+            which needs PyAV; or an iterable of pictures in any form that the processor takes.
+        start: number of frames to leave out at the beginning; those of a folder are not even opened.
+
+    Raises:
+        ValueError: at once: neither folder nor video, or a folder without pictures or with two of one name; while reading: a frame that
+            cannot be decoded (its message names it), or no frame at all.
+        ImportError: a video file without PyAV.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return _from_iterable(source, start)
+    path = Path(source)
+    if path.is_dir():
+        return _from_files(picture_files(path), start)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such folder or file; give a folder of pictures or a video file")
+    return _from_video(path, start, _import_av())
+
+
+def count_frames(source: str | os.PathLike | Iterable[Any]) -> int | None:
+    """Number of frames, None where only reading them all would tell; of a video file what its header says.
+
+    Raises:
+        ValueError, ImportError: see `read_frames`.
+    """
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return len(source)
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return len(picture_files(path))
+    if not path.is_file():
+        raise ValueError(f"{path}: no such folder or file; give a folder of pictures or a video file")
+    av = _import_av()
+    with _open_video(path, av) as container:
+        return container.streams.video[0].frames or None
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Pictures of a folder in natural order.
+
+    Raises:
+        ValueError: there are none, or two have one name.
+    """
+    files = sorted((path for path in folder.iterdir() if _is_picture(path)), key=lambda path: _natural(path.name))
+    if not files:
+        raise ValueError(f"{folder}: has no pictures; expected files that end in {', '.join(PICTURE_ENDINGS)}")
+    names: dict[str, Path] = {}
+    for path in files:
+        if path.stem in names:
+            raise ValueError(f"{folder}: {names[path.stem].name} and {path.name} are frames of one name; keep one of them")
+        names[path.stem] = path
+    return files
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Key that compares runs of digits as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+
+
+def _frame_name(number: int) -> str:
+    return f"{number:05d}"
+
+
+def _from_files(files: Sequence[Path], start: int) -> Iterator[VideoFrame]:
+    for path in files[start:]:
+        yield VideoFrame(path.stem, load_image(path))
+
+
+def _from_iterable(pictures: Iterable[Any], start: int) -> Iterator[VideoFrame]:
+    number = -1
+    for number, picture in enumerate(pictures):
+        if number >= start:
+            yield VideoFrame(_frame_name(number), to_rgb(picture, f"frame {number}"))
+    if number < 0:
+        raise ValueError("the video has no frames; give at least one picture")
+
+
+def _from_video(path: Path, start: int, av: Any) -> Iterator[VideoFrame]:
+    number = -1
+    with _open_video(path, av) as container:
+        try:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number >= start:
+                    # Phones write upright videos as lying ones with a note that says how to turn them.
+                    image = frame.to_image()
+                    yield VideoFrame(_frame_name(number), image.rotate(frame.rotation, expand=True) if frame.rotation else image)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path}: frame {number + 1} cannot be decoded ({error}); the ones before it can") from error
+    if number < 0:
+        raise ValueError(f"{path}: the video has no frames")
+
+
+def _open_video(path: Path, av: Any) -> Any:
+    try:
+        container = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be read ({error})") from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{path}: has no pictures, only {', '.join(stream.type for stream in container.streams) or 'nothing'}")
+    return container
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("reading and writing video files needs PyAV: pip install psalm_hf[video]; folders of pictures do not") from error
+    return av

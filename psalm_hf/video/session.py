@@ -1,0 +1,341 @@
+"""PsalmVideoSession: objects that are given in some frame of a video are found in the frames that follow.
+
+R objects asked for in a frame, M region features of all of them together, Q mask queries, G image tokens, D language width, (h, w) the
+resolution of the prediction, (H, W) that of the video.
+
+Source: cross-image region prompts of PSALM (arXiv:2403.14598, github.com/zamling/PSALM, d5dbfda) for the policies `last_frame` and
+`released`; sessions as an object of their own are SAM 2's idea.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model.image_processing_psalm import Frame, Size, content_size, to_rgb
+from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, pool_regions
+from ..model.postprocessing import region_scores
+from ..model.processing_psalm import PsalmProcessor
+from ..model.regions import place_region, region_mask, region_weights
+from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What one frame shows.
+
+    Attributes:
+        masks: object id -> (H, W) bool on the CPU, empty = the object is absent.
+        scores: object id -> how sure the model is of the mask, in [0, 1]; also of an absent object.
+    """
+
+    masks: dict[ObjectId, Tensor]
+    scores: dict[ObjectId, float]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The frame that was seen last; the only one that is kept."""
+
+    pixel_values: Tensor  # (1, 3, S, S)
+    features: PsalmImageFeatures
+
+
+class PsalmVideoSession:
+    """Follows objects through one video. All objects of a frame are one prompt, and each new frame is encoded once.
+
+    An object is remembered by a few region features (vectors) and one small mask, so the memory does not grow with the video.
+
+        session = PsalmVideoSession(model, processor)
+        session.add_objects(frames[0], {1: mask, 2: {"box": (10, 20, 90, 140)}})
+        for frame in frames:
+            result = session.track(frame)
+
+    Args:
+        model: in evaluation mode.
+        processor: of the same checkpoint.
+        policy: "first_last_confident" (ours), "last_frame" (the paper) or "released", or an object of `psalm_hf.video.memory` with
+            options of its own.
+
+    Raises:
+        ValueError: unknown policy, or a model in training mode.
+    """
+
+    def __init__(self, model: PsalmForSegmentation, processor: PsalmProcessor, policy: str | LastFrame = "first_last_confident"):
+        if model.training:
+            raise ValueError("model: is in training mode, where its answers are random; call model.eval() first")
+        self.model = model
+        self.processor = processor
+        self.policy = read_policy(policy)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets objects and frames: the next frame may be of another video."""
+        self.frame_size: Size | None = None
+        self._memories: dict[ObjectId, ObjectMemory] = {}
+        self._num_tracked = 0
+        self._encoded: _Encoded | None = None
+        self._row: dict[str, Tensor] = {}
+
+    @property
+    def object_ids(self) -> tuple[ObjectId, ...]:
+        """In the order in which they joined."""
+        return tuple(self._memories)
+
+    @property
+    def num_tracked(self) -> int:
+        """How often `track` was called."""
+        return self._num_tracked
+
+    def add_objects(self, frame: Any, objects: Mapping[ObjectId, Any]) -> None:
+        """Objects that the session follows from now on.
+
+        Args:
+            frame: the picture that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
+                again if it is the frame that was given last.
+            objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor: `{"mask": ...}`,
+                `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}` in pixels of the frame.
+
+        Raises:
+            ValueError: an id that the session has already, none at all, a region that is empty or outside of the frame, a frame of another
+                size than the ones before. Then nothing is added.
+        """
+        objects = _checked_ids(objects)
+        if known := [name for name in objects if name in self._memories]:
+            raise ValueError(f"object {known[0]!r}: is in the session already; use correct() to change it, or another id")
+        self._memories |= self._read_prompts(frame, objects)
+
+    def correct(self, frame: Any, objects: Mapping[ObjectId, Any]) -> None:
+        """Tells where objects really are: what was remembered of them is replaced. Arguments as of `add_objects`.
+
+        Raises:
+            ValueError: an unknown id, and as `add_objects`. Then nothing is changed.
+        """
+        objects = _checked_ids(objects)
+        for name in objects:
+            self._check_known(name)
+        for name, memory in self._read_prompts(frame, objects).items():
+            memory.renewed = self._memories[name].renewed
+            self._memories[name] = memory
+
+    def remove(self, object_id: ObjectId) -> None:
+        """The object is no longer looked for.
+
+        Raises:
+            ValueError: unknown id.
+        """
+        self._check_known(object_id)
+        del self._memories[object_id]
+
+    @torch.no_grad()
+    def track(self, frame: Any, visible: Collection[ObjectId] | None = None) -> VideoResult:
+        """Finds the objects in a frame and renews what is remembered of them.
+
+        Args:
+            frame: the next picture of the video, in any form that the processor takes.
+            visible: the objects that the frame shows, if that is known from the truth: the oracle of the released evaluation. The others
+                are not asked for and score 0. None = whether an object is there is decided by its score.
+
+        Raises:
+            ValueError: no objects yet, unknown ids in `visible`, no picture, or one of another size than the ones before.
+        """
+        if not self._memories:
+            raise ValueError("there is no object to track; call add_objects() first")
+        for name in visible or ():
+            self._check_known(name)
+        asked = [name for name in self._memories if visible is None or name in visible]
+        encoded = self._encode(frame)
+        masks = {name: torch.zeros(self.frame_size, dtype=torch.bool) for name in self._memories}
+        scores = dict.fromkeys(self._memories, 0.0)
+        if asked:
+            queries, mask_logits, picked = self._pick(encoded, asked)
+            reported = self.policy.report(picked)
+            self._renew(encoded, asked, picked, reported)
+            for name, query, mask in zip(asked, queries.tolist(), reported, strict=True):
+                self._memories[name].mask = mask_logits[query] > 0 if mask.any() else None
+            masks |= zip(asked, reported.cpu(), strict=True)
+            scores |= zip(asked, picked.scores.tolist(), strict=True)
+        for name in self._memories.keys() - set(asked):
+            self._memories[name].mask = None
+        self._num_tracked += 1
+        return VideoResult(masks, scores)
+
+    # Between the sessions
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes what the session remembers into one safetensors file, whole or not at all."""
+        tensors, entries = {}, []
+        for index, (name, memory) in enumerate(self._memories.items()):
+            tensors[f"{index}.first"] = memory.first
+            tensors |= {f"{index}.recent.{age}": feature for age, feature in enumerate(memory.recent)}
+            if memory.mask is not None:
+                tensors[f"{index}.mask"] = memory.mask
+            entries.append({"id": name, "renewed": memory.renewed, "recent": len(memory.recent), "mask": memory.mask is not None})
+        state = {"objects": entries, "frame_size": self.frame_size, "num_tracked": self._num_tracked, **describe_policy(self.policy)}
+        unfinished = Path(f"{os.fspath(path)}.unfinished")
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(tensors, unfinished, metadata={"session": json.dumps(state)})
+        os.replace(unfinished, path)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Remembers what `save` wrote, instead of what the session has: tracking goes on as if it had never stopped.
+
+        Raises:
+            ValueError: no such file, another policy, or features of another width than the model's.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(self.model.device)) as file:
+                state = json.loads(file.metadata()["session"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a saved session ({type(error).__name__}: {error})") from error
+        for name, value in describe_policy(self.policy).items():
+            if state.get(name) != value:
+                raise ValueError(f"{path}: saved with {name} {state.get(name)!r}, but the session has {value!r}; use the same policy")
+        width = self.model.config.text_config.hidden_size
+        if wrong := [tensor for name, tensor in tensors.items() if name.endswith("first") and tensor.shape != (width,)]:
+            raise ValueError(f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint")
+        self.reset()
+        self.frame_size = None if state["frame_size"] is None else tuple(state["frame_size"])
+        self._num_tracked = state["num_tracked"]
+        for index, entry in enumerate(state["objects"]):
+            recent = [tensors[f"{index}.recent.{age}"] for age in range(entry["recent"])]
+            self._memories[entry["id"]] = ObjectMemory(
+                tensors[f"{index}.first"], recent, entry["renewed"], tensors[f"{index}.mask"] if entry["mask"] else None
+            )
+
+    # Frames and prompts in
+
+    def _encode(self, frame: Any) -> _Encoded:
+        image = to_rgb(frame, "frame")
+        size = (image.height, image.width)
+        if self.frame_size not in (None, size):
+            raise ValueError(
+                f"frame: is {size[0]} high and {size[1]} wide, but the frames before were {self.frame_size[0]} high and "
+                f"{self.frame_size[1]} wide; a session is for one video, call reset() before another one"
+            )
+        pixel_values = self.processor.image_processor([image], return_tensors="pt")["pixel_values"].to(self.model.device)
+        # By content and not by identity: a camera may write every frame into the same array.
+        if self._encoded is None or self.frame_size is None or not torch.equal(self._encoded.pixel_values, pixel_values):
+            self._encoded = _Encoded(pixel_values, self.model.get_image_features(pixel_values))
+        self.frame_size = size
+        return self._encoded
+
+    @torch.no_grad()
+    def _read_prompts(self, frame: Any, objects: Mapping[ObjectId, Any]) -> dict[ObjectId, ObjectMemory]:
+        if not objects:
+            raise ValueError("objects: is empty; give at least one id and where it is")
+        image = to_rgb(frame, "frame")
+        size = (image.height, image.width)
+        regions = {name: _as_region(prompt) for name, prompt in objects.items()}
+        drawn = [region_mask(region, size, f"object {name!r}", self.processor.prompt_radii) for name, region in regions.items()]
+        encoded = self._encode(image)
+        features = self._pool(encoded, drawn)
+        memories = {}
+        for (name, region), mask, feature in zip(regions.items(), drawn, features, strict=True):
+            memories[name] = ObjectMemory(feature.clone(), mask=self._reduce(encoded, mask) if "mask" in region else None)
+        return memories
+
+    def _pool(self, encoded: _Encoded, masks: Sequence[np.ndarray]) -> Tensor:
+        """N masks (H, W) bool, not empty -> (N, D), each with memory of its own."""
+        # Seeded by the frame: a session that was saved and loaded draws the same pixels, where the processor draws any.
+        generator = torch.Generator().manual_seed(self._num_tracked)
+        placed = [place_region(mask, self.processor.image_processor.image_size) for mask in masks]
+        weights = [region_weights(mask, self.processor.image_grid, self.processor.region_sampling, generator) for mask in placed]
+        tokens = encoded.features.image_tokens  # (1, G, D)
+        index = torch.zeros((1, len(weights)), dtype=torch.int64, device=tokens.device)
+        return pool_regions(torch.stack(weights)[None].to(tokens.device), tokens, index)[0]
+
+    def _reduce(self, encoded: _Encoded, mask: np.ndarray) -> Tensor:
+        """(H, W) bool -> (h, w) bool, as the network would predict it."""
+        placed = torch.from_numpy(place_region(mask, self.processor.image_processor.image_size))[None, None]
+        size = encoded.features.mask_features.shape[-2:]
+        return F.interpolate(placed.float(), size=size, mode="area")[0, 0].ge(0.5).to(self.model.device)
+
+    # Answers out
+
+    def _pick(self, encoded: _Encoded, asked: Sequence[ObjectId]) -> tuple[Tensor, Tensor, Picked]:
+        """The query of each object (R,), the masks of all queries (Q, h, w) before the sigmoid, and what was picked."""
+        prompts = self.policy.prompts(self._memories, asked)
+        outputs = self.model(
+            **self._prompt_row(sum(map(len, prompts))), image_features=encoded.features, region_features=torch.cat(prompts)[None]
+        )
+        mask_logits = outputs.masks_queries_logits[0]
+        # Of several features of an object the one that fits best speaks for it.
+        answers = outputs.region_queries_logits[0].split([len(features) for features in prompts])
+        region_logits = torch.stack([answer.amax(0) for answer in answers])  # (R, Q)
+        geometry = Frame.of_image(self.frame_size, self.processor.image_processor.image_size)
+        scores = region_scores(mask_logits, region_logits, geometry)  # (Q, R)
+        queries = self.policy.assign(scores, self._overlaps(mask_logits, asked))
+        logits = geometry.restore(mask_logits[queries].float())  # (R, H, W)
+        chosen = scores[queries, torch.arange(len(asked), device=queries.device)]
+        none_left = queries < 0
+        logits[none_left] = -torch.inf
+        return queries, mask_logits, Picked(logits, chosen.masked_fill(none_left, 0))
+
+    def _overlaps(self, mask_logits: Tensor, asked: Sequence[ObjectId]) -> Tensor:
+        """(Q, R) IoU with where the objects were in the frame before, 0 where they were not seen."""
+        size, padded = content_size(self.frame_size, self.processor.image_processor.image_size), self.processor.image_processor.image_size
+        # What the network predicts on the padding is of no account.
+        height, width = (max(1, round(side * cells / padded)) for side, cells in zip(size, mask_logits.shape[1:], strict=True))
+        masks = mask_logits[:, :height, :width] > 0
+        seen = [memory.mask for memory in (self._memories[name] for name in asked)]
+        before = torch.stack([torch.zeros_like(masks[0]) if mask is None else mask[:height, :width] for mask in seen])
+        return iou(masks.flatten(1).float(), before.flatten(1).float())
+
+    def _renew(self, encoded: _Encoded, asked: Sequence[ObjectId], picked: Picked, reported: Tensor) -> None:
+        masks = {name: mask for name, mask in zip(asked, self.policy.remember(picked, reported), strict=True) if mask is not None}
+        if not masks:
+            return
+        features = self._pool(encoded, [mask.cpu().numpy() for mask in masks.values()])
+        for name, feature in zip(masks, features, strict=True):
+            memory = self._memories[name]
+            # A copy: a view would keep the features of all objects of its frame.
+            memory.recent = [*memory.recent, feature.clone()][-self.policy.num_recent :]
+            memory.renewed = self._num_tracked
+
+    def _prompt_row(self, num_regions: int) -> dict[str, Tensor]:
+        """Tokens of the row that asks for so many regions, whose features are passed beside them."""
+        if not self._row or int(self._row["condition_index"].max()) != num_regions:
+            blank = np.zeros((1, 1, 3), dtype=np.uint8)
+            inputs = self.processor(images=blank, regions=[{"point": (0, 0)}] * num_regions, return_tensors="pt")
+            names = ("input_ids", "attention_mask", "condition_index", "condition_type")
+            self._row = {name: inputs[name].to(self.model.device) for name in names}
+        return self._row
+
+    def _check_known(self, name: ObjectId) -> None:
+        if name not in self._memories:
+            raise ValueError(f"object {name!r}: is not in the session, which has {list(self._memories)}; add it with add_objects()")
+
+
+def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:
+    """With plain ints and strings for ids.
+
+    Raises:
+        ValueError: no mapping, or another type of id.
+    """
+    if not isinstance(objects, Mapping):
+        raise ValueError(f"objects: expected a dictionary of ids and regions, got {type(objects).__name__}")
+    checked = {}
+    for name, prompt in objects.items():
+        if isinstance(name, bool) or not isinstance(name, (str, numbers.Integral)):
+            raise ValueError(f"object {name!r}: an id is an int or a str, got {type(name).__name__}")
+        checked[name if isinstance(name, str) else int(name)] = prompt
+    return checked
+
+
+def _as_region(prompt: Any) -> Mapping[str, Any]:
+    is_region = isinstance(prompt, Mapping) and "counts" not in prompt  # a COCO RLE is a dictionary too
+    return prompt if is_region else {"mask": prompt}
