@@ -130,7 +130,7 @@ def _is_same_picture(one: Any, other: Any) -> bool:
 
 def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
     opened = {
-        first: _open_picture(samples[first].image, f"image {samples[first].image_id}")
+        first: open_picture(samples[first].image, f"image {samples[first].image_id}")
         for first in dict.fromkeys(positions)
         if first is not None
     }
@@ -144,7 +144,7 @@ def _open_region_picture(sample: Sample) -> Image.Image | None:
     if sample.region_image is None:
         return None
     name = f"region image of image {sample.image_id}"
-    picture = _open_picture(sample.region_image, name)
+    picture = open_picture(sample.region_image, name)
     _check_size(picture, sample.region_image_size, name)
     return picture
 
@@ -157,8 +157,16 @@ def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> N
         )
 
 
-def _open_picture(image: Any, item: str) -> Image.Image:
-    """As stored: an EXIF orientation is not applied, because masks and prompts know nothing of it."""
+def open_picture(image: Any, item: str) -> Image.Image:
+    """A sample's picture as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
+
+    Args:
+        image: path, encoded bytes, or a PIL image, which is returned as it is.
+        item: how the message calls it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     if isinstance(image, Image.Image):
         return image
     try:

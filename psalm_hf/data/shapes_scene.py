@@ -329,10 +329,14 @@ def _place_things(canvas: Canvas, dice: Dice, with_held_out: bool) -> bool:
         size = dice.between(*SMALL) if dice.percent(SMALL_PERCENT) else dice.between(LARGE[0], largest)
         tilt = dice.between(-MAX_TILT, MAX_TILT) % _TURN
         plan = Plan(shape, color, dice.choice(PATTERNS), size, tilt)
-        if not (dice.percent(OVERLAP_PERCENT) and put_onto_another(canvas, plan, dice)):
-            put_apart(canvas, plan, dice)
+        place(canvas, plan, dice)
     has_held_out = any((item.plan.color, item.plan.shape) in HELD_OUT for item in canvas.placed)
     return len(canvas.placed) >= NUM_THINGS[0] and has_held_out == with_held_out
+
+
+def place(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
+    """Paints a thing onto another one or apart from all; False if no place was found."""
+    return (dice.percent(OVERLAP_PERCENT) and _put_onto_another(canvas, plan, dice)) or _put_apart(canvas, plan, dice)
 
 
 def palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
@@ -350,7 +354,7 @@ def palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
             return others
 
 
-def put_apart(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
+def _put_apart(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     margin = plan.radius + GAP
     for _ in range(TRIES):
         x, y = dice.between(margin, UNITS - margin), dice.between(margin, UNITS - margin)
@@ -359,7 +363,7 @@ def put_apart(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     return False
 
 
-def put_onto_another(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
+def _put_onto_another(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     """Onto a thing of another colour that nothing covers yet; it then touches no third thing."""
     for _ in range(TRIES // 3):
         if not canvas.placed:

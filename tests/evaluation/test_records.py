@@ -1,0 +1,53 @@
+"""Answers on disk: what was written whole is there, what was not is done again, nothing counts twice."""
+
+import pytest
+
+from psalm_hf.evaluation.records import Records, read_answer, write_json
+
+
+def test_answers_of_several_processes_are_found_by_row(tmp_path):
+    first, second = Records(tmp_path), Records(tmp_path, process=1)
+    first.append([(0, {"text": "a, b"}), (2, {"text": "\u00e9\n"})])
+    second.append([(1, {"text": "c"})])
+    places = first.places()
+    assert {row: read_answer(place)["text"] for row, place in sorted(places.items())} == {0: "a, b", 1: "c", 2: "\u00e9\n"}
+    assert second.places() == places
+
+
+def test_a_line_that_is_not_whole_is_cut_off_and_can_be_written_again(tmp_path):
+    records = Records(tmp_path)
+    records.append([(0, "kept"), (1, "lost")])
+    records.path.write_bytes(records.path.read_bytes()[:-4])
+    again = Records(tmp_path)
+    again.mend()
+    assert set(again.places()) == {0}
+    again.append([(1, "found")])
+    assert [read_answer(place) for place in again.places().values()] == ["kept", "found"]
+
+
+def test_a_first_line_that_is_not_whole_leaves_nothing(tmp_path):
+    records = Records(tmp_path)
+    records.path.write_text('{"row":0,"ans')
+    records.mend()
+    assert records.places() == {} and records.path.read_bytes() == b""
+
+
+def test_a_row_that_was_answered_twice_is_refused(tmp_path):
+    Records(tmp_path).append([(3, "once")])
+    Records(tmp_path, process=1).append([(3, "twice")])
+    with pytest.raises(ValueError, match="row 3 is also in 000.jsonl; start again in another folder"):
+        Records(tmp_path).places()
+
+
+def test_what_is_no_answer_is_refused(tmp_path):
+    (tmp_path / "000.jsonl").write_text('{"other": 1}\n')
+    with pytest.raises(ValueError, match="is no answer that an evaluation has written"):
+        Records(tmp_path).places()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"percent": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"percent": object()})
+    assert path.read_text() == '{\n "percent": 1\n}\n' and list(tmp_path.iterdir()) == [path]
