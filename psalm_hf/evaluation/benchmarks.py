@@ -204,7 +204,7 @@ _OWN_FORMATS: Mapping[str, Mapping[str, Callable[[OpenPart], Format]]] = {
         "semantic": lambda part: LabelMaps.of_cityscapes(_categories(part, "semantic")),
         "instance": lambda part: CityscapesInstances([category for category in _categories(part, "instance") if category.is_thing]),
     },
-    "pc459": {"semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic"), file_name="{id}.tif")},
+    "coco_semantic": {"semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic"), file_name="{id:0>12}.png")},
     "davis2017": {"region": lambda part: DavisFrames()},
     "ego_exo4d": {"region": _correspondence_file},
     "vqav2": {"text": lambda part: VqaResults()},
@@ -269,7 +269,7 @@ def _reasoning(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[
 def _rule(choices: Choices) -> ReferringRule:
     if "no_target" not in choices:
         return ReferringRule()
-    return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"])
+    return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"], choices.get("no_target_threshold"))
 
 
 def _region(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:

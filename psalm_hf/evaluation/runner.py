@@ -1,16 +1,19 @@
 """A model on a benchmark, in two steps that any number of processes share: answer every row, then judge every answer.
 
-Answers go to disk as they come. A batch holds the same rows for any number of processes, so that these give the same answers to the bit.
+Answers go to disk as they come. A batch holds the same rows for any number of processes, and on a CPU a row has the same outputs in any
+batch, so that these give the same answers to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -21,6 +24,8 @@ from .benchmarks import OpenPart
 from .measures import Measure
 from .records import Records
 from .vocabulary import segment_categories, split_names
+
+LENGTH = 32  # tokens
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,38 @@ def answer(
     loader = DataLoader(_Batches(part.dataset, mine, collate), batch_size=None, num_workers=num_workers)
     bar = tqdm(total=len(part.dataset), initial=len(done), desc=_title(part, "answer"), unit="row", disable=processes.rank > 0)
     for rows, samples, inputs in loader:
-        if inputs is None:
-            outputs = segment_categories(model, processor, samples, chunks)
-        else:
-            outputs = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+        with same_bits(model):
+            if inputs is None:
+                outputs = segment_categories(model, processor, samples, chunks)
+            else:
+                outputs = model(**{name: tensor.to(model.device) for name, tensor in with_round_length(inputs, processor).items()})
         answers = {measure.name: measure.answers(samples, outputs, processor) for measure in part.measures}
         records.append((row, {name: of_rows[index] for name, of_rows in answers.items()}) for index, row in enumerate(rows))
         bar.update(len(rows) * processes.number)
     bar.close()
     processes.wait()
+
+
+@contextmanager
+def same_bits(model: Any) -> Iterator[None]:
+    """On a CPU, in float32, a row's outputs have the same bits in any batch inside, if its tokens are `with_round_length`.
+
+    oneDNN chooses algorithms of convolutions by the size of the batch. What is left takes images one by one, or has enough rows.
+    """
+    is_affected = model.device.type == "cpu" and model.dtype == torch.float32
+    with torch.backends.mkldnn.flags(enabled=not is_affected and torch.backends.mkldnn.enabled):
+        yield
+
+
+def with_round_length(inputs: Mapping[str, Any], processor: Any) -> dict[str, Any]:
+    """Inputs whose rows are padded, at the right, to a multiple of `LENGTH` tokens.
+
+    Sums over the tokens of a row are made of lanes and a remainder: with further padding the lanes stay as they are.
+    """
+    missing = -inputs["input_ids"].shape[1] % LENGTH
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "condition_index": 0}
+    padded = {name: functional.pad(inputs[name], (0, missing), value=value) for name, value in fill.items() if name in inputs}
+    return {**inputs, **padded}
 
 
 def _chunks(processor: Any, dataset: SampleDataset) -> list[list[str]]:

@@ -158,6 +158,9 @@ def pool_conditions(hidden_states: Tensor, condition_index: Tensor, num_conditio
     return torch.bmm(member, hidden_states.float()).to(hidden_states.dtype)
 
 
+_MIN_ROWS = 16
+
+
 def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tensor) -> Tensor:
     """Region features: weighted means over the tokens of the image a region was drawn on.
 
@@ -168,7 +171,10 @@ def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tens
     Returns:
         (B, R, D). Source: released region pooling, whose 256 sampled points are such weights; see docs/prompts.md.
     """
-    pooled = torch.einsum("brg,jgd->brjd", region_weights.to(image_tokens.dtype), image_tokens)
+    num_regions = region_weights.shape[1]
+    # Libraries for CPUs have other kernels for products of few rows, so that the bits of a region's feature would depend on its batch.
+    padded = nn.functional.pad(region_weights, (0, 0, 0, max(0, _MIN_ROWS - num_regions))).to(image_tokens.dtype)
+    pooled = torch.einsum("brg,jgd->brjd", padded, image_tokens)[:, :num_regions]
     # Every region over every image, then the right ones: a product with zeros would carry NaN of one image into the others' rows.
     return pooled.take_along_dim(token_index[:, :, None, None], dim=2)[:, :, 0]
 
