@@ -93,7 +93,7 @@ def test_answers_and_their_files_have_the_same_numbers(davis, tmp_path):
     DavisFrames().write(tmp_path, zip(davis, answers, strict=True))
     of_files = scored(VideoMeasure(), davis, DavisFrames().read(tmp_path, davis))
     assert of_files.numbers() == scored(VideoMeasure(), davis, dict(enumerate(answers))).numbers()
-    assert of_files.counts() == {"sequences": 2, "objects": 4, "frames": 3, "last frames, not scored": 2}
+    assert {"sequences": 2, "objects": 4, "frames": 3, "last frames, not scored": 2}.items() <= of_files.counts().items()
 
 
 def test_last_frames_may_be_missing_and_other_frames_not(davis, submission):
