@@ -30,13 +30,18 @@ CHOICES = {
     "refer_protocol": (("per_expression", "merged"), "a prompt per expression, or all expressions of an object in one"),
     "rasterisation": (("exact", "released"), "truth from polygons as pycocotools makes it, or as the released code does"),
     "referring_threshold": (float, "queries that score above it belong to the answer"),
-    "no_target": (("never", "threshold", "area"), "when the answer to an expression is that nothing is there"),
+    "no_target": (
+        ("never", "threshold", "area", "processor"),
+        "when the answer to an expression is that nothing is there; processor: by both thresholds that calibrate_referring.py left there",
+    ),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
     "vocabulary": (
         ("divided", "whole"),
         "names beyond the context length: several prompts, or one too long",
     ),
     "oracle": (bool, "point only at objects that the truth of the frame shows"),
+    "memory": (("last_frame", "released", "first_last_confident"), "what is remembered of the objects of a video"),
+    "visible_above": (float, "score above which an object of the other view is visible"),
     "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
 }
 
@@ -75,7 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < lowest:
             parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
-    for name in ("threshold", "overlap", "referring_threshold"):
+    for name in ("threshold", "overlap", "referring_threshold", "visible_above"):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
             parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, got {value}")
@@ -95,6 +100,20 @@ def describe(options: argparse.Namespace, choices: dict[str, Any], split: str) -
         "checkpoint": checkpoint,
         "dtype": options.dtype,
     }
+
+
+def carried_thresholds(options: argparse.Namespace) -> dict[str, float | None]:
+    """The choices that the checkpoint's processor makes for expressions."""
+    from psalm_hf import PsalmProcessor
+
+    if options.checkpoint is None:
+        raise ValueError("--no-target processor takes the thresholds of a checkpoint's processor; give --checkpoint")
+    processor = PsalmProcessor.from_pretrained(checkpoint_path(options))
+    if processor.no_target_threshold is None:
+        raise ValueError(
+            f"--no-target processor: the processor of {options.checkpoint} has no no_target_threshold; run examples/calibrate_referring.py"
+        )
+    return {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
 
 
 def checkpoint_path(options: argparse.Namespace) -> str:
@@ -198,13 +217,13 @@ def evaluate(options: argparse.Namespace) -> None:
     from psalm_hf.evaluation.pictures import KINDS, write_pictures
     from psalm_hf.evaluation.records import Records, read_answer, write_json
     from psalm_hf.evaluation.results import beside, flat, joint_results, markdown_row, part_results
-    from psalm_hf.evaluation.runner import AnsweredRows, Processes, answer, judge
+    from psalm_hf.evaluation.runner import AnsweredRows, Processes, judge
 
     benchmark = benchmark_of(options.benchmark)
     own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
     choices, split = choices_of(options.benchmark, options.protocol, own), options.split or benchmark.split
-    if options.checkpoint and not benchmark.is_answered:
-        raise ValueError(f"{options.benchmark}: no model can be run on it yet; score its answers by --predictions")
+    if choices.get("no_target") == "processor":
+        choices |= carried_thresholds(options)
     description = describe(options, choices, split)
     check_folder(options.output_dir, description, options.resume)
 
@@ -215,7 +234,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
     processes = Processes(state.process_index, state.num_processes)
     model, processor = load_model(options, state.device, choices.get("vocabulary")) if options.checkpoint else (None, None)
-    further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark == "shapes" else {}
+    further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark.endswith("shapes") else {}
     with state.main_process_first():  # which writes the cached rows
         parts = open_parts(options, choices, split, further)
     if state.is_main_process:
@@ -232,8 +251,7 @@ def evaluate(options: argparse.Namespace) -> None:
             if state.is_main_process:
                 records.mend()
             processes.wait()
-            num_workers = (4 if state.device.type == "cuda" else 0) if options.num_workers is None else options.num_workers
-            answer(model, processor, part, records, processes, batch_size=options.batch_size, num_workers=num_workers)
+            answer_part(model, processor, part, records, processes, options, choices)
             places, read = records.places(), read_answer
         else:
             part, answers = read_predictions(options, part)
@@ -271,6 +289,20 @@ def evaluate(options: argparse.Namespace) -> None:
         print(summary(results))
     processes.wait()
     state.destroy_process_group()
+
+
+def answer_part(model: Any, processor: Any, part: Any, records: Any, processes: Any, options: argparse.Namespace, choices: dict) -> None:
+    """Answers what has no answer yet."""
+    from psalm_hf.evaluation.runner import answer
+    from psalm_hf.evaluation.text_runner import answer_text
+    from psalm_hf.evaluation.video_runner import answer_video
+
+    if part.part.answered == "video":
+        answer_video(model, processor, part, records, processes, policy=choices["memory"], oracle=choices["oracle"])
+        return
+    num_workers = (4 if model.device.type == "cuda" else 0) if options.num_workers is None else options.num_workers
+    answer_rows = {"rows": answer, "text": answer_text}[part.part.answered]
+    answer_rows(model, processor, part, records, processes, batch_size=options.batch_size, num_workers=num_workers)
 
 
 def summary(results: dict[str, Any]) -> str:

@@ -55,8 +55,9 @@ def versions() -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
+    from psalm_hf.evaluation.calibration import ReferringThresholds, choose_thresholds, score_answers
     from psalm_hf.evaluation.shapes import report_shapes
-    from psalm_hf.evaluation.shapes_referring import ReferringThresholds, calibrate_referring
+    from psalm_hf.evaluation.shapes_referring import EXPRESSIONS_PER_IMAGE, calibration_samples
     from psalm_hf.evaluation.shapes_table import markdown_table, text_table
 
     for file in filter(None, (options.output, options.markdown)):  # fails before the work, not after it
@@ -68,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     if model.config.decouple_masks:
         thresholds = ReferringThresholds()
         if options.calibration_images:
-            thresholds = calibrate_referring(model, processor, num_images=options.calibration_images, batch_size=options.batch_size)
+            samples = calibration_samples(processor, options.calibration_images)
+            thresholds = choose_thresholds(score_answers(model, processor, samples, batch_size=options.batch_size * EXPRESSIONS_PER_IMAGE))
         recorded = asdict(thresholds) | {"calibration_images": options.calibration_images}
     reports = {
         split: report_shapes(model, processor, split=split, num_images=options.images, batch_size=options.batch_size, thresholds=thresholds)

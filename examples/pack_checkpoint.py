@@ -2,8 +2,8 @@
 
     python examples/pack_checkpoint.py --checkpoint outputs/tiny/stage2_second --results results.json --output FOLDER
 
---results is what `evaluate_shapes.py --output` wrote. In the card, $parameters (millions), $megabytes (of the weights), $results (a table),
-$images, $no_target and $further_targets (of the measurement) are filled in.
+--results is what `evaluate_shapes.py --output` wrote. Its thresholds of expressions go into the processor. In the card, $parameters
+(millions), $megabytes (of the weights), $results (a table), $images, $no_target and $further_targets (of the measurement) are filled in.
 
 `save_pretrained` also copies the modules of the model, for machines without psalm_hf. What is packed here is loaded by psalm_hf, and needs
 none.
@@ -57,11 +57,12 @@ def pack(checkpoint: str, results: Path, card: Path, output: Path, overwrite: bo
     """Writes beside the output and renames at the end: a folder that exists is complete."""
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: exists and is not an empty folder; give another one or --overwrite")
-    measured = card_fields(json.loads(results.read_text(encoding="utf-8")), results)
+    record = json.loads(results.read_text(encoding="utf-8"))
+    measured = card_fields(record, results)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        parameters = write_checkpoint(checkpoint, unfinished)
+        parameters = write_checkpoint(checkpoint, unfinished, record["thresholds"])
         megabytes = (unfinished / "model.safetensors").stat().st_size / 1e6
         template = Template(card.read_text(encoding="utf-8"))
         text = template.substitute(measured, parameters=f"{parameters / 1e6:.1f}", megabytes=f"{megabytes:.1f}")
@@ -75,14 +76,17 @@ def pack(checkpoint: str, results: Path, card: Path, output: Path, overwrite: bo
         raise
 
 
-def write_checkpoint(checkpoint: str, folder: Path) -> int:
-    """Everything but the card. Returns the number of parameters."""
+def write_checkpoint(checkpoint: str, folder: Path, thresholds: dict[str, float]) -> int:
+    """Everything but the card. `thresholds`: of `evaluate_shapes.py`. Returns the number of parameters."""
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
 
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype="float32")
     # The model itself stays float32, and so says config.json.
     model.save_pretrained(folder, state_dict=half_state(model.state_dict()), max_shard_size="1TB")
-    PsalmProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    processor = PsalmProcessor.from_pretrained(
+        checkpoint, referring_threshold=thresholds["further_targets"], no_target_threshold=thresholds["no_target"]
+    )
+    processor.save_pretrained(folder)
     drop_code(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ GENERAL_CATEGORIES = {
 }  # fmt: skip
 # The released thresholds; but for instances it keeps everything, as average precision wants it, and nobody can look at 100 masks.
 DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
-# Of psalm-tiny: things are worth showing above 0.5; of the queries, those above the calibrated score belong to "all dotted things".
-OVERVIEW_CATEGORY_THRESHOLD, OVERVIEW_EXPRESSION_THRESHOLD = 0.5, 0.91
+OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
 
@@ -55,6 +54,7 @@ class Prompt:
         stuff: those of the categories whose segments are fused.
         regions: (kind, value) as read from the command line.
         threshold: least score of a segment.
+        no_target_threshold: of expressions, which mean nothing unless a mask scores above it; None = they always mean something.
     """
 
     task: str
@@ -62,6 +62,7 @@ class Prompt:
     stuff: tuple[str, ...] = ()
     regions: tuple[tuple[str, Any], ...] = ()
     threshold: float | None = None
+    no_target_threshold: float | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
     prompts = read_prompts(options)
     arguments = {name: value for prompt in prompts for name, value in processor_arguments(prompt).items()}
     model, processor = load_model(options)
+    prompts = [complete_thresholds(prompt, processor) for prompt in prompts]
 
     start = time.perf_counter()
     # One call for all prompts: the picture is encoded once.
@@ -145,11 +147,11 @@ def read_prompts(options: argparse.Namespace) -> list[Prompt]:
     if options.is_overview:
         return [
             category_prompt("panoptic", SHAPES_CATEGORIES, OVERVIEW_CATEGORY_THRESHOLD),
-            Prompt("referring", BUNDLED_EXPRESSIONS, threshold=OVERVIEW_EXPRESSION_THRESHOLD),
+            Prompt("referring", BUNDLED_EXPRESSIONS),
             Prompt("interactive", [kind for kind, _ in BUNDLED_REGIONS], regions=tuple(BUNDLED_REGIONS)),
         ]
     if options.expressions:
-        return [Prompt("referring", options.expressions, threshold=options.threshold)]
+        return [Prompt("referring", options.expressions, threshold=options.threshold, no_target_threshold=options.no_target_threshold)]
     if options.regions:
         return [Prompt("interactive", [region_name(*region) for region in options.regions], regions=tuple(options.regions))]
     task = options.task or "panoptic"
@@ -167,6 +169,15 @@ def read_prompts(options: argparse.Namespace) -> list[Prompt]:
 
 def category_prompt(task: str, categories: dict[str, bool], threshold: float | None) -> Prompt:
     return Prompt(task, list(categories), stuff=tuple(name for name, is_stuff in categories.items() if is_stuff), threshold=threshold)
+
+
+def complete_thresholds(prompt: Prompt, processor) -> Prompt:
+    """Those of expressions that were not chosen are what the processor carries."""
+    if prompt.task != "referring":
+        return prompt
+    threshold = processor.referring_threshold if prompt.threshold is None else prompt.threshold
+    no_target = processor.no_target_threshold if prompt.no_target_threshold is None else prompt.no_target_threshold
+    return replace(prompt, threshold=threshold, no_target_threshold=no_target)
 
 
 def processor_arguments(prompt: Prompt) -> dict[str, Any]:
@@ -193,13 +204,15 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
 
 
 def read_segments(processor, outputs, sizes, prompt: Prompt, mask_threshold: float) -> list[dict]:
-    """Post-processed outputs as one list, whatever the task: label, label_id (index into what was prompted), score, mask (H, W) bool."""
+    """Post-processed outputs as one list, whatever the task: label, label_id (index into what was prompted), score, mask (H, W) bool.
+    What an expression without target would have is left out."""
     from psalm_hf.tasks import TASKS
 
     post_process = partial(getattr(processor, TASKS[prompt.task].post_process), outputs, target_sizes=sizes)
     if prompt.task == "referring":
-        answers = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold))
-        found = [(index, answer["score"], answer["segmentation"]) for index, answer in enumerate(answers)]
+        thresholds = {"threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
+        answers = of_its_kind(post_process(mask_threshold=mask_threshold, **thresholds))
+        found = [(index, answer["score"], answer["segmentation"]) for index, answer in enumerate(answers) if not answer["no_target"]]
     elif prompt.task == "interactive":
         (answer,) = of_its_kind(post_process(mask_threshold=mask_threshold))
         found = [(index, score, mask) for index, (score, mask) in enumerate(zip(answer["scores"], answer["masks"], strict=True))]
@@ -235,10 +248,9 @@ def draw_answer(image, prompt: Prompt, segments: list[dict], regions: list[dict]
     """The picture with everything that was found, and a legend."""
     from psalm_hf.visualization import draw_segmentation, label_colors
 
-    if not segments:
-        empty = f"No segment reached the threshold of {prompt.threshold}; lower --threshold to see weaker ones."
-        say(empty)
-        note = f"{note} {empty}" if note else empty
+    for sentence in missing(prompt, segments):
+        say(sentence)
+        note = f"{note} {sentence}" if note else sentence
     return draw_segmentation(
         image,
         [segment["mask"] for segment in segments],
@@ -248,6 +260,19 @@ def draw_answer(image, prompt: Prompt, segments: list[dict], regions: list[dict]
         prompts=regions,
         note=note,
     )
+
+
+def missing(prompt: Prompt, segments: list[dict]) -> list[str]:
+    """What was not found, in sentences."""
+    if prompt.task == "referring":
+        nothing = f"no mask scores above {prompt.no_target_threshold}; lower --no-target-threshold to see the best one."
+        return [f"{text!r} means nothing here: {nothing}" for text in expressions_without_target(prompt, segments)]
+    return [] if segments else [f"No segment reached the threshold of {prompt.threshold}; lower --threshold to see weaker ones."]
+
+
+def expressions_without_target(prompt: Prompt, segments: list[dict]) -> list[str]:
+    found = {segment["label_id"] for segment in segments}
+    return [text for index, text in enumerate(prompt.names) if index not in found]
 
 
 def draw_overview(image, prompts: list[Prompt], answers: list[list[dict]], regions: list[dict]):
@@ -262,8 +287,11 @@ def draw_overview(image, prompts: list[Prompt], answers: list[list[dict]], regio
         panel([], []),
         panel(categories, [segment["label"] for segment in categories], colors=label_colors(prompts[0].names)),
         panel(drawn, [segment["label"] for segment in drawn], prompts=regions),
-        *(panel([segment], [score], colors={score: TARGET_COLOR}) for segment in expressions for score in [f"{segment['score']:.2f}"]),
     ]
+    for index in range(len(prompts[1].names)):  # one without target gets a panel too
+        found = [segment for segment in expressions if segment["label_id"] == index]
+        scores = [f"{segment['score']:.2f}" for segment in found]
+        panels.append(panel(found, scores, colors=dict.fromkeys(scores, TARGET_COLOR)))
     titles = [
         "the picture",
         f"categories: {', '.join(prompts[0].names)}",
@@ -284,11 +312,17 @@ def as_record(prompt: Prompt, segments: list[dict], options: argparse.Namespace)
 
     regions = [{kind: str(value) if kind == "mask" else value} for kind, value in prompt.regions]
     kind = "expressions" if prompt.task == "referring" else "categories"
+    thresholds = {"threshold": prompt.threshold, "mask_threshold": None if prompt.task == "semantic" else options.mask_threshold}
+    no_target = {}
+    if prompt.task == "referring":
+        thresholds["no_target_threshold"] = prompt.no_target_threshold
+        no_target["no_target"] = expressions_without_target(prompt, segments)
     return {
         "task": prompt.task,
         "prompt": {"regions": regions} if regions else {kind: prompt.names},
         "stuff": list(prompt.stuff),
-        "thresholds": {"threshold": prompt.threshold, "mask_threshold": None if prompt.task == "semantic" else options.mask_threshold},
+        "thresholds": thresholds,
+        **no_target,
         "segments": [entry(segment) for segment in segments],
     }
 
@@ -306,7 +340,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
     parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="picture whose pixels above 0 are the prompt")
     parser.add_argument("--output", default="segmented", metavar="PREFIX", help="writes PREFIX.png and PREFIX.json (default: segmented)")
-    parser.add_argument("--threshold", type=float, help="least score of a segment (default: panoptic 0.8, instance 0.5, else the best one)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="least score of a segment (default: panoptic 0.8, instance 0.5, expressions what the checkpoint carries or the best one)",
+    )
+    parser.add_argument(
+        "--no-target-threshold",
+        type=float,
+        help="an expression means nothing unless a mask scores above it (default: what the checkpoint carries)",
+    )
     parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
@@ -324,6 +367,8 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
         parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
     if given != ["categories"] and options.stuff:
         parser.error("--stuff goes with --categories")
+    if options.no_target_threshold is not None and not options.expressions:
+        parser.error("--no-target-threshold goes with --expression")
     if options.task and (options.expressions or options.regions):
         parser.error("--task goes with --categories")
     if options.threshold is not None and (options.task == "semantic" or options.regions):

@@ -8,6 +8,7 @@ from .model.image_processing_psalm import PsalmImageProcessor, load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
 from .model.processing_psalm import PsalmProcessor
 from .model.starting_point import build_starting_point
+from .pipeline import PromptableSegmentationPipeline  # importing it registers pipeline("promptable-segmentation")
 from .video import PsalmVideoSession
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ PsalmProcessor.register_for_auto_class()
 PsalmImageProcessor.register_for_auto_class()
 
 __all__ = [
+    "PromptableSegmentationPipeline",
     "PsalmConfig",
     "PsalmForSegmentation",
     "PsalmImageFeatures",

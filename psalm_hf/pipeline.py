@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,8 @@ class PromptableSegmentationPipeline(Pipeline):
             in the picture, then one for each region, whose label is its kind. A list for a list; an iterator for a dataset or an iterator.
 
         Raises:
-            ValueError: no prompt, an unknown key of a dictionary, or what the processor refuses; with the name of the picture, where it has one.
+            ValueError: no prompt, an unknown argument or key of a dictionary, or what the processor refuses; with the path of the picture,
+                where it has one.
         """
         if isinstance(inputs, list) and not inputs:
             return []
@@ -124,6 +125,7 @@ class PromptableSegmentationPipeline(Pipeline):
         timeout: float | None = None,
         **prompts: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        prompts.pop("local_files_only", None)  # transformers.pipeline() hands its own argument on
         _check_names(prompts, "arguments")
         preprocess = {name: value for name, value in prompts.items() if value is not None}
         if timeout is not None:

@@ -14,8 +14,8 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor, checkpoints
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "psalm_hf"
 PACKED = {
-    "README.md", "config.json", "generation_config.json", "model.safetensors", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json",
+    "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 

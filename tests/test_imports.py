@@ -23,10 +23,11 @@ ALLOWED = {
     "video": {"structures", "masks", "model"},
     "tiny": {"model"},
     "checkpoints": set(),
+    "pipeline": {"model"},
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
     "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "checkpoints"},
     "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "visualization"},
-    "__init__": {"model", "video", "tiny", "checkpoints"},
+    "__init__": {"model", "video", "tiny", "checkpoints", "pipeline"},
 }
 
 

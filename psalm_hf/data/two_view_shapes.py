@@ -1,6 +1,6 @@
 """The shapes world in two views: the same things in two pictures, each time elsewhere, of another size and tilt, on other stuff.
 
-A pair of views is a pure function of (seed, split, index). No two things of a pair have colour, shape and pattern in common, so that what is
+A pair of views is a pure function of (seed, split, index). No two things of it have colour, shape and pattern in common, so that what is
 meant in one view is known in the other. The rows are those of `ego_exo4d`: regions are drawn on one view and looked for in the other. See
 docs/shapes.md.
 """

@@ -12,16 +12,17 @@ from ..data import load
 from ..data.ego_exo4d import DIRECTIONS, FRAME_FOLDER
 from ..data.features import Category, SampleDataset
 from ..data.label_lists import RELEASED_RULES
+from ..data.two_view_shapes import DIRECTIONS as TWO_VIEWS
 from ..metrics import COCO_SIZES
 from ..structures import REGION_KINDS, Sample
 from .detection_measures import CityscapesInstanceMeasure, LvisMeasure
+from .formats.answer_lines import AnswerLines
 from .formats.cityscapes_instances import CityscapesInstances
 from .formats.coco_panoptic import CocoPanoptic
 from .formats.coco_results import CocoResults
 from .formats.correspondence import CorrespondenceFile
 from .formats.davis import DavisFrames
 from .formats.label_maps import LabelMaps
-from .formats.mask_lines import MaskLines
 from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 from .measures import (
     InstanceMeasure,
@@ -35,7 +36,8 @@ from .measures import (
     measures_of,
 )
 from .shapes_batch import area_ranges, closed
-from .text_measures import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, VqaMeasure
+from .text_measures import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, ShapesQuestionMeasure, VqaMeasure
+from .two_view_measures import TwoViewMeasure
 from .video_measures import CorrespondenceMeasure, VideoMeasure
 
 PROTOCOLS = ("community", "released")
@@ -70,6 +72,7 @@ class Part:
         name: tells the parts of a benchmark apart; "" where there is one.
         options: of the dataset.
         split: of the dataset, where the part is one.
+        answered: "rows": one by one; "video": frame by frame, with a memory; "text": in words.
         truths: measure -> the dataset that holds its truth, about the same pictures, if it is another one.
     """
 
@@ -77,6 +80,7 @@ class Part:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     split: str | None = None
+    answered: str = "rows"
     truths: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,7 +98,6 @@ class Benchmark:
         choices: protocol -> choice -> value: everything that can be chosen, see `examples/evaluate.py --help`.
         split: unless another one is asked for.
         is_joint: whether the parts are also judged together, as "all".
-        is_answered: whether a model can be run on it; where not, predictions are scored.
     """
 
     parts: tuple[Part, ...]
@@ -102,7 +105,6 @@ class Benchmark:
     choices: Mapping[str, Choices]
     split: str = "val"
     is_joint: bool = False
-    is_answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,9 @@ _FORMATS: Mapping[str, Callable[[OpenPart], Format]] = {
     "panoptic": lambda part: CocoPanoptic(_categories(part, "panoptic")),
     "semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic")),
     "instance": lambda part: CocoResults(_categories(part, "instance")),
-    "referring": lambda part: MaskLines(("mask", "score", "no_target")),
-    "region": lambda part: MaskLines(("masks", "scores")),
+    "referring": lambda part: AnswerLines(("mask", "score", "no_target")),
+    "region": lambda part: AnswerLines(("masks", "scores")),
+    "text": lambda part: AnswerLines(("text",)),
 }
 
 
@@ -283,6 +286,8 @@ def _shapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Mea
         return [ReferringMeasure(_rule(choices), sizes)]
     if row["condition"] == "region":
         return [RegionMeasure(sizes)]
+    if row["condition"] == "conversation":
+        return [ShapesQuestionMeasure()]
     panoptic, semantic, _ = _panoptic(datasets, choices)
     return [
         PanopticMeasure(categories, panoptic.thresholds, sizes),
@@ -315,6 +320,10 @@ def _open(benchmark: str, **choices: Any) -> dict[str, Choices]:
 _REFERRING = {
     "community": {"refer_protocol": "per_expression", "rasterisation": "exact"},
     "released": {"refer_protocol": "merged", "rasterisation": "released"},
+}
+_VIDEO = {
+    "community": {"memory": "first_last_confident", "oracle": False},
+    "released": {"memory": "released", "oracle": True},
 }
 _GENERALISED = {
     "community": _REFERRING["community"] | {"referring_threshold": 0.6, "no_target": "threshold", "min_area": 50, "crowds": "left out"},
@@ -358,28 +367,35 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         ),
         "voc20": Benchmark((Part("voc20"),), _semantic, _open("voc20", semantic_resize="scores")),
         "voc21": Benchmark((Part("voc21"),), _semantic, _open("voc21", semantic_resize="scores")),
-        "davis2017": Benchmark((Part("davis2017"),), _video, {"community": {"oracle": False}, "released": {"oracle": True}}),
+        "davis2017": Benchmark((Part("davis2017", answered="video"),), _video, _VIDEO),
+        "moving_shapes": Benchmark((Part("moving_shapes", answered="video"),), _video, _VIDEO, "test"),
+        "two_view_shapes": Benchmark(
+            tuple(Part("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
+            lambda datasets, choices: [TwoViewMeasure(choices["visible_above"])],
+            _both({"visible_above": 0.5}),
+            "test",
+        ),
         "ego_exo4d": Benchmark(
             tuple(Part("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
             _correspondence,
             _both({"oracle": False}),
         ),
-        "vqav2": Benchmark((Part("vqav2"),), lambda datasets, choices: [VqaMeasure()], _both({}), is_answered=False),
-        "scienceqa": Benchmark((Part("scienceqa"),), lambda datasets, choices: [ScienceQaMeasure()], _both({}), "test", is_answered=False),
-        "mmbench": Benchmark((Part("mmbench"),), _mmbench, _both({"passes": "circular"}), "dev", is_answered=False),
+        "vqav2": Benchmark((Part("vqav2", answered="text"),), lambda datasets, choices: [VqaMeasure()], _both({})),
+        "scienceqa": Benchmark((Part("scienceqa", answered="text"),), lambda datasets, choices: [ScienceQaMeasure()], _both({}), "test"),
+        "mmbench": Benchmark((Part("mmbench", answered="text"),), _mmbench, _both({"passes": "circular"}), "dev"),
         "pope": Benchmark(
-            tuple(Part("pope", file, split=file) for file in ("random", "popular", "adversarial")),
+            tuple(Part("pope", file, split=file, answered="text") for file in ("random", "popular", "adversarial")),
             lambda datasets, choices: [PopeMeasure()],
             _both({}),
             "all",
             is_joint=True,
-            is_answered=False,
         ),
         "shapes": Benchmark(
             (
                 Part("shapes", "panoptic", {"task": "panoptic"}),
                 Part("shapes", "referring", {"task": "referring"}),
                 *(Part("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
+                Part("shapes", "questions", {"task": "conversation"}, answered="text"),
             ),
             _shapes,
             _both(_THRESHOLDS | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "threshold", "min_area": 50}),

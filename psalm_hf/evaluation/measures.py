@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from ..data.features import Category
 from ..masks import area as mask_area
@@ -21,7 +20,7 @@ IoU = TypeVar("IoU", ReferringIoU, RegionIoU)
 
 TOP_K = 100  # pairs of query and category that may become instances
 NOVELTY = ("seen", "held_out")  # whether training has shown what is meant
-NO_TARGET_RULES = ("never", "threshold", "area")
+NO_TARGET_RULES = ("never", "threshold", "area", "processor")
 
 
 class Measure(Protocol):
@@ -357,27 +356,35 @@ class ReferringRule:
     Attributes:
         threshold: None = the best query; a number = the union of all queries that score above it, or the best one if none does.
         no_target: when the answer is "nothing is there": "never"; "threshold": even the best query scores at most `threshold`; "area": the
-            mask has fewer than `min_area` pixels (the rule of the GRES paper for models that answer with masks alone).
+            mask has fewer than `min_area` pixels (the rule of the GRES paper for models that answer with masks alone); "processor": even
+            the best query scores at most `no_target_threshold`, which, as `threshold`, was taken from the processor.
         min_area: in pixels.
+        no_target_threshold: for "processor" only.
 
     Raises:
-        ValueError: an unknown rule, or "threshold" without one.
+        ValueError: an unknown rule, or one without its threshold.
     """
 
     threshold: float | None = None
     no_target: str = "never"
     min_area: int = 50
+    no_target_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.no_target not in NO_TARGET_RULES:
             raise ValueError(f"unknown no-target rule {self.no_target!r}, expected one of {', '.join(NO_TARGET_RULES)}")
         if self.no_target == "threshold" and self.threshold is None:
             raise ValueError("the no-target rule 'threshold' needs a referring threshold, such as 0.6")
+        if (self.no_target == "processor") != (self.no_target_threshold is not None):
+            raise ValueError("the no-target rule 'processor', and no other, needs a no-target threshold")
 
-    def says_nothing(self, score: float, area: int) -> bool:
-        """Whether the answer with this best score and this many pixels is "nothing is there"."""
-        if self.no_target == "threshold":
-            return score <= self.threshold
+    @property
+    def least_score(self) -> float | None:
+        """What the best query must score above to be an answer; None = nothing."""
+        return {"threshold": self.threshold, "processor": self.no_target_threshold}.get(self.no_target)
+
+    def is_too_small(self, area: int) -> bool:
+        """Whether an answer of this many pixels is "nothing is there"."""
         return self.no_target == "area" and area < self.min_area
 
 
@@ -403,18 +410,20 @@ class ReferringMeasure:
     def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
         """See `ModelMeasure`."""
         sizes = [sample.image_size for sample in samples]
-        found = processor.post_process_referring_segmentation(outputs, threshold=self.rule.threshold, target_sizes=sizes)
-        return [self._answer(answer["segmentation"], answer["score"]) for answer in found]
+        found = processor.post_process_referring_segmentation(
+            outputs, threshold=self.rule.threshold, no_target_threshold=self.rule.least_score, target_sizes=sizes
+        )
+        return [self._answer(answer) for answer in found]
 
-    def _answer(self, segmentation: Tensor, score: float) -> dict[str, Any]:
-        mask = segmentation.cpu().numpy()
-        says_nothing = self.rule.says_nothing(score, int(np.count_nonzero(mask)))
-        return {"mask": rle_from_bitmap(mask), "score": score, "no_target": says_nothing}
+    def _answer(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        # Also where nothing is said to be there: the pixels of that guess count in cIoU.
+        mask = answer["masks"].any(0).cpu().numpy()
+        no_target = answer["no_target"] or self.rule.is_too_small(int(np.count_nonzero(mask)))
+        return {"mask": rle_from_bitmap(mask), "score": answer["score"], "no_target": no_target}
 
     def add(self, sample: Sample, answer: Any) -> None:
         """See `Measure`."""
-        ignored = union(sample, [segment for segment in sample.segments if self.crowds == "ignored" and segment.is_crowd])
-        target = union(sample, [segment for segment in sample.segments if self.crowds == "meant" or not segment.is_crowd]) & ~ignored
+        target, ignored = meant(sample, self.crowds)
         predicted = bitmap_from_rle(answer["mask"])
         if predicted.shape != target.shape:
             raise ValueError(
@@ -522,6 +531,13 @@ class RegionMeasure(RegionAnswers):
 def union(sample: Sample, segments: Sequence[Segment]) -> np.ndarray:
     """(H, W) bool: some segments of a sample together."""
     return np.any([np.zeros(sample.image_size, dtype=bool), *(bitmap_from_rle(segment.mask_rle) for segment in segments)], axis=0)
+
+
+def meant(sample: Sample, crowds: str) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) bool each: what an expression means, and what counts nowhere. `crowds`: see `ReferringMeasure`."""
+    ignored = union(sample, [segment for segment in sample.segments if crowds == "ignored" and segment.is_crowd])
+    target = union(sample, [segment for segment in sample.segments if crowds == "meant" or not segment.is_crowd])
+    return target & ~ignored, ignored
 
 
 def judge(measure: ModelMeasure, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:

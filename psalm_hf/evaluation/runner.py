@@ -107,9 +107,13 @@ def same_bits(model: Any) -> Iterator[None]:
 
     oneDNN chooses algorithms of convolutions by the size of the batch. What is left takes images one by one, or has enough rows.
     """
-    is_affected = model.device.type == "cpu" and model.dtype == torch.float32
-    with torch.backends.mkldnn.flags(enabled=not is_affected and torch.backends.mkldnn.enabled):
+    was_enabled = torch.backends.mkldnn.enabled
+    if model.device.type == "cpu" and model.dtype == torch.float32:
+        torch.backends.mkldnn.enabled = False
+    try:
         yield
+    finally:
+        torch.backends.mkldnn.enabled = was_enabled
 
 
 def with_round_length(inputs: Mapping[str, Any], processor: Any) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from .calibration import ReferringThresholds
 from .shapes_answers import AnswerMeasures
 from .shapes_batch import scene_batches
 from .shapes_panoptic import PanopticMeasures
-from .shapes_referring import ReferringMeasures, ReferringThresholds
+from .shapes_referring import ReferringMeasures
 from .shapes_regions import RegionMeasures
 
 Measures = PanopticMeasures | ReferringMeasures | RegionMeasures | AnswerMeasures
@@ -46,7 +47,7 @@ def evaluate_shapes(
         split: "validation", "test" or "unseen".
         num_images: pictures, the first of the split, the same for every task.
         batch_size: pictures of a forward pass. It changes numbers only where rounding moves a score or pixel across a threshold.
-        thresholds: of referring answers, see `calibrate_referring`; default `ReferringThresholds()`.
+        thresholds: of referring answers, see `calibration`; default `ReferringThresholds()`.
 
     Raises:
         ValueError: unknown split, no pictures.

@@ -1,8 +1,10 @@
-"""What the model's words are judged by: VQAv2, ScienceQA, MMBench, POPE. Their answers are `{"text": str}`."""
+"""What the model's words are judged by: VQAv2, ScienceQA, MMBench, POPE, questions about shapes. Their answers are `{"text": str}`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..data.mmbench import ROTATION
@@ -10,9 +12,50 @@ from ..metrics import ChoiceAccuracy, CircularAccuracy, VqaAccuracy, YesNoScores
 from ..structures import Sample
 from .measures import Numbers
 
-Metric = VqaAccuracy | ChoiceAccuracy | CircularAccuracy | YesNoScores
-
 SCHOOL_YEARS = {f"grade{year}": f"grades {'1-6' if year <= 6 else '7-12'}" for year in range(1, 13)}  # as ScienceQA's tables have them
+
+
+@dataclass
+class ExactAnswers:
+    """Share of the answers that are exactly right, and which ones are not.
+
+    Attributes:
+        given: (kind of question, right answer, what was answered) -> how often.
+    """
+
+    given: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def update(self, answered: str, right: str, kind: str) -> None:
+        """Adds one question; blanks around the answer do not count."""
+        self.given[kind, right, answered.strip()] += 1
+
+    def __iadd__(self, other: ExactAnswers) -> ExactAnswers:
+        self.given.update(other.given)
+        return self
+
+    def compute(self) -> dict[str, float]:
+        """In percent: "accuracy" of all questions, and "accuracy, question <kind>" of each kind.
+
+        Raises:
+            ValueError: before the first update.
+        """
+        if not self.given:
+            raise ValueError("accuracy of answers: nothing to compute; call update for at least one question")
+        questions: Counter[str] = Counter()
+        right: Counter[str] = Counter()
+        for (kind, truth, answered), times in self.given.items():
+            for name in ("accuracy", f"accuracy, question {kind}"):
+                questions[name] += times
+                right[name] += times * (answered == truth)
+        return {name: 100 * right[name] / questions[name] for name in sorted(questions)}
+
+    def mistakes(self, number: int) -> list[tuple[str, str, str, int]]:
+        """The most common wrong answers: kind of question, right answer, what was answered, how often."""
+        wrong = Counter({given: times for given, times in self.given.items() if given[1] != given[2]})
+        return [(*given, times) for given, times in wrong.most_common(number)]
+
+
+Metric = VqaAccuracy | ChoiceAccuracy | CircularAccuracy | YesNoScores | ExactAnswers
 
 
 class TextMeasure:
@@ -137,6 +180,22 @@ class PopeMeasure(TextMeasure):
     def judge(self, sample: Sample, text: str) -> None:
         """See `TextMeasure`."""
         self.metric.update(text, sample.answers[0], dict(tags(sample))["split"])
+
+
+class ShapesQuestionMeasure(TextMeasure):
+    """Share of right answers, also by "question ..."; rows of `shapes`, task "conversation"."""
+
+    choices: ClassVar[Mapping[str, Any]] = {"answers": "exactly the right word or number"}
+
+    def __init__(self):
+        super().__init__(ExactAnswers())
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `TextMeasure`; the right answer is the assistant's."""
+        _, reply = sample.conversation
+        (kind,) = sample.tags
+        self.metric.update(answer["text"], reply["content"], kind)
+        self.questions += 1
 
 
 def tags(sample: Sample) -> Iterator[tuple[str, str]]:

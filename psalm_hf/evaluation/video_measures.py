@@ -8,7 +8,7 @@ from typing import Any
 from ..data.davis import LAST_FRAME
 from ..data.ego_exo4d import read_take
 from ..data.region_files import tagged_objects
-from ..metrics import Correspondence, VideoObjects, label_map
+from ..metrics import Correspondence, IdentitySwitches, VideoObjects, label_map
 from ..metrics.correspondence import COMPARED_SIDE, VISIBLE_CONFIDENCE
 from ..structures import Sample
 from .formats.davis import object_numbers, paint_objects, sequence_and_frame
@@ -16,10 +16,11 @@ from .measures import Numbers, RegionAnswers
 
 
 class VideoMeasure(RegionAnswers):
-    """J&F of rows of DAVIS, on the map that is submitted. First frames are no rows, last ones are not scored."""
+    """J&F and identity switches of rows of DAVIS, on the map that is submitted. First frames are no rows, last ones are not scored."""
 
     def __init__(self) -> None:
         self.objects = VideoObjects()
+        self.identities = IdentitySwitches()
         self.last_frames = 0
 
     def add(self, sample: Sample, answer: Any) -> None:
@@ -31,10 +32,13 @@ class VideoMeasure(RegionAnswers):
             return
         masks, objects = [segment.mask_rle for segment in sample.segments], [segment.annotation_id for segment in sample.segments]
         truth = label_map(masks, objects, sample.image_size, fill=0)
-        self.objects.update(*sequence_and_frame(sample.image_id), found, truth, numbers)
+        frame = sequence_and_frame(sample.image_id)
+        self.objects.update(*frame, found, truth, numbers)
+        self.identities.update(*frame, found, truth, numbers)
 
     def __iadd__(self, other: VideoMeasure) -> VideoMeasure:
         self.objects += other.objects
+        self.identities += other.identities
         self.last_frames += other.last_frames
         return self
 
@@ -48,12 +52,14 @@ class VideoMeasure(RegionAnswers):
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
-        sequences = self.objects.sequences
+        sequences, identities = self.objects.sequences, self.identities.compute()
         return {
             "sequences": len(sequences),
             "objects": sum(len(set().union(*frames.values())) for frames in sequences.values()),
             "frames": sum(map(len, sequences.values())),
             "last frames, not scored": self.last_frames,
+            "identity switches": identities["switches"],
+            "masks on another object": identities["mistaken"],
         }
 
     def protocol(self) -> dict[str, Any]:

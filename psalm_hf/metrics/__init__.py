@@ -10,6 +10,7 @@ there are none). It raises ValueError before the first update.
 
 from .cityscapes_ap import CityscapesAP
 from .correspondence import Correspondence, compared_size, resize_nearest
+from .identity_switches import IdentitySwitches
 from .label_map import label_map
 from .lvis_ap import LvisAP
 from .mask_ap import MaskAP
@@ -29,6 +30,7 @@ __all__ = [
     "CircularAccuracy",
     "CityscapesAP",
     "Correspondence",
+    "IdentitySwitches",
     "LvisAP",
     "MaskAP",
     "MeanIoU",

@@ -928,9 +928,6 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         if is_first_iteration:
             _check_questions(condition_type, labels, kwargs.get("attention_mask"))
         kwargs.pop("condition_index", None)  # of the prompt's length, and without a condition empty
-        if not is_first_iteration and kwargs.get("past_key_values") is not None:
-            for name in ("pixel_values", "image_features", "image_index"):
-                kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,6 +78,9 @@ class PsalmProcessor(ProcessorMixin):
             ones are meant for photographs of 640 pixels; a model for small pictures needs smaller ones.
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
         chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
+        referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
+            released behaviour) = the best query answers an expression, and there always is an answer. They depend on the weights:
+            `examples/calibrate_referring.py` finds those of a checkpoint.
 
     Raises:
         ValueError: an option out of its range.
@@ -94,6 +97,8 @@ class PsalmProcessor(ProcessorMixin):
         prompt_radii: tuple[int, int] = PROMPT_RADII,
         max_length: int = 2048,
         chat_template: str | None = None,
+        referring_threshold: float | None = None,
+        no_target_threshold: float | None = None,
     ):
         super().__init__(image_processor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template)
         if prompt_style not in HUMAN_TURNS:
@@ -106,6 +111,8 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r}")
         if num_queries < 0 or max_length < 1:
             raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries} and {max_length}")
+        _check_score(referring_threshold, "referring_threshold")
+        _check_score(no_target_threshold, "no_target_threshold")
         if tokenizer.eos_token is None:
             raise ValueError("tokenizer: has no eos_token, with which every prompt ends; set it to the end-of-text token")
         self.prompt_style = prompt_style
@@ -114,6 +121,8 @@ class PsalmProcessor(ProcessorMixin):
         self.region_sampling = region_sampling
         self.prompt_radii = tuple(prompt_radii)
         self.max_length = max_length
+        self.referring_threshold = referring_threshold
+        self.no_target_threshold = no_target_threshold
         prepare_tokenizer(tokenizer)
         self.image_token_id, self.region_token_id, self.mask_query_token_id = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
 
@@ -126,7 +135,10 @@ class PsalmProcessor(ProcessorMixin):
             folder = None
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        names = ("prompt_style", "num_queries", "image_grid", "region_sampling", "prompt_radii", "max_length")
+        names = (
+            "prompt_style", "num_queries", "image_grid", "region_sampling", "prompt_radii", "max_length", "referring_threshold",
+            "no_target_threshold",
+        )  # fmt: skip
         return processor_from_original_folder(folder, **{name: kwargs[name] for name in names if name in kwargs})
 
     @property
@@ -504,23 +516,35 @@ class PsalmProcessor(ProcessorMixin):
 
     @torch.no_grad()
     def post_process_referring_segmentation(
-        self, outputs: Any, threshold: float | None = None, mask_threshold: float = 0.5, target_sizes: Any = None
+        self,
+        outputs: Any,
+        threshold: float | Literal["processor"] | None = "processor",
+        mask_threshold: float = 0.5,
+        target_sizes: Any = None,
+        no_target_threshold: float | Literal["processor"] | None = "processor",
     ) -> list[dict[str, Any] | None]:
-        """What an expression means.
+        """What an expression means: one thing, several, or nothing in the picture.
 
         Args:
             outputs, target_sizes: see `post_process_semantic_segmentation`.
             threshold: None = the single best query. A number = the union of all queries that score above it, or the best one if
-                none does (the released evaluation of gRefCOCO takes 0.6).
+                none does (the released evaluation of gRefCOCO takes 0.6). "processor" = `referring_threshold` of the processor.
             mask_threshold: of the probability of a pixel.
+            no_target_threshold: the expression means nothing unless a query scores above it; None = it always means something.
+                "processor" = `no_target_threshold` of the processor.
 
         Returns:
-            Per row `{"segmentation": (H, W) bool, "score": float of the best query, "masks": (N, H, W) bool of the chosen queries,
-            best first, "scores": (N,)}`, None for a row without expression.
+            Per row `{"segmentation": (H, W) bool, "score": float of the best query, "no_target": bool, "masks": (N, H, W) bool of the
+            chosen queries, best first, "scores": (N,)}`, None for a row without expression. With `no_target` nothing is set in
+            `segmentation`; `masks` and `scores` are still those of the best guess.
 
         Raises:
             ValueError: number of target sizes; threshold out of range.
         """
+        threshold = self.referring_threshold if threshold == "processor" else threshold
+        no_target_threshold = self.no_target_threshold if no_target_threshold == "processor" else no_target_threshold
+        _check_score(threshold, "threshold")
+        _check_score(no_target_threshold, "no_target_threshold")
 
         def run(row: int, frame: Frame | None) -> dict[str, Any]:
             masks_logits = outputs.masks_queries_logits[row]
@@ -529,7 +553,10 @@ class PsalmProcessor(ProcessorMixin):
             above = 0 if threshold is None else int((scores > threshold).sum())
             chosen = order[: max(above, 1)]
             masks = binary_masks(masks_logits[chosen], frame, mask_threshold)
-            return {"segmentation": masks.any(0), "score": float(scores[chosen[0]]), "masks": masks, "scores": scores[chosen]}
+            score = float(scores[chosen[0]])
+            no_target = no_target_threshold is not None and score <= no_target_threshold
+            segmentation = torch.zeros_like(masks[0]) if no_target else masks.any(0)
+            return {"segmentation": segmentation, "score": score, "no_target": no_target, "masks": masks, "scores": scores[chosen]}
 
         return self._each_row(outputs, "sentence", target_sizes, run)
 
@@ -610,6 +637,14 @@ def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
     if pictures[0] is None:
         raise ValueError(f"{name}: its image part has no picture; give it as 'image', 'url' or 'path'")
     return plain, load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
+
+
+def _check_score(value: Any, name: str) -> None:
+    """Raises ValueError unless it is None or a score."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
 
 
 # Targets

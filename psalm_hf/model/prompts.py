@@ -51,12 +51,12 @@ CHAT_TEMPLATE = """\
         {% set text.value = message['content'] %}
     {% else %}
         {% for part in message['content'] %}
-            {% if part['type'] == 'image' %}
+            {% if part['type'] == 'image' and role == 'user' %}
                 {% set text.value = '<image>\\n' ~ text.value %}
             {% elif part['type'] == 'text' %}
                 {% set text.value = text.value ~ part['text'] %}
             {% else %}
-                {{ raise_exception('message ' ~ number ~ ': expected parts of the type image or text, got ' ~ part['type']) }}
+                {{ raise_exception('message ' ~ number ~ ': expected parts of the type text, or image of the user, got ' ~ part['type']) }}
             {% endif %}
         {% endfor %}
     {% endif %}

@@ -1,6 +1,6 @@
 """Objects through a video: sessions, their memory, and frames from folders and files."""
 
-from .frames import VideoFrame, count_frames, read_frames
+from .frames import VideoFrame, count_frames, frame_rate, read_frames, write_video
 from .memory import FirstLastConfident, LastFrame, Released
 from .session import PsalmVideoSession, VideoResult
 
@@ -12,5 +12,7 @@ __all__ = [
     "VideoFrame",
     "VideoResult",
     "count_frames",
+    "frame_rate",
     "read_frames",
+    "write_video",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,54 @@ def picture_files(folder: Path) -> list[Path]:
             raise ValueError(f"{folder}: {names[path.stem].name} and {path.name} are frames of one name; keep one of them")
         names[path.stem] = path
     return files
+
+
+def frame_rate(source: str | os.PathLike) -> float | None:
+    """Frames per second that a video file says it has; None for a folder, or where the file does not say.
+
+    Raises:
+        ValueError, ImportError: see `read_frames`.
+    """
+    if Path(source).is_dir():
+        return None
+    with _open_video(Path(source), _import_av()) as container:
+        rate = container.streams.video[0].average_rate
+        return None if rate is None else float(rate)
+
+
+def write_video(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: float) -> None:
+    """Pictures, all brought to the size of the first, as an H.264 video.
+
+    Args:
+        path: its ending says the container, such as .mp4; a file of that name is replaced once the new one is complete.
+        rate: frames per second.
+
+    Raises:
+        ValueError: no pictures, or an ending that is no container.
+        ImportError: without PyAV.
+    """
+    av = _import_av()
+    path = Path(path)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        with av.open(str(unfinished), "w") as container:
+            stream = None
+            for picture in pictures:
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+                    # Two by two pixels share their colour in this format, so both sides are even.
+                    stream.width, stream.height = (side + side % 2 for side in picture.size)
+                    stream.pix_fmt = "yuv420p"
+                fitted = picture.convert("RGB").resize((stream.width, stream.height))
+                container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
+            if stream is None:
+                raise ValueError(f"{path}: there are no pictures to write")
+            container.mux(stream.encode())
+        os.replace(unfinished, path)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be written as a video ({error})") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _is_picture(path: Path) -> bool:

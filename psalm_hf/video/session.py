@@ -105,8 +105,8 @@ class PsalmVideoSession:
         Args:
             frame: the picture that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
                 again if it is the frame that was given last.
-            objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor: `{"mask": ...}`,
-                `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}` in pixels of the frame.
+            objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor, in pixels of
+                the frame: `{"mask": ...}`, `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}`.
 
         Raises:
             ValueError: an id that the session has already, none at all, a region that is empty or outside of the frame, a frame of another

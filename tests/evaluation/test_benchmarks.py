@@ -35,6 +35,8 @@ DATA = {
     "scienceqa": ("scienceqa", {}),
     "mmbench": ("mmbench", {"language": "en"}),
     "shapes": (None, {"num_images": 8}),
+    "moving_shapes": (None, {"num_clips": 2}),
+    "two_view_shapes": (None, {"num_pairs": 6}),
 }
 # Numbers that are no share of what is right: 0 at best, or a share of something else.
 ZERO = ("location error", "Decay")
@@ -69,7 +71,7 @@ def truth(measure, sample, things):
         empty = rle_from_bitmap(np.zeros(sample.image_size, dtype=bool))
         found = [empty if region.segment is None else sample.segments[region.segment].mask_rle for region in sample.regions]
         return {"masks": found, "scores": [0.0 if region.segment is None else 1.0 for region in sample.regions]}
-    return {"text": sample.answers[0]}
+    return {"text": sample.answers[0] if sample.answers else sample.conversation[-1]["content"]}
 
 
 def opened(name, protocol="community"):

@@ -8,10 +8,10 @@ import torch
 
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.shapes import CATEGORIES, ShapesStream
+from psalm_hf.evaluation.calibration import ReferringThresholds
 from psalm_hf.evaluation.shapes import evaluate_shapes, report_shapes
 from psalm_hf.evaluation.shapes_answers import frequent_answers
 from psalm_hf.evaluation.shapes_batch import SceneBatch
-from psalm_hf.evaluation.shapes_referring import ReferringThresholds
 from psalm_hf.evaluation.shapes_table import SECTIONS
 from psalm_hf.masks import bitmap_from_rle
 from psalm_hf.metrics import label_map
@@ -55,7 +55,7 @@ class Oracle:
         answers = []
         for sample in samples:
             union = bitmaps(sample.segments).any(0) if sample.segments else torch.zeros(sample.image_size, dtype=torch.bool)
-            answers.append({"segmentation": union, "masks": union[None], "score": 1.0 if sample.segments else 0.0})
+            answers.append({"masks": union[None], "no_target": not sample.segments})
         return answers
 
     def post_process_region_segmentation(self, samples, **_):

@@ -42,7 +42,17 @@ def test_truth_as_answer_gives_100():
     assert {name: numbers[f"region {name}"] for name in ("J&F", "J-Mean", "F-Mean", "J-Decay")} == {
         "J&F": 100, "J-Mean": 100, "F-Mean": 100, "J-Decay": 0,
     }  # fmt: skip
-    assert measure.counts() == {"sequences": 1, "objects": 2, "frames": 3, "last frames, not scored": 0}
+    assert measure.counts() == {
+        "sequences": 1, "objects": 2, "frames": 3, "last frames, not scored": 0, "identity switches": 0, "masks on another object": 0,
+    }  # fmt: skip
+
+
+def test_objects_that_are_taken_for_each_other_are_counted():
+    measure = VideoMeasure()
+    target = ids("1122", "1122")
+    for name, first, second in (("00001", 1, 2), ("00002", 2, 1), ("00003", 2, 1), ("00004", 1, 2)):
+        measure.add(frame_of_video(name, target), answer(target == first, target == second))
+    assert measure.counts()["identity switches"] == 4 and measure.counts()["masks on another object"] == 4
 
 
 def test_an_object_that_is_found_where_it_is_not_is_wrong():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
+from psalm_hf.evaluation.calibration import ReferringThresholds
 from psalm_hf.evaluation.shapes import evaluate_shapes
-from psalm_hf.evaluation.shapes_referring import ReferringThresholds
 from psalm_hf.tiny import build_tiny
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate_shapes.py"

@@ -58,6 +58,11 @@ def test_weights_load_in_float32_and_are_the_original_ones_rounded(trained, pack
     assert not all(torch.equal(value, rounded[name]) for name, value in original.state_dict().items())
 
 
+def test_the_processor_carries_the_measured_thresholds(packed):
+    processor = PsalmProcessor.from_pretrained(packed)
+    assert (processor.no_target_threshold, processor.referring_threshold) == (0.25, 0.75)
+
+
 def test_tied_weights_are_stored_once(tmp_path):
     for part in build_tiny(seed=0, tie_word_embeddings=True):
         part.save_pretrained(tmp_path / "trained")

@@ -18,6 +18,7 @@ from psalm_hf.visualization import DISPLAY_SIDE
 from tests.conftest import SAMPLES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+PSALM_TINY = psalm_hf.tiny_checkpoint()
 
 
 def load_script(path):
@@ -176,11 +177,23 @@ def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
     ]
 
 
-def test_every_expression_gets_its_best_mask(tmp_path, picture):
+def test_every_expression_gets_its_best_mask_where_the_checkpoint_carries_no_thresholds(tmp_path, picture):
     _, record = run(tmp_path, picture, "--expression", "the red box", "--expression", "everything else")
     check_segments(record)
     assert [segment["label"] for segment in record["segments"]] == ["the red box", "everything else"]
-    assert record["task"] == "referring" and record["thresholds"]["threshold"] is None
+    assert record["task"] == "referring" and record["no_target"] == []
+    assert record["thresholds"] == {"threshold": None, "mask_threshold": 0.5, "no_target_threshold": None}
+
+
+def test_an_expression_that_means_nothing_gets_no_mask_and_is_named(tmp_path, capsys):
+    expressions = ("--expression", "the purple triangle", "--expression", "the yellow moon", "--checkpoint", PSALM_TINY)
+    _, record = run(tmp_path, *expressions)
+    assert [segment["label"] for segment in record["segments"]] == ["the purple triangle"]
+    assert record["no_target"] == ["the yellow moon"]
+    assert record["thresholds"] == {"threshold": 0.91, "mask_threshold": 0.5, "no_target_threshold": 0.87}
+    assert "'the yellow moon' means nothing here: no mask scores above 0.87; lower --no-target-threshold" in capsys.readouterr().err
+    _, record = run(tmp_path / "all", *expressions, "--no-target-threshold", "0")
+    assert [segment["label"] for segment in record["segments"]] == ["the purple triangle", "the yellow moon"]
 
 
 def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
@@ -271,6 +284,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--stuff", "cup"], "--stuff goes with --categories"),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
+        (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):

@@ -1,7 +1,6 @@
 """Answers in words: what the cache, the batch, beams, encoded pictures and earlier turns must not change, and the chat template."""
 
 import json
-from itertools import chain
 from threading import Thread
 
 import jinja2
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, TextIteratorStreamer
+from transformers import AutoProcessor, LogitsProcessorList, TextIteratorStreamer
 
 from psalm_hf import PsalmProcessor
-from psalm_hf.model.prompts import conversation_pieces, plain_messages
+from psalm_hf.model.prompts import CHAT_TEMPLATE, conversation_pieces, plain_messages
 from psalm_hf.tiny import build_tiny
 
 QUESTION = [{"role": "user", "content": "What is on the table?"}]
@@ -92,21 +91,19 @@ def test_a_batch_gives_the_tokens_of_its_rows_alone(tiny):
         assert until_end(model, batch[row]) == until_end(model, alone)
 
 
-def test_beams_score_at_least_as_well_as_greedy_search(tiny, vision_calls):
+@torch.no_grad()
+def test_the_score_of_a_beam_is_that_of_its_words_in_a_forward_pass(tiny, vision_calls):
     model, processor = tiny
     inputs = processor(images=picture(0), conversations=LONGER)
-    options = GREEDY | {"return_dict_in_generate": True, "output_scores": True, "min_new_tokens": 8}
-
-    def log_probability(found):
-        return float(model.compute_transition_scores(found.sequences[:1], found.scores, getattr(found, "beam_indices", None), True).sum())
-
-    beams = model.generate(**inputs, **(options | {"num_beams": 4, "num_return_sequences": 4}))
-    assert len(beams.sequences) == 4 and vision_calls == [1]
+    beams = model.generate(
+        **inputs, **(GREEDY | {"num_beams": 4}), num_return_sequences=4, min_new_tokens=8, return_dict_in_generate=True, output_scores=True
+    )
+    assert vision_calls == [1]
     assert len({tuple(row) for row in beams.sequences.tolist()}) == 4
-    scores = beams.sequences_scores.tolist()
-    assert scores == sorted(scores, reverse=True)
-    greedy = model.generate(**inputs, **options)
-    assert scores[0] * 8 >= log_probability(greedy) - 1e-4  # of scores, the mean over the tokens
+    for sequence, score in zip(beams.sequences, beams.sequences_scores, strict=True):
+        logits = model(input_ids=sequence[None], pixel_values=inputs["pixel_values"], logits_to_keep=9).logits[0, :-1]
+        log_probs = logits.log_softmax(-1).gather(1, sequence[-8:, None])  # (8, 1)
+        torch.testing.assert_close(score, log_probs.mean(), atol=1e-4, rtol=0)
 
 
 def test_samples_differ_follow_the_seed_and_share_one_picture(tiny, vision_calls):
@@ -162,11 +159,18 @@ def test_streamed_text_is_the_answer(tiny):
     assert "".join(pieces) == expected and len(pieces) > 1
 
 
-def test_penalties_of_repetition_may_look_at_prompts_with_placeholders(tiny):
+def test_penalties_of_repetition_find_no_placeholders_in_the_prompt(tiny):
     model, processor = tiny
-    assert model.config.image_token_id >= model.config.text_config.vocab_size
+    vocab_size, seen = model.config.text_config.vocab_size, []
+
+    def look(input_ids, scores):
+        seen.append(int(input_ids.max()))
+        return scores
+
+    assert model.config.image_token_id >= vocab_size
     inputs = processor(images=picture(0), conversations=QUESTION)
-    penalised = answer(model, inputs, repetition_penalty=50.0)
+    penalised = answer(model, inputs, repetition_penalty=50.0, logits_processor=LogitsProcessorList([look]))
+    assert len(seen) == penalised.shape[1] and max(seen) < vocab_size
     words = set(inputs["input_ids"][0].tolist()) - {model.config.text_config.eos_token_id}
     assert not set(penalised[0].tolist()) & words
     assert len(answer(model, inputs, no_repeat_ngram_size=1, min_new_tokens=8)[0].unique()) == 8
@@ -196,7 +200,10 @@ def test_a_prompt_whose_picture_is_missing_is_refused(tiny):
 
 # The chat template
 
-SEEN = [{"role": "user", "content": [{"type": "image", "image": picture(0)}, {"type": "text", "text": "What is on the table?"}]}, *DIALOGUE[1:]]
+SEEN = [
+    {"role": "user", "content": [{"type": "image", "image": picture(0)}, {"type": "text", "text": "What is on the table?"}]},
+    *DIALOGUE[1:],
+]
 
 
 def written(messages, has_image):
@@ -217,7 +224,10 @@ def test_the_template_writes_what_the_processor_writes(tiny, turns):
 
 def test_pictures_go_in_front_of_the_texts_of_their_own_message(tiny):
     _, processor = tiny
-    late = [*DIALOGUE[:2], {"role": "user", "content": [{"type": "text", "text": "And "}, {"type": "text", "text": "here?"}, {"type": "image"}]}]
+    late = [
+        *DIALOGUE[:2],
+        {"role": "user", "content": [{"type": "text", "text": "And "}, {"type": "text", "text": "here?"}, {"type": "image"}]},
+    ]
     plain, pictures = plain_messages(late, "conversation")
     assert plain == [*DIALOGUE[:2], {"role": "user", "content": "<image>\nAnd here?"}] and pictures == [None]
     assert processor.apply_chat_template(late) == written(plain, has_image=True)
@@ -228,7 +238,10 @@ def test_tokenised_messages_are_the_inputs_of_a_call(tiny, tmp_path):
     picture(0).save(tmp_path / "picture.png")
     expected = processor(images=picture(0), conversations=DIALOGUE)
     for part in ({"image": picture(0)}, {"path": str(tmp_path / "picture.png")}, {"url": str(tmp_path / "picture.png")}):
-        messages = [{"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": QUESTION[0]["content"]}]}, *DIALOGUE[1:]]
+        messages = [
+            {"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": QUESTION[0]["content"]}]},
+            *DIALOGUE[1:],
+        ]
         inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
         assert inputs.keys() == expected.keys()
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
@@ -250,16 +263,26 @@ def test_the_template_is_saved_and_loaded_with_the_processor(tiny, tmp_path):
     assert PsalmProcessor.from_pretrained(tmp_path).apply_chat_template(SEEN) == processor.apply_chat_template(SEEN)
 
 
+def test_psalm_tiny_has_the_template_of_the_code(tiny_checkpoint):
+    assert (tiny_checkpoint / "chat_template.jinja").read_text(encoding="utf-8") == CHAT_TEMPLATE
+
+
 TWO_PICTURES = [{"role": "user", "content": [{"type": "image", "image": picture(0)}, {"type": "image", "image": picture(1)}]}]
 VIDEO = [{"role": "user", "content": [{"type": "video", "path": "clip.mp4"}, {"type": "text", "text": "What happens?"}]}]
+REPLY_WITH_PICTURE = [*QUESTION, {"role": "assistant", "content": [{"type": "image", "image": picture(0)}]}, *QUESTION]
 BAD_CONVERSATIONS = [
     (DIALOGUE[1:], "message 0: expected the role 'user', got 'assistant'", "expected the role user, got assistant"),
     (DIALOGUE[1:2], "message 0: expected the role 'user', got 'assistant'", "expected the role user, got assistant"),
     ([*QUESTION, *QUESTION], "message 1: expected the role 'assistant'", "message 1: expected the role assistant"),
     (DIALOGUE[:2], "conversation 0: its last message is the assistant's", "last message is of the assistant"),
     (TWO_PICTURES, "conversation 0: has 2 images", "is about one picture, got 2"),
-    ([{"role": "user", "content": "<image> or <image>?"}], "<image> is mentioned 2 times, but there is no image", "is about one picture, got 2"),
-    (VIDEO, "conversation 0, message 0: expected parts", "expected parts of the type image or text, got video"),
+    (
+        [{"role": "user", "content": "<image> or <image>?"}],
+        "<image> is mentioned 2 times, but there is no image",
+        "is about one picture, got 2",
+    ),
+    (REPLY_WITH_PICTURE, "conversation 0, message 1: expected parts", "message 1: expected parts of the type text, or image of the user"),
+    (VIDEO, "conversation 0, message 0: expected parts", "expected parts of the type text, or image of the user, got video"),
 ]
 
 
@@ -279,7 +302,6 @@ def test_conversations_that_nobody_can_answer_are_refused(tiny, messages, tokeni
         ([{"role": "user", "content": [{"type": "image"}]}], "conversation 0: its image part has no picture"),
         ([{"role": "user", "content": [{"type": "image", "path": "absent.png"}]}], "absent.png: no such file"),
         ([{"role": "user", "content": "What is on <image>?"}], "<image> is mentioned 1 times, but there is no image"),
-        ([QUESTION[0], {"role": "assistant", "content": [{"type": "image", "image": picture(0)}]}], "message 1: expected parts"),
         (["What is it?"], "expected a list of at least one message dictionary"),
     ],
 )

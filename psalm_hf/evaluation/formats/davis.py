@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -34,9 +34,9 @@ class DavisFrames:
                 (folder / sequence).mkdir(exist_ok=True)
                 given = [region.mask_rle for region in sample.regions]
                 first = paint_objects(given, numbers, sample.region_image_size, f"image {sample.image_id}, first frame")
-                _save(first, folder / sequence / f"{Path(sample.region_image).stem}.png")
+                save_painted(first, folder / sequence / f"{Path(sample.region_image).stem}.png")
             painted = paint_objects(answer["masks"], numbers, sample.image_size, f"image {sample.image_id}")
-            _save(painted, folder / sequence / f"{frame}.png")
+            save_painted(painted, folder / sequence / f"{frame}.png")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
         """Row -> answer; empty masks for a last frame without file, because last frames are not scored. All scores are 1.
@@ -125,10 +125,11 @@ def _read(file: Path, numbers: Sequence[int], image_size: tuple[int, int]) -> np
     return painted
 
 
-def _save(painted: np.ndarray, file: Path) -> None:
+def save_painted(painted: np.ndarray, file: Path | BinaryIO) -> None:
+    """A map of `paint_objects` as a PNG with the colours of DAVIS."""
     picture = Image.fromarray(painted)
     picture.putpalette(_PALETTE)
-    picture.save(file)
+    picture.save(file, format="PNG")
 
 
 def _palette() -> bytes:

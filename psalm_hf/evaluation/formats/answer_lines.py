@@ -1,4 +1,4 @@
-"""Masks of expressions and regions. No benchmark prescribes a file for them; this one is a line of JSON per row."""
+"""Answers for which no benchmark prescribes a file: a line of JSON per row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from ...structures import Sample
 FILE = "predictions.jsonl"
 
 
-class MaskLines:
+class AnswerLines:
     """`predictions.jsonl`: `{"image_id", "record_id", ...}` and what the answer holds, one line per row.
 
-    An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; regions: `"masks"` and `"scores"`, in the order of the regions.
+    An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; regions: `"masks"` and `"scores"`, in the order of the regions; questions
+    about shapes: `"text"`.
 
     Args:
         fields: of an answer, by name.
