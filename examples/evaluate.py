@@ -159,18 +159,13 @@ def open_parts(options: argparse.Namespace, choices: dict[str, Any], split: str,
     return opened
 
 
-def load_model(options: argparse.Namespace, device: Any, vocabulary: str | None) -> tuple:
+def load_model(options: argparse.Namespace, device: Any) -> Any:
     import torch
 
-    from psalm_hf import PsalmForSegmentation, PsalmProcessor
-    from psalm_hf.evaluation.vocabulary import lengthen_context
+    from psalm_hf import PsalmForSegmentation
 
-    path = checkpoint_path(options)
-    model = PsalmForSegmentation.from_pretrained(path, dtype=getattr(torch, options.dtype)).to(device).eval()
-    processor = PsalmProcessor.from_pretrained(path)
-    if vocabulary == "whole":
-        lengthen_context(model, processor)
-    return model, processor
+    dtype = getattr(torch, options.dtype)
+    return PsalmForSegmentation.from_pretrained(checkpoint_path(options), dtype=dtype).to(device).eval()
 
 
 def versions() -> dict[str, str]:
@@ -213,17 +208,21 @@ def evaluate(options: argparse.Namespace) -> None:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    from psalm_hf.evaluation.benchmarks import benchmark_of, choices_of
+    from psalm_hf import PsalmProcessor
+    from psalm_hf.evaluation.benchmarks import benchmark_of, choices_of, with_thresholds
     from psalm_hf.evaluation.pictures import KINDS, write_pictures
     from psalm_hf.evaluation.records import Records, read_answer, write_json
     from psalm_hf.evaluation.results import beside, flat, joint_results, markdown_row, part_results
     from psalm_hf.evaluation.runner import AnsweredRows, Processes, judge
+    from psalm_hf.evaluation.vocabulary import lengthen_context
 
     benchmark = benchmark_of(options.benchmark)
     own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
     choices, split = choices_of(options.benchmark, options.protocol, own), options.split or benchmark.split
     if choices.get("no_target") == "processor":
         choices |= carried_thresholds(options)
+    processor = PsalmProcessor.from_pretrained(checkpoint_path(options)) if options.checkpoint else None
+    choices = with_thresholds(choices, processor) if processor else choices
     description = describe(options, choices, split)
     check_folder(options.output_dir, description, options.resume)
 
@@ -233,7 +232,9 @@ def evaluate(options: argparse.Namespace) -> None:
     if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
         raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
     processes = Processes(state.process_index, state.num_processes)
-    model, processor = load_model(options, state.device, choices.get("vocabulary")) if options.checkpoint else (None, None)
+    model = load_model(options, state.device) if options.checkpoint else None
+    if model and choices.get("vocabulary") == "whole":
+        lengthen_context(model, processor)
     further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark.endswith("shapes") else {}
     with state.main_process_first():  # which writes the cached rows
         parts = open_parts(options, choices, split, further)

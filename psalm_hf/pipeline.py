@@ -301,7 +301,7 @@ def _elements(value: Any, name: str) -> Iterator[Any]:
 
 def _check_names(given: Mapping[str, Any], what: str) -> None:
     if unknown := given.keys() - set(_PROMPT_ARGUMENTS):
-        raise ValueError(f"unknown {what}: {', '.join(sorted(map(str, unknown)))}; expected some of {', '.join(_PROMPT_ARGUMENTS)}")
+        raise ValueError(f"unknown {what}: {', '.join(sorted(map(str, unknown)))}; prompts are {', '.join(_PROMPT_ARGUMENTS)}")
 
 
 def _as_list_or_stream(inputs: Any) -> Any:

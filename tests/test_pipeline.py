@@ -1,5 +1,7 @@
 """pipeline("promptable-segmentation"): what it finds, in which form, from which kinds of input."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from psalm_hf import PsalmModel, load_image, tiny_checkpoint
 from psalm_hf.data.shapes_scene import SHAPES, STUFF, make_scene
+from psalm_hf.pipeline import join_rows
 from psalm_hf.tiny import build_tiny
 from tests.test_imports import ROOT
 
@@ -129,11 +132,33 @@ def test_a_picture_is_encoded_once_for_all_of_its_prompts(segmenter, monkeypatch
 
 def test_batches_of_different_prompts_give_what_single_pictures_give(segmenter):
     other = Image.fromarray(make_scene("test", 3, image_size=128).image)
-    items = [*ITEMS, {"image": other, "regions": [{"point": POINT}, {"point": (5, 5)}], "region_images": [PICTURE_IMAGE, None]}]
+    drawn_elsewhere = [
+        {"image": other, "regions": [{"point": POINT}, {"point": (5, 5)}], "region_images": [PICTURE_IMAGE, None]},
+        {"image": PICTURE, "regions": [{"point": (100, 60)}], "region_images": other},
+    ]
+    items = [*ITEMS, *drawn_elsewhere]
     singles = [comparable(segmenter(item)) for item in items]
-    assert [len(answer) for answer in singles[2:]] == [2, 2, 2]
-    for batch_size in (2, 5):
+    assert [len(answer) for answer in singles[2:]] == [2, 2, 2, 1]
+    for batch_size in (2, 6):
         assert [comparable(answer) for answer in segmenter(items, batch_size=batch_size)] == singles
+
+
+def test_joined_rows_are_what_the_processor_makes_of_all_pictures_at_once(segmenter):
+    pictures = [Image.fromarray(make_scene("test", number, image_size=128).image) for number in range(4)]
+    prompts = [
+        {"categories": ["a", "b"], "expressions": ["a much longer expression than the others", "one"]},
+        {"regions": [{"point": POINT}, {"point": (5, 5)}], "region_images": [pictures[2], None]},
+        {"regions": [{"point": (9, 9)}]},
+        {"expressions": ["two"], "regions": [{"point": (7, 7)}, {"box": (3, 3, 9, 9)}, {"point": POINT}], "region_images": pictures[0]},
+    ]
+    processor = segmenter.processor
+    joined = join_rows(
+        [processor(images=image, **prompt) for image, prompt in zip(pictures, prompts, strict=True)], processor.tokenizer.pad_token_id
+    )
+    at_once = {name: [prompt.get(name) for prompt in prompts] for name in ("categories", "expressions", "regions", "region_images")}
+    expected = processor(images=pictures, **at_once)
+    assert joined["region_image_index"].max() == 1
+    torch.testing.assert_close(joined, dict(expected), rtol=0, atol=0)
 
 
 class Rows:
@@ -218,7 +243,7 @@ def test_a_stream_whose_third_picture_is_missing_gives_the_answers_before_it(seg
     [
         (PICTURE, {}, "shapes.png: no prompt; give one of categories, expressions"),
         (PICTURE, {"region_images": PICTURE_IMAGE}, "no prompt"),
-        (PICTURE, {"expression": "one"}, "unknown arguments: expression; expected some of categories, expressions"),
+        (PICTURE, {"expression": "one"}, "unknown arguments: expression; prompts are categories, expressions"),
         ({"image": PICTURE, "caption": "one"}, {}, "unknown keys of the dictionary: caption"),
         ({"picture": PICTURE}, {"expressions": "one"}, "needs the key 'image', got picture"),
         ("nowhere.png", {"expressions": "one"}, "nowhere.png: no such file"),
@@ -241,3 +266,13 @@ def test_bad_input_is_named(segmenter, inputs, options, message):
     with pytest.raises(ValueError) as caught:
         segmenter(inputs, **options)
     assert message in str(caught.value)
+
+
+def test_the_python_of_the_page_runs(monkeypatch):
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M))
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(compile(code, "docs/pipeline.md", "exec"), names)
+    assert [entry["label"] for entry in names["found"]] == ["point", "box"]
+    assert [entry["label"] for entry in names["third"]] == ["the purple triangle"]

@@ -272,7 +272,26 @@ def _reasoning(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[
 def _rule(choices: Choices) -> ReferringRule:
     if "no_target" not in choices:
         return ReferringRule()
+    if choices["no_target"] == "processor" and "no_target_threshold" not in choices:
+        return ReferringRule()  # there is no processor: what is read says itself where nothing is meant
     return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"], choices.get("no_target_threshold"))
+
+
+def with_thresholds(choices: Choices, processor: Any) -> dict[str, Any]:
+    """Choices with the thresholds of a processor, where these decide what is meant.
+
+    Raises:
+        ValueError: the processor has none.
+    """
+    if choices.get("no_target") != "processor":
+        return dict(choices)
+    found = {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
+    if None in found.values():
+        raise ValueError(
+            "no_target processor: the checkpoint's processor has no thresholds for expressions; calibrate it "
+            "(examples/calibrate_referring.py), or choose --no-target threshold"
+        )
+    return {**choices, **found}
 
 
 def _region(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
@@ -398,7 +417,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
                 Part("shapes", "questions", {"task": "conversation"}, answered="text"),
             ),
             _shapes,
-            _both(_THRESHOLDS | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "threshold", "min_area": 50}),
+            _both(_THRESHOLDS | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}),
             split="test",
         ),
         **{name: Benchmark((Part(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},

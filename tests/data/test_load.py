@@ -99,7 +99,7 @@ def test_two_processes_make_the_same_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("coco", "train"), {}, "unknown dataset 'coco', expected one of shapes, coco_panoptic"),
+        (("coco", "train"), {}, "unknown dataset 'coco', expected one of shapes, moving_shapes"),
         (("shapes", "val"), {}, "shapes: unknown split 'val', expected one of train, validation, test, unseen"),
         (
             ("shapes", "test"),

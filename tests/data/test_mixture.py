@@ -222,7 +222,7 @@ FILES = {"dataset": "own_jsonl", "data_dir": "."}
         ({}, "source mine: shapes: unknown task 'mine', expected one of panoptic, .*; a source without dataset is the task of its name"),
         ("coco", "source mine: expected options such as {dataset: own_jsonl, data_dir: FOLDER}, got 'coco'"),
         ({"task": "panoptic", "phrases": 3}, "source mine: shapes has no option phrases, expected dataset, task, split, "),
-        ({"dataset": "cocoa"}, "source mine: unknown dataset 'cocoa', expected one of shapes, coco_panoptic, "),
+        ({"dataset": "cocoa"}, "source mine: unknown dataset 'cocoa', expected one of shapes, moving_shapes, "),
         ({**FILES, "kind": "box"}, "source mine: own_jsonl has no option kind, expected dataset, split, .*annotations"),
         (
             {**FILES, "dataset": "coco_panoptic", "split": "test"},

@@ -116,6 +116,13 @@ def test_an_expression_that_means_crowds_alone_means_nothing_unless_crowds_are_m
     assert meant.ious.tolist() == [0.5]  # the one query there is, which is the whole picture
 
 
+def test_ignored_pixels_count_neither_as_right_nor_as_wrong(ask):
+    rows = np.arange(4)[:, None].repeat(4, axis=1)
+    segments = (Segment(rle_from_bitmap(rows == 2)), Segment(rle_from_bitmap(rows < 2), is_crowd=True))
+    ((answer,), _) = ask([Sample(PICTURE, 1, (4, 4), segments=segments, expressions=("it",))], crowds="ignored")
+    assert answer.ious.tolist() == [1, 0.5]  # row 2 alone; the rest of the picture, of which row 3 is wrong, as well
+
+
 @pytest.mark.parametrize(
     ("samples", "batch_size", "message"),
     [

@@ -96,6 +96,9 @@ def test_an_annotated_first_frame_is_followed_to_the_end(clip, first_mask, tmp_p
     lines = scores(output)
     assert [line["frame"] for line in lines] == names and lines[0]["scores"] == {"1": 1, "4": 1}
     assert all(0 <= score <= 1 for line in lines for score in line["scores"].values())
+    session = PsalmVideoSession(*build_tiny(seed=0), "last_frame")
+    session.load(output / "state.safetensors")  # which refuses another policy's
+    assert session.object_ids == (1, 4) and session.num_tracked == 4
 
 
 def test_boxes_and_points_are_tracked_in_the_first_frame_too(clip, tmp_path):
@@ -140,6 +143,7 @@ def test_a_broken_last_frame_leaves_what_was_written_and_can_be_mended(clip, fir
     assert run(*arguments) == 2
     assert "4.png: not an image" in capsys.readouterr().err
     assert list(maps(tmp_path / "out")) == ["0", "1", "2", "3"] and len(scores(tmp_path / "out")) == 4
+    assert (tmp_path / "out" / "state.safetensors").is_file()  # although --save-every is 10
     (clip / "4.png").write_bytes(good)
     assert run(*arguments) == 0
     assert len(maps(tmp_path / "out")) == 5 and len(scores(tmp_path / "out")) == 5

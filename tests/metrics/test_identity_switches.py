@@ -1,7 +1,10 @@
 """Objects that are taken for each other are counted."""
 
+import numpy as np
+import pytest
+
 from psalm_hf.metrics import IdentitySwitches
-from tests.metrics.drawing import ids
+from tests.metrics.drawing import ids, random_ids
 
 TRUTH = ids("1122.", "1122.")
 
@@ -47,3 +50,17 @@ def test_objects_that_are_not_judged_are_background():
     metric = IdentitySwitches()
     metric.update("cat", 1, ids("..11.", "..11."), TRUTH, [1])
     assert metric.compute() == {"switches": 0, "mistaken": 0}
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_workers_that_see_some_frames_each_know_together_what_one_knows(num_workers):
+    rng = np.random.default_rng(0)
+    frames = [(f"video {index % 3}", index, random_ids(rng, 3), random_ids(rng, 4), (1, 2)) for index in range(40)]
+    parts = [IdentitySwitches() for _ in range(num_workers)]
+    whole, total = IdentitySwitches(), IdentitySwitches()
+    for index, frame in enumerate(frames):
+        whole.update(*frame)
+        parts[index % num_workers].update(*frame)
+    for part in reversed(parts):
+        total += part
+    assert total.compute() == whole.compute() and whole.compute()["switches"] > 10

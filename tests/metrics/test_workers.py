@@ -11,7 +11,6 @@ from psalm_hf.metrics import (
     CircularAccuracy,
     CityscapesAP,
     Correspondence,
-    IdentitySwitches,
     LvisAP,
     MaskAP,
     MeanIoU,
@@ -84,7 +83,6 @@ MEASURES = {
     "circular": (CircularAccuracy, circular_pass),
     "yes or no": (YesNoScores, lambda rng, index: (*rng.choice(["yes", "no"], 2).tolist(), f"file {index % 3}")),
     "video": (VideoObjects, lambda rng, index: (f"video {index % 3}", index, random_ids(rng, 3), random_ids(rng, 4), (1, 2))),
-    "identities": (IdentitySwitches, lambda rng, index: (f"video {index % 3}", index, random_ids(rng, 3), random_ids(rng, 4), (1, 2))),
     "correspondence": (
         Correspondence,
         lambda rng, index: (random_mask(rng), random_mask(rng) if rng.random() < 0.7 else None, rng.random()),
