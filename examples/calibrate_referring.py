@@ -89,7 +89,11 @@ def calibrate(options: argparse.Namespace) -> None:
     from psalm_hf.evaluation.calibration import RELEASED, choose_thresholds, numbers_at, score_answers
 
     processor = PsalmProcessor.from_pretrained(options.checkpoint)
-    model = PsalmForSegmentation.from_pretrained(options.checkpoint).to(options.device).eval()
+    model = PsalmForSegmentation.from_pretrained(options.checkpoint).eval()
+    try:
+        model.to(options.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {options.device}: cannot be used ({str(error).splitlines()[0]})") from error
     samples = tqdm(read_samples(options, processor), desc="calibration", unit="expression")
     answers = score_answers(model, processor, samples, batch_size=options.batch_size)
     thresholds = choose_thresholds(answers)

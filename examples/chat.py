@@ -18,6 +18,7 @@ psalm-tiny, which answers without --checkpoint, was trained on drawn shapes alon
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"chat: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     write("Ask about the picture; /help lists what else there is.\n")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text of the terminal's encoding
     converse(dialogue, typed_lines(sys.stdin.isatty()))
     return 0
 
@@ -98,7 +101,7 @@ class Dialogue:
         Raises:
             ValueError, OSError: it cannot be done; the dialogue is as before.
         """
-        name, _, text = line.partition(" ")
+        name, text = [*line.split(None, 1), "", ""][:2]
         text = text.strip()
         if not line.startswith("/"):
             self.ask(line)

@@ -17,10 +17,14 @@ import platform
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+IMAGE_SIZE = 128  # of drawn pictures, where no processor says another
+TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
 CHOICES = {
     "threshold": (float, "class probability that a panoptic segment needs"),
@@ -46,6 +50,17 @@ CHOICES = {
 }
 
 
+def yaml_mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}") from error
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
+    return value
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", required=True, help="such as coco_panoptic; an unknown name lists all")
@@ -63,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             kind = {"choices": values} if isinstance(values, tuple) else {"type": values}
         choices.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
     parser.add_argument("--parts", nargs="+", help="only these parts of the benchmark, such as point box")
-    parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML")
+    parser.add_argument("--options", type=yaml_mapping, default={}, help="further options of the dataset, as YAML")
     parser.add_argument("--limit", type=int, help="only the first pictures (default all)")
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process (default 4)")
     parser.add_argument("--num-workers", type=int, help="processes that prepare pictures (default 4 with a GPU, else 0)")
@@ -74,8 +89,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) == (options.predictions is None):
         parser.error("give either --checkpoint or --predictions")
-    if not isinstance(options.options, dict):
-        parser.error(f"--options is a YAML mapping such as '{{on_error: skip}}', got {options.options!r}")
     for name, lowest in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("visualize", 0), ("min_area", 0)):
         value = getattr(options, name)
         if value is not None and value < lowest:
@@ -87,7 +100,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def describe(options: argparse.Namespace, choices: dict[str, Any], split: str) -> dict[str, Any]:
+def describe(options: argparse.Namespace, choices: dict[str, Any], split: str, data_options: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation must have in common with the answers that it goes on from."""
     from psalm_hf.evaluation.results import checkpoint_hash
 
@@ -96,24 +109,10 @@ def describe(options: argparse.Namespace, choices: dict[str, Any], split: str) -
         "benchmark": options.benchmark,
         "split": split,
         "protocol": {"name": options.protocol, **choices},
-        "data": {"parts": options.parts, "options": options.options, "limit": options.limit},
+        "data": {"parts": options.parts, "options": data_options, "limit": options.limit},
         "checkpoint": checkpoint,
         "dtype": options.dtype,
     }
-
-
-def carried_thresholds(options: argparse.Namespace) -> dict[str, float | None]:
-    """The choices that the checkpoint's processor makes for expressions."""
-    from psalm_hf import PsalmProcessor
-
-    if options.checkpoint is None:
-        raise ValueError("--no-target processor takes the thresholds of a checkpoint's processor; give --checkpoint")
-    processor = PsalmProcessor.from_pretrained(checkpoint_path(options))
-    if processor.no_target_threshold is None:
-        raise ValueError(
-            f"--no-target processor: the processor of {options.checkpoint} has no no_target_threshold; run examples/calibrate_referring.py"
-        )
-    return {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
 
 
 def checkpoint_path(options: argparse.Namespace) -> str:
@@ -154,7 +153,7 @@ def open_parts(options: argparse.Namespace, choices: dict[str, Any], split: str,
     opened = []
     for part in benchmark.parts:
         if not options.parts or part.name in options.parts:
-            found = open_part(benchmark, part, split, options.data_dir, choices, {**further, **options.options})
+            found = open_part(benchmark, part, split, options.data_dir, choices, further)
             opened.append(replace(found, dataset=first_images(found.dataset, options.limit)) if options.limit else found)
     return opened
 
@@ -194,13 +193,20 @@ def read_predictions(options: argparse.Namespace, part: Any) -> tuple[Any, dict[
     }
 
 
-def write_predictions(options: argparse.Namespace, part: Any, rows: dict[str, Any], folder: Path) -> None:
+def write_files(options: argparse.Namespace, part: Any, rows: dict[str, Any]) -> None:
+    """The answers of a part in its submission formats, and pictures of some."""
     from psalm_hf.evaluation.benchmarks import formats_of
+    from psalm_hf.evaluation.pictures import KINDS, write_pictures
 
-    for name, format in formats_of(options.benchmark, part).items():
-        target = folder / part.part.name / name
-        target.mkdir(parents=True, exist_ok=True)
-        format.write(target, ((sample, answer) for _, sample, answer in rows[name]))
+    for measure, format in formats_of(options.benchmark, part).items():
+        if options.checkpoint:
+            folder = options.output_dir / "predictions" / part.part.name / measure
+            folder.mkdir(parents=True, exist_ok=True)
+            format.write(folder, ((sample, answer) for _, sample, answer in rows[measure]))
+        if options.visualize and measure in KINDS:
+            things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
+            folder = options.output_dir / "pictures" / part.part.name / measure
+            write_pictures(folder, rows[measure], measure, options.visualize, things)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -210,34 +216,40 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from psalm_hf import PsalmProcessor
     from psalm_hf.evaluation.benchmarks import benchmark_of, choices_of, with_thresholds
-    from psalm_hf.evaluation.pictures import KINDS, write_pictures
     from psalm_hf.evaluation.records import Records, read_answer, write_json
-    from psalm_hf.evaluation.results import beside, flat, joint_results, markdown_row, part_results
+    from psalm_hf.evaluation.results import beside, fingerprint, flat, joint_results, markdown_row, part_results
     from psalm_hf.evaluation.runner import AnsweredRows, Processes, judge
     from psalm_hf.evaluation.vocabulary import lengthen_context
 
     benchmark = benchmark_of(options.benchmark)
     own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
     choices, split = choices_of(options.benchmark, options.protocol, own), options.split or benchmark.split
-    if choices.get("no_target") == "processor":
-        choices |= carried_thresholds(options)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU; leave the option out, or give --device cpu")
+    if options.predictions and options.visualize and options.benchmark == "ego_exo4d":
+        raise ValueError("--visualize: predictions for ego_exo4d have the size at which they are compared, not that of the pictures")
     processor = PsalmProcessor.from_pretrained(checkpoint_path(options)) if options.checkpoint else None
-    choices = with_thresholds(choices, processor) if processor else choices
-    description = describe(options, choices, split)
+    choices = with_thresholds(choices, own, processor) if processor else choices
+    further = {}
+    if options.benchmark.endswith("shapes"):  # another size is another picture
+        further["image_size"] = processor.image_processor.image_size if processor else IMAGE_SIZE
+    description = describe(options, choices, split, {**further, **options.options})
     check_folder(options.output_dir, description, options.resume)
 
     began = time.perf_counter()
     on_cpu = options.device == "cpu" or not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
         raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
     processes = Processes(state.process_index, state.num_processes)
     model = load_model(options, state.device) if options.checkpoint else None
     if model and choices.get("vocabulary") == "whole":
         lengthen_context(model, processor)
-    further = {"image_size": processor.image_processor.image_size} if processor and options.benchmark.endswith("shapes") else {}
     with state.main_process_first():  # which writes the cached rows
-        parts = open_parts(options, choices, split, further)
+        parts = open_parts(options, choices, split, description["data"]["options"])
+    description["rows"] = {part.part.name: fingerprint(part.dataset) for part in parts}
+    check_folder(options.output_dir, description, options.resume)
+    processes.wait()
     if state.is_main_process:
         options.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(options.output_dir / "run.json", description)
@@ -245,6 +257,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     found: dict[str, Any] = {}
     judged: list[Any] = []
+    answered: list[tuple[Any, dict[str, Any]]] = []
     for part in parts:
         name = part.part.name
         if options.checkpoint:
@@ -262,21 +275,16 @@ def evaluate(options: argparse.Namespace) -> None:
             continue
         found[name] = part_results(options.benchmark, part, measures)
         judged.append(measures)
-        rows = {measure.name: AnsweredRows(part, places, read, measure.name) for measure in part.measures}
-        if options.checkpoint:
-            write_predictions(options, part, rows, options.output_dir / "predictions")
-        for measure, of_measure in rows.items():
-            if options.visualize and measure in KINDS:
-                things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
-                write_pictures(options.output_dir / "pictures" / name / measure, of_measure, measure, options.visualize, things)
+        answered.append((part, {measure.name: AnsweredRows(part, places, read, measure.name) for measure in part.measures}))
     if state.is_main_process:
-        if benchmark.is_joint:
+        is_joint = benchmark.is_joint and len(parts) == len(benchmark.parts)
+        if is_joint:
             found["all"] = joint_results(judged)
         results = {
             **description,
             "percent": flat(found),
             "parts": found,
-            "published": beside(options.benchmark, parts, benchmark.is_joint),
+            "published": beside(options.benchmark, parts, is_joint),
             "versions": versions(),
             "run": {
                 "seconds": round(time.perf_counter() - began, 1),
@@ -288,6 +296,8 @@ def evaluate(options: argparse.Namespace) -> None:
         write_json(options.output_dir / "results.json", results)
         (options.output_dir / "results.md").write_text(markdown_row(results), encoding="utf-8")
         print(summary(results))
+        for part, rows in answered:
+            write_files(options, part, rows)
     processes.wait()
     state.destroy_process_group()
 
@@ -319,8 +329,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         evaluate(options)
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        where = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+        print(f"error{where}: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -88,6 +88,11 @@ def read_objects(options: argparse.Namespace) -> dict[int, dict[str, Any]]:
 
         annotation = read_segment_map(options.first_mask)
         objects = {number: {"mask": annotation == number} for number in object_numbers(annotation)}
+        if wrong := [number for number in objects if not 0 < number < 255]:
+            raise ValueError(
+                f"--first-mask {options.first_mask}: has the object {wrong[0]}, but numbers go from 1 to 254; it may be a coloured "
+                "picture, and pixel VALUES are needed: save it in gray or with a palette"
+            )
         if not objects:
             raise ValueError(f"--first-mask {options.first_mask}: has no object, every pixel is 0 or 255")
     for number, *corners in options.box:
@@ -120,7 +125,7 @@ def begin_output(options: argparse.Namespace) -> None:
         "dtype": options.dtype,
     }
     record = options.output / "task.json"
-    if record.is_file():
+    if record.is_file() and (options.output / "state.safetensors").is_file():
         before = json.loads(record.read_text(encoding="utf-8"))
         if changed := [name for name in task if before.get(name) != task[name]]:
             raise ValueError(
@@ -128,7 +133,7 @@ def begin_output(options: argparse.Namespace) -> None:
                 "give the same options, or another folder"
             )
         return
-    if options.output.exists() and any(options.output.iterdir()):
+    if options.output.exists() and not record.is_file() and any(options.output.iterdir()):
         raise ValueError(f"--output {options.output}: holds other files; give a new folder")
     for name in ("masks", "overlays"):
         (options.output / name).mkdir(parents=True, exist_ok=True)
@@ -180,6 +185,7 @@ def follow(session, objects: dict[int, dict[str, Any]], total: int | None, optio
             else:
                 masks, scores = {}, dict.fromkeys(objects, 1.0)
             if index == 0:
+                scores = {**scores, **{number: 1.0 for number, region in objects.items() if "mask" in region}}
                 masks |= {number: region["mask"] for number, region in objects.items() if "mask" in region}
             write_frame(options.output, frame, masks, scores)
             if (index + 1) % options.save_every == 0:

@@ -83,7 +83,7 @@ class PromptableSegmentationPipeline(Pipeline):
 
         Args:
             inputs: a picture (path, URL, PIL image, array, tensor); or a dictionary with the key "image" and any of the prompt arguments
-                below, which replace those of the call; or a list of these; or a dataset or iterator of them.
+                below, each of which replaces the one of the same name of the call; or a list of these; or a dataset or iterator of them.
             categories: names. task: "panoptic" (default), "semantic" or "instance". stuff: those of the categories whose segments
                 are one segment (panoptic).
             expressions: a sentence or a list of them.
@@ -112,8 +112,10 @@ class PromptableSegmentationPipeline(Pipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
         """Model and processor. (The base class saves no processor, and would make the folder ask for `trust_remote_code`.)"""
-        self.model.save_pretrained(save_directory, **options)
+        # transformers hands a pipeline's dtype on to the tokenizer, which would keep it among what it writes.
+        self.processor.tokenizer.init_kwargs.pop("dtype", None)
         self.processor.save_pretrained(save_directory, **options)
+        self.model.save_pretrained(save_directory, **options)
 
     def _sanitize_parameters(
         self,

@@ -276,3 +276,9 @@ def test_the_python_of_the_page_runs(monkeypatch):
     exec(compile(code, "docs/pipeline.md", "exec"), names)
     assert [entry["label"] for entry in names["found"]] == ["point", "box"]
     assert [entry["label"] for entry in names["third"]] == ["the purple triangle"]
+
+
+def test_a_pipeline_with_a_dtype_can_be_saved(tmp_path):
+    made = pipeline("promptable-segmentation", model=str(tiny_checkpoint()), dtype=torch.float32)
+    made.save_pretrained(tmp_path)
+    assert {"model.safetensors", "processor_config.json"} <= {path.name for path in tmp_path.iterdir()}

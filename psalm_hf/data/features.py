@@ -86,7 +86,7 @@ class RowBuilder(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIG_CLASS = RowConfig
     task: ClassVar[Task] = "panoptic"  # what rows with categories ask for
-    VERSION = datasets.Version("1.3.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    VERSION = datasets.Version("1.4.0")  # to be raised when other rows come out: it is part of the name of the cached files
 
     @property
     def categories(self) -> tuple[Category, ...]:

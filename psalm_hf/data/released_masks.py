@@ -65,7 +65,7 @@ def released_interactive_mask(segmentation: Any, image_size: tuple[int, int]) ->
         scaled = []
         for polygon in segmentation:
             # As there, a polygon of integers alone stays one: its scaled corners are cut to whole pixels.
-            corners = np.reshape(polygon, (-1, 2))
+            corners = np.array(polygon).reshape(-1, 2)
             corners[:, 0] = corners[:, 0] * (width / image_size[1])
             corners[:, 1] = corners[:, 1] * (height / image_size[0])
             scaled.append(corners.ravel().tolist())

@@ -277,19 +277,27 @@ def _rule(choices: Choices) -> ReferringRule:
     return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"], choices.get("no_target_threshold"))
 
 
-def with_thresholds(choices: Choices, processor: Any) -> dict[str, Any]:
+def with_thresholds(choices: Choices, own: Choices, processor: Any) -> dict[str, Any]:
     """Choices with the thresholds of a processor, where these decide what is meant.
 
+    Args:
+        own: what was chosen otherwise than the protocol has it. Where nothing was, a processor without thresholds leaves the choice to
+            `referring_threshold`.
+
     Raises:
-        ValueError: the processor has none.
+        ValueError: the processor has none though they were asked for, or a threshold was given beside them.
     """
     if choices.get("no_target") != "processor":
         return dict(choices)
     found = {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
+    if "referring_threshold" in own and "no_target" not in own or None in found.values() and "no_target" not in own:
+        return {**choices, "no_target": "threshold"}
+    if "referring_threshold" in own:
+        raise ValueError("no_target processor: takes both thresholds from the checkpoint; leave referring_threshold out")
     if None in found.values():
         raise ValueError(
-            "no_target processor: the checkpoint's processor has no thresholds for expressions; calibrate it "
-            "(examples/calibrate_referring.py), or choose --no-target threshold"
+            "no_target processor: the checkpoint's processor has no thresholds for expressions; run "
+            "examples/calibrate_referring.py, or choose no_target threshold"
         )
     return {**choices, **found}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
+from ..data.features import SampleDataset
 from ..structures import REGION_KINDS
 from .benchmarks import OpenPart
 from .groups import group_means, seen_and_unseen
@@ -56,7 +58,7 @@ def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) ->
     counts = {"pictures": len(part.dataset.rows.unique("image_id")), "rows": len(part.dataset)}
     return {
         "dataset": part.part.dataset,
-        "options": dict(part.part.options),
+        "options": dict(part.options),
         "percent": {name: value for name, value in percent.items() if not math.isnan(value)},
         "per_category": per_category,
         "counts": counts | {name: number for measure in measures for name, number in measure.counts().items()},
@@ -98,7 +100,7 @@ def checkpoint_hash(checkpoint: str) -> str:
     Args:
         checkpoint: folder or Hub id.
     """
-    folder = Path(cached_file(checkpoint, "config.json")).parent
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(snapshot_download(checkpoint))  # whole, the weights too
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model") and path.is_file():
@@ -108,9 +110,19 @@ def checkpoint_hash(checkpoint: str) -> str:
     return total.hexdigest()
 
 
+def fingerprint(dataset: SampleDataset) -> dict[str, Any]:
+    """By which the rows of a dataset are known again: their number, and a SHA-256 of what they are called."""
+    names = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
+    return {"number": len(dataset), "sha256": hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()}
+
+
 def markdown_row(results: Mapping[str, Any]) -> str:
     """A table of one row for docs/results.md: our numbers, and in brackets the paper's."""
-    paper = {name: value for entry in results["published"].values() for name, value in entry["numbers"].items()}
+    paper = {
+        name if name in results["percent"] else f"{part} {name}": value
+        for part, entry in results["published"].items()
+        for name, value in entry["numbers"].items()
+    }
     columns = {
         name: f"{value:.1f}" + (f" ({paper[name]:.1f})" if name in paper else "")
         for name, value in results["percent"].items()

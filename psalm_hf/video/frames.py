@@ -138,7 +138,7 @@ def _is_picture(path: Path) -> bool:
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Key that compares runs of digits as numbers."""
     parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
 def _frame_name(number: int) -> str:

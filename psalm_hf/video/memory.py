@@ -150,10 +150,13 @@ class FirstLastConfident(LastFrame):
     Attributes:
         score_threshold: an object that scores lower is absent.
         confident_score, confident_stability: what a frame needs to be remembered; stability is the IoU of the mask at the logits +1 and -1.
-        keep: number of earlier frames that are remembered beside the user's region.
+        keep: number of earlier frames that are remembered beside the user's region; 0 = only that.
         continuity: how much a query's score for an object gains by covering the place where the object was in the frame before: at full
             overlap it is multiplied by 1 + continuity. For the assignment only, not in the scores that are returned.
         least_share: an object that keeps a smaller part of its own mask, because surer ones cover it, is absent: its query shows them.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     score_threshold: float = 0.5
@@ -162,6 +165,13 @@ class FirstLastConfident(LastFrame):
     keep: int = 3
     continuity: float = 1.0
     least_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "confident_score", "confident_stability", "least_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a number between 0 and 1, got {getattr(self, name)}")
+        if not (self.keep >= 0 and self.continuity >= 0):
+            raise ValueError(f"keep and continuity: expected at least 0, got {self.keep} and {self.continuity}")
 
     def prompts(self, memories: Mapping[ObjectId, ObjectMemory], asked: Sequence[ObjectId]) -> list[Tensor]:
         """See `LastFrame`."""

@@ -153,6 +153,7 @@ class PsalmVideoSession:
         """
         if not self._memories:
             raise ValueError("there is no object to track; call add_objects() first")
+        visible = None if visible is None else set(visible)  # also of an iterator, which can be read once
         for name in visible or ():
             self._check_known(name)
         asked = [name for name in self._memories if visible is None or name in visible]
@@ -303,7 +304,8 @@ class PsalmVideoSession:
         for name, feature in zip(masks, features, strict=True):
             memory = self._memories[name]
             # A copy: a view would keep the features of all objects of its frame.
-            memory.recent = [*memory.recent, feature.clone()][-self.policy.num_recent :]
+            recent = [*memory.recent, feature.clone()]
+            memory.recent = recent[len(recent) - min(len(recent), self.policy.num_recent) :]
             memory.renewed = self._num_tracked
 
     def _prompt_row(self, num_regions: int) -> dict[str, Tensor]:

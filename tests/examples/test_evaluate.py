@@ -119,6 +119,38 @@ def test_its_predictions_give_its_numbers(folder, tmp_path):
     assert first["percent"] == again["percent"] and again["checkpoint"] is None
 
 
+def test_predictions_on_drawn_pictures_need_no_checkpoint(tmp_path):
+    run(*SHAPES, "--limit", 2, "--output-dir", tmp_path / "first")
+    words = ("--benchmark", "shapes", "--limit", 2, "--device", "cpu", "--output-dir", tmp_path / "again")
+    assert run(*words, "--predictions", tmp_path / "first" / "predictions") == 0
+    first, again = results(tmp_path / "first"), results(tmp_path / "again")
+    assert first["percent"] == again["percent"] and first["rows"] == again["rows"]
+    assert first["protocol"]["no_target"] == "processor" and 0 < first["protocol"]["no_target_threshold"] < 1
+
+
+def test_a_checkpoint_without_thresholds_goes_by_the_benchmarks(folder, tmp_path, capsys):
+    words = ("--benchmark", "shapes", "--checkpoint", folder / "checkpoint", "--parts", "referring", "--limit", 1, "--device", "cpu")
+    assert run(*words, "--output-dir", tmp_path / "out") == 0
+    assert results(tmp_path / "out")["protocol"]["no_target"] == "threshold"
+    assert run(*words, "--no-target", "processor", "--output-dir", tmp_path / "other") == 2
+    assert "has no thresholds for expressions; run examples" in capsys.readouterr().err
+
+
+def test_an_error_of_another_process_is_told(folder, tmp_path):
+    words = ["--benchmark", "coco_panoptic", "--checkpoint", str(folder / "checkpoint"), "--device", "cpu", "--batch-size", "1"]
+    (tmp_path / "coco").mkdir()
+    for path in (folder / "coco").rglob("*.*"):
+        target = tmp_path / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    broken = tmp_path / "coco" / "val2017" / "000000000002.jpg"  # the second row is that of the second process
+    broken.write_bytes(broken.read_bytes()[:-60])
+    launch = [sys.executable, "-m", *LAUNCHERS["torchrun"], str(SCRIPT), *words, "--data-dir", str(tmp_path / "coco")]
+    cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    found = subprocess.run([*launch, "--output-dir", str(tmp_path / "two")], env=environment() | cache, capture_output=True, text=True)
+    assert found.returncode and "error in process 1: " in found.stderr and "000000000002.jpg" in found.stderr, found.stderr[-3000:]
+
+
 def test_the_worst_and_the_best_answers_are_drawn(folder, tmp_path):
     on_files(folder, tmp_path / "out", "--visualize", 3)
     drawn = sorted(path.name.partition("_0")[0] for path in (tmp_path / "out" / "pictures" / "semantic").iterdir())
@@ -185,6 +217,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
         (["--data-dir", "nowhere"], "nowhere"),
         (["--checkpoint", "nowhere/at/all"], "nowhere/at/all"),
         (["--options", "{kind: box}"], "coco_panoptic: unknown option kind"),
+        (["--device", "cuda"], "--device cuda: torch sees no GPU"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(folder, tmp_path, words, message, capsys):
@@ -240,7 +273,9 @@ def test_predictions_that_do_not_fit_are_refused(folder, tmp_path, change, messa
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--batch-size", "-2"], "--batch-size must be at least 1, got -2"),
         (["--threshold", "80"], "--threshold must be between 0 and 1, got 80"),
-        (["--options", "point"], "--options is a YAML mapping"),
+        (["--options", "point"], "--options: is a YAML mapping"),
+        (["--options", "{a: ["], "--options: is a YAML mapping"),
+        (["--options", "{1: 2}"], "--options: is a YAML mapping"),
         (["--predictions", "folder"], "give either --checkpoint or --predictions"),
     ],
 )

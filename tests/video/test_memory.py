@@ -155,3 +155,9 @@ def test_iou_on_paper():
 def test_an_unknown_policy_lists_the_known_ones():
     with pytest.raises(ValueError, match="last_frame, released, first_last_confident.*'best'"):
         read_policy("best")
+
+
+@pytest.mark.parametrize("options", [{"keep": -1}, {"score_threshold": float("nan")}, {"continuity": -0.5}, {"least_share": 2}])
+def test_numbers_out_of_their_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        FirstLastConfident(**options)

@@ -338,3 +338,12 @@ def test_of_several_features_of_an_object_the_best_fitting_one_speaks(tiny, fram
     outputs.num_conditions = torch.tensor([2])
     answer = processor.post_process_region_segmentation(outputs, target_sizes=inputs["original_sizes"])[0]
     assert scores[1] == pytest.approx(answer["scores"][0].item(), abs=1e-5)  # the first object has its choice of the queries
+
+
+def test_nothing_is_remembered_beside_the_region_where_keep_is_0(tiny, frames):
+    policy = FirstLastConfident(score_threshold=0, confident_score=0, confident_stability=0, least_share=0, keep=0)
+    session = PsalmVideoSession(*tiny, policy)
+    session.add_objects(frames[0], {1: {"mask": square(30, 30)}})
+    for frame in frames[1:4]:
+        session.track(frame)
+    assert not session._memories[1].recent
