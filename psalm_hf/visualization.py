@@ -220,20 +220,6 @@ def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str
     return draw_segmentation(image, masks, labels, note=f"{title}: {expressions}{'' if masks else ' means nothing in this picture'}")
 
 
-def draw_answer(predicted: Sample, truth: Sample) -> Image.Image:
-    """A prediction above the truth, both as in `draw_sample` and in the same colours.
-
-    Args:
-        predicted: `truth` with the segments that were predicted.
-
-    Raises:
-        OSError, ValueError: see `draw_sample`.
-    """
-    colors = label_colors([*_category_names(truth), *_category_names(predicted)])
-    above = draw_sample(predicted, title=f"image {truth.image_id}, prediction", colors=colors)
-    return _stack(above, draw_sample(truth, title=f"image {truth.image_id}, truth", colors=colors))
-
-
 def contact_sheet(pictures: Sequence[Image.Image], *, columns: int | None = None, cell_size: tuple[int, int] = SHEET_CELL) -> Image.Image:
     """Pictures of any size in a grid, row by row, each reduced to the size of a cell where it is larger.
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from ..data.features import Category
 from ..metrics import CityscapesAP, LvisAP
 from ..structures import Sample
-from .measures import InstanceAnswers, Numbers, areas_of
+from .measures import InstanceAnswers, areas_of
 
 
 class LvisMeasure(InstanceAnswers):
@@ -39,18 +39,6 @@ class LvisMeasure(InstanceAnswers):
             negative_category_ids=[int(value) for value in tagged(sample, "neg")],
             not_exhaustive_category_ids=[int(value) for value in tagged(sample, "not_exhaustive")],
         )
-
-    def __iadd__(self, other: Self) -> Self:
-        self.precision += other.precision
-        return self
-
-    def numbers(self) -> Numbers:
-        """See `Measure`."""
-        return {f"instance {name}": value for name, value in self.precision.compute().items()}
-
-    def per_category(self) -> dict[int, Numbers]:
-        """See `Measure`."""
-        return self.precision.per_category()
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
@@ -104,17 +92,8 @@ class CityscapesInstanceMeasure(InstanceAnswers):
         self.objects += sum(not target.is_crowd for target in targets)
 
     def __iadd__(self, other: Self) -> Self:
-        self.precision += other.precision
         self.objects += other.objects
-        return self
-
-    def numbers(self) -> Numbers:
-        """See `Measure`."""
-        return {f"instance {name}": value for name, value in self.precision.compute().items()}
-
-    def per_category(self) -> dict[int, Numbers]:
-        """See `Measure`."""
-        return self.precision.per_category()
+        return super().__iadd__(other)
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -231,7 +231,7 @@ class SemanticMeasure:
 
 
 class InstanceAnswers:
-    """How network outputs become instances: at most `top_k` per picture, of things.
+    """What measures of instances share: how network outputs become at most `top_k` things per picture, and sums of `precision`.
 
     Args:
         categories: those that were prompted, in their order.
@@ -239,6 +239,7 @@ class InstanceAnswers:
 
     name = "instance"
     top_k = TOP_K
+    precision: Any  # a subclass makes its metric
 
     def __init__(self, categories: Sequence[Category]):
         self.categories = tuple(categories)
@@ -259,6 +260,18 @@ class InstanceAnswers:
             {"category_id": self.categories[segment["label_id"]].id, "score": segment["score"], "mask": mask}
             for segment, mask in zip(answer["segments_info"], answer["segmentation"], strict=True)
         ]
+
+    def __iadd__(self, other: Self) -> Self:
+        self.precision += other.precision
+        return self
+
+    def numbers(self) -> Numbers:
+        """See `Measure`."""
+        return {f"instance {name}": value for name, value in self.precision.compute().items()}
+
+    def per_category(self) -> dict[int, Numbers]:
+        """See `Measure`."""
+        return self.precision.per_category()
 
 
 class InstanceMeasure(InstanceAnswers):
@@ -284,18 +297,6 @@ class InstanceMeasure(InstanceAnswers):
             [segment for segment in sample.segments if segment.category_id in self.things],
             areas=areas_of(found),
         )
-
-    def __iadd__(self, other: InstanceMeasure) -> InstanceMeasure:
-        self.precision += other.precision
-        return self
-
-    def numbers(self) -> Numbers:
-        """See `Measure`."""
-        return {f"instance {name}": value for name, value in self.precision.compute().items()}
-
-    def per_category(self) -> dict[int, Numbers]:
-        """See `Measure`."""
-        return self.precision.per_category()
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
