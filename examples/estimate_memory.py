@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     import torch
 
+    from psalm_hf.model.compatibility import CHECKPOINTING
     from psalm_hf.training import memory
 
     try:
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     length = options.length or getattr(model.config.text_config, "max_position_embeddings", 2048)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}[half]
-    is_checkpointed = training.gradient_checkpointing
+    is_checkpointed = bool(getattr(training, CHECKPOINTING))
 
     print(f"sizes of {source}\n")
     counts = memory.count_parameters(model)
@@ -136,9 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         parts = (states.weights, states.gathered, states.gradients, states.optimizer, *kept, states.total + kept[is_checkpointed])
         lines.append((engine, *(f"{part / GIB:.2f}" for part in parts)))
-    name = "gradient_checkpointing"
     print_table(("engine", "weights", "gathered", "gradients", "optimizer", "activations", "checkpointed", "sum"), lines)
-    print(f"The sum is with {name}: {'true' if is_checkpointed else 'false'}.\n")
+    print(f"The sum is with gradient_checkpointing: {'true' if is_checkpointed else 'false'}.\n")
 
     for step in steps:
         found = activations["others", step]

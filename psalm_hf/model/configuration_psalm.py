@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
+from .compatibility import CACHE_NAMES
 from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, original_config_fields, read_shapes
 
 SWIN_BASE = {
@@ -69,7 +70,7 @@ class PsalmConfig(PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     # What the Trainer must not gather over processes: big, ragged, or cached on purpose.
     keys_to_ignore_at_inference = [
-        "losses", "auxiliary_outputs", "image_features", "hidden_states", "attentions", "past_key_values",
+        "losses", "auxiliary_outputs", "image_features", "hidden_states", "attentions", *CACHE_NAMES,
         "num_conditions", "condition_type", "image_index",
     ]  # fmt: skip
 

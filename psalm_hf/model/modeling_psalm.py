@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .compatibility import CACHE, CACHE_NAMES, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_folder
 from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
@@ -44,32 +45,30 @@ class PsalmImageFeatures(ModelOutput):
 
 
 @dataclass
-class PsalmModelOutput(ModelOutput):
+class PsalmModelOutput(BaseModelOutputWithPast):
     """
     Args:
         last_hidden_state: (B, T, D), after the language model's final norm.
+        cache, hidden_states, attentions: of the language model; the cache is called `past_key_values` before transformers 5.24.
         query_embeds: (B, Q, C), projected mask-query states; zero for conversation rows; None if there is no other row.
         condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
         image_features: `PsalmImageFeatures` of the I images; without images None, in training those of a blank one.
         image_index: (B,) int64, the image of each row, -1 for none.
-        past_key_values, hidden_states, attentions: of the language model.
     """
 
-    last_hidden_state: Tensor | None = None
     query_embeds: Tensor | None = None
     condition_embeds: Tensor | None = None
     image_features: PsalmImageFeatures | None = None
     image_index: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
-class PsalmSegmentationOutput(ModelOutput):
+class PsalmSegmentationOutput(CausalLMOutputWithPast):
     """
     Args:
         loss: sum of `losses`, with targets.
+        logits: (B, T', V), the language head on the positions asked for (`logits_to_keep`).
+        cache, hidden_states, attentions: of the language model; the cache is called `past_key_values` before transformers 5.24.
         losses: every weighted term by name.
         masks_queries_logits: (B, Q, h, w), before the sigmoid; zero for conversation rows.
         class_queries_logits: (B, Q, K_max + 1), present when some row is of the category kind. `background` (no object) is the last
@@ -81,11 +80,8 @@ class PsalmSegmentationOutput(ModelOutput):
         image_index: (B,) int64, the image of each row, -1 for none.
         auxiliary_outputs: the mask and similarity logits of the earlier depths, on request (`output_auxiliary_logits=True`).
         image_features: on request (`output_image_features=True`).
-        logits: (B, T', V), the language head on the positions asked for (`logits_to_keep`).
-        past_key_values, hidden_states, attentions: of the language model.
     """
 
-    loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     masks_queries_logits: Tensor | None = None
     class_queries_logits: Tensor | None = None
@@ -96,10 +92,6 @@ class PsalmSegmentationOutput(ModelOutput):
     image_index: Tensor | None = None
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
     image_features: PsalmImageFeatures | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class PsalmResidualConv(nn.Module):
@@ -210,7 +202,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["PsalmMaskDecoderLayer", "PsalmPixelDecoder", "PsalmProjector"]
-    _skip_keys_device_placement = ["past_key_values", "image_features"]
+    _skip_keys_device_placement = [*CACHE_NAMES, "image_features"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -401,12 +393,14 @@ class PsalmModel(PsalmPreTrainedModel):
         region_image_tokens: Tensor | None = None,
         region_features: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> PsalmModelOutput:
         """One pass of the language model over prompts whose placeholders are replaced; keywords as in [`PsalmForSegmentation`]."""
-        is_continuation = past_key_values is not None and past_key_values.get_seq_length() > 0
+        cache = given_cache(cache, past_key_values)
+        is_continuation = cache is not None and cache.get_seq_length() > 0
         kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
         segments = not is_continuation and any(kind != CONVERSATION for kind in kinds)
         if condition_index is None and segments:
@@ -444,8 +438,8 @@ class PsalmModel(PsalmPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=bool(use_cache),
+                **{CACHE: cache},
                 **kwargs,
             )
         query_embeds = condition_embeds = None
@@ -454,13 +448,13 @@ class PsalmModel(PsalmPreTrainedModel):
             condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, kinds)
         return PsalmModelOutput(
             last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
             query_embeds=query_embeds,
             condition_embeds=condition_embeds,
             image_features=image_features,
             image_index=image_index,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def _check_length(self, input_ids: Tensor) -> None:
@@ -492,14 +486,14 @@ class PsalmModel(PsalmPreTrainedModel):
             position_ids=None if position_ids is None else position_ids[representatives, :prefix],
             use_cache=True,
         )
-        cache = beginning.past_key_values
+        cache = beginning[CACHE]
         cache.batch_select_indices(group)
         rest = self.language_model(
             inputs_embeds=inputs_embeds[:, prefix:],
             attention_mask=attention_mask,
             position_ids=None if position_ids is None else position_ids[:, prefix:],
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE: cache},
         )
         return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
 
@@ -707,8 +701,9 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         original_sizes: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool | None = None,
+        past_key_values: Any = None,
         logits_to_keep: int | Tensor | None = None,
         output_auxiliary_logits: bool = False,
         output_image_features: bool = False,
@@ -729,6 +724,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             mask_labels, class_labels: B tensors (N, H, W) and (N,).
             labels: (B, T) language targets, -100 ignored.
             original_sizes: carried by the processor for post-processing, not read.
+            cache: of the tokens before these, as `generate` keeps it; `past_key_values` is its older name.
             logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
 
         Raises:
@@ -755,8 +751,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             region_image_tokens=region_image_tokens,
             region_features=region_features,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: given_cache(cache, past_key_values)},
             **kwargs,
         )
         losses: dict[str, Tensor] = {}
@@ -781,16 +777,16 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             logits_to_keep = 0
         return PsalmSegmentationOutput(
             loss=loss,
+            logits=None if logits_to_keep is None else self._language_logits(outputs.last_hidden_state, logits_to_keep),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
             losses=losses or None,
             **segmentation,
             num_conditions=None if condition_index is None else condition_index.amax(dim=1),
             condition_type=condition_type,
             image_index=outputs.image_index,
             image_features=outputs.image_features if output_image_features else None,
-            logits=None if logits_to_keep is None else self._language_logits(outputs.last_hidden_state, logits_to_keep),
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def _decode(

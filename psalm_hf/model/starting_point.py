@@ -33,6 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .compatibility import CACHE
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import (
     convert_mask2former,
@@ -252,7 +253,7 @@ def read_language_config(source: str | Path) -> PreTrainedConfig:
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{name}: its weights are quantised; give the full ones")
     accepted = signature(MODEL_MAPPING[type(config)].forward).parameters
-    lacking = [argument for argument in ("inputs_embeds", "position_ids", "past_key_values") if argument not in accepted]
+    lacking = [argument for argument in ("inputs_embeds", "position_ids", CACHE) if argument not in accepted]
     if lacking:
         raise ValueError(f"{kind}, whose forward takes no {', '.join(lacking)}; give one that does, like Phi, Llama or Qwen")
     with torch.device("meta"):

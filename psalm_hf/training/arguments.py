@@ -12,6 +12,7 @@ import yaml
 from transformers import TrainingArguments
 from transformers.utils import strtobool
 
+from ..model.compatibility import CHECKPOINTING
 from ..model.configuration_psalm import PsalmConfig
 from .lora import read_lora
 from .quantization import check_bits
@@ -59,6 +60,11 @@ class PsalmTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.deepspeed is not None and find_spec("deepspeed") is None:
             raise ValueError("deepspeed: a config is given, but DeepSpeed is not installed; pip install deepspeed, or leave the field out")
+        # The older name stays valid in our files while releases without the newer one are supported.
+        for suffix in ("", "_kwargs"):
+            older, newer = f"gradient_checkpointing{suffix}", f"{CHECKPOINTING}{suffix}"
+            if getattr(self, newer) is None:
+                setattr(self, newer, getattr(self, older))
         super().__post_init__()
         self.learning_rates = {name: _read_rate(name, rate) for name, rate in self.learning_rates.items()}
         if self.projector_batch_norm not in ("batch", "synchronised", "frozen"):

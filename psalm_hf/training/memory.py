@@ -7,7 +7,6 @@ of them is what it would save of real ones.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..model.compatibility import set_checkpointing
 from ..model.configuration_psalm import PsalmConfig
 from ..model.losses import mask_bce_loss, mask_dice_loss
 from ..model.mask_decoder import RowLayout
@@ -315,12 +315,7 @@ def count_activations(
         leave_training_mode(model)
         found = []
         for is_checkpointed in (False, True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer releases have another name for the same
-                if is_checkpointed:
-                    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                else:
-                    model.gradient_checkpointing_disable()
+            set_checkpointing(model, is_checkpointed)
             with nullcontext() if autocast is None else torch.autocast("cpu", autocast):
                 found.append(run(model, rows, length))
     kept, kept_checkpointed = found

@@ -25,6 +25,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .. import __version__
 from ..data.shapes import ShapesStream
+from ..model.compatibility import CHECKPOINTING
 from .lora import without_adapters
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ SETTINGS = (
     "weight_decay",
     "max_grad_norm",
     "gradient_accumulation_steps",
-    "gradient_checkpointing",
+    CHECKPOINTING,
     "seed",
 )
 

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor, LogitsProcessorList, TextIteratorStreamer
 
 from psalm_hf import PsalmProcessor
+from psalm_hf.model.compatibility import CACHE
 from psalm_hf.model.prompts import CHAT_TEMPLATE, conversation_pieces, plain_messages
 from psalm_hf.tiny import build_tiny
 
@@ -138,10 +139,10 @@ def test_a_dialogue_encodes_its_picture_once_and_equals_one_long_prompt(tiny, vi
     for turn in ([], *following):
         ids = torch.cat((ids, torch.tensor([turn], dtype=torch.int64)), dim=1)
         found = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=inputs["pixel_values"], past_key_values=cache,
-            return_dict_in_generate=True, **GREEDY,
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=inputs["pixel_values"],
+            return_dict_in_generate=True, **{CACHE: cache}, **GREEDY,
         )  # fmt: skip
-        ids, cache, prompt_length = found.sequences, found.past_key_values, ids.shape[1]
+        ids, cache, prompt_length = found.sequences, found[CACHE], ids.shape[1]
     assert vision_calls == [1]
     long_prompt = {"input_ids": ids[:, :prompt_length], "pixel_values": inputs["pixel_values"]}
     assert until_end(model, ids[0, prompt_length:]) == by_hand(model, long_prompt, GREEDY["max_new_tokens"])

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation
+from psalm_hf.model.compatibility import set_checkpointing
 from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions, shared_prefix
 from psalm_hf.tiny import build_tiny
 
@@ -315,8 +316,7 @@ def training_inputs(processor, kind: str, empty: bool = False):
 def test_every_kind_has_loss_and_gradients(kind, checkpointing):
     model, processor = build_tiny()
     model.train()
-    if checkpointing:
-        model.gradient_checkpointing_enable()
+    set_checkpointing(model, checkpointing)
     torch.manual_seed(0)
     outputs = model(**training_inputs(processor, kind))
     outputs.loss.backward()
@@ -335,8 +335,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for checkpointing in (False, True):
         model, processor = build_tiny()
         model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
+        set_checkpointing(model, checkpointing)
         torch.manual_seed(0)
         model(**training_inputs(processor, "category")).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
+from psalm_hf.model.compatibility import set_checkpointing
 from psalm_hf.model.convert_psalm_checkpoint import convert_original_name, split_fused
 from psalm_hf.model.mask_decoder import RowLayout
 from psalm_hf.model.starting_point import build_starting_point, fit_vocabulary
@@ -203,12 +204,10 @@ def test_other_language_models_work_by_configuration_alone(tmp_path, family):
     for inputs in (training_inputs(processor, "region"), processor(images=picture(0), conversations=answer)):
         for checkpointing in (False, True):
             model.train()
-            if checkpointing:
-                model.gradient_checkpointing_enable()
+            set_checkpointing(model, checkpointing)
             torch.manual_seed(0)
             model(**inputs).loss.backward()
             gradients.append(model.get_input_embeddings().weight.grad)
-            model.gradient_checkpointing_disable()
             model.zero_grad()
     for plain, checkpointed in (gradients[:2], gradients[2:]):
         assert plain.abs().max() > 0
@@ -481,7 +480,7 @@ def test_places_without_a_part_are_named(phi, tmp_path):
         ("bert", "is a bert model, an encoder; give a decoder-only"),
         ("t5", "is a t5 model, an encoder-decoder; give a decoder-only"),
         ("swin", "is a swin model, which is not a language model alone"),
-        ("mamba", "is a mamba model, whose forward takes no position_ids, past_key_values"),
+        ("mamba", "is a mamba model, whose forward takes no position_ids"),
         ("opt", "its embeddings are 16 wide and its states 32"),
     ],
 )

@@ -17,6 +17,7 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.model.compatibility import set_checkpointing
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments
 from psalm_hf.training.lora import (
@@ -253,7 +254,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(base):
         processor = PsalmProcessor.from_pretrained(base)
         model = add_adapters(PsalmForSegmentation.from_pretrained(base), processor, LoraOptions(rank=4)).train()
         if recompute:
-            model.gradient_checkpointing_enable()
+            set_checkpointing(model, True)
             assert model.get_base_model().model.language_model.layers[0].gradient_checkpointing
         sample = ShapesStream(task="referring", prompts_per_image=2)[0]
         torch.manual_seed(0)  # of the points of the mask losses

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from psalm_hf.model.compatibility import set_checkpointing
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training import memory
 from psalm_hf.training.memory import (
@@ -86,11 +87,11 @@ def test_fake_tensors_are_saved_like_real_ones(tiny, step):
     tiny.train()
     leave_training_mode(tiny)
     assert counted.kept == STEPS[step](tiny, ROWS, LENGTH)
-    tiny.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    set_checkpointing(tiny, True)
     try:
         assert counted.kept_checkpointed == STEPS[step](tiny, ROWS, LENGTH)
     finally:
-        tiny.gradient_checkpointing_disable()
+        set_checkpointing(tiny, False)
     assert "vision tower" not in counted.kept
     layers = tiny.config.text_config.num_hidden_layers
     made_again = counted.kept["language model"] - counted.kept_checkpointed["language model"]
