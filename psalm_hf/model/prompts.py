@@ -135,12 +135,21 @@ def prepare_tokenizer(tokenizer: Any) -> None:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
 
 
-def category_order(num_categories: int, generator: Random | None) -> list[int]:
-    """The order in which the categories are written: as given, or shuffled (background included, as in released training)."""
+def category_order(num_categories: int, generator: Random | None, *, style: str) -> list[int]:
+    """The order in which the categories are written, the background being the last of them: as given, or shuffled.
+
+    Args:
+        generator: shuffles them; None leaves them as given.
+        style: the paper appends `background` at the end of the joint sentence, so with "paper" it keeps its place; with "released" it is
+            shuffled among the others, as the released code trains.
+    """
     order = list(range(num_categories))
-    if generator is not None:
-        generator.shuffle(order)
-    return order
+    if generator is None:
+        return order
+    background = order[-1:] if style == "paper" else []
+    order = order[: num_categories - len(background)]
+    generator.shuffle(order)
+    return order + background
 
 
 def category_pieces(

@@ -161,7 +161,7 @@ class RowBuilder:
             style=options.style,
             task=options.task,
             end_of_text=options.end_of_text,
-            order=category_order(len(columns), options.shuffler),
+            order=category_order(len(columns), options.shuffler, style=options.style),
         )
         return Row(RowInfo(index, "category", tuple(columns)), pieces)
 

@@ -57,6 +57,15 @@ def test_a_batch_of_any_task_trains_the_model(task):
     assert torch.isfinite(loss) and loss.requires_grad
 
 
+def test_training_batches_name_the_background_last_and_shuffle_the_rest():
+    stream, collate = ShapesStream("panoptic"), PsalmCollator(PROCESSOR, shuffle_categories=True, seed=0)
+    assert PROCESSOR.prompt_style == "paper"
+    rows = [row for number in range(4) for row in collate([stream[2 * number], stream[2 * number + 1]])["condition_index"]]
+    orders = [[condition for condition in row.unique_consecutive().tolist() if condition] for row in rows]
+    assert len(orders) == 8 and all(order[-1] == max(order) for order in orders)
+    assert any(order != sorted(order) for order in orders)
+
+
 @pytest.mark.parametrize("task", ["panoptic", "referring", "interactive", "conversation"])
 def test_every_row_is_that_of_its_sample_alone(task):
     stream = ShapesStream(task, prompts_per_image=2)

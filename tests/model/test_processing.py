@@ -122,6 +122,18 @@ def test_shuffling_moves_the_text_only(processor):
     assert torch.equal(ids, again["input_ids"][0])
 
 
+def test_shuffling_leaves_the_background_last_in_the_style_of_the_paper_only(processor):
+    names = ["cup", "table", "wall"]
+    places = {"paper": set(), "released": set()}
+    for style, found in places.items():
+        for seed in range(30):
+            inputs = processor(PHOTO, categories=names, prompt_style=style, shuffle_categories=True, seed=seed)
+            conditions = [condition for condition in inputs["condition_index"][0].unique_consecutive().tolist() if condition]
+            assert sorted(conditions) == [1, 2, 3, 4]
+            found.add(conditions.index(4))
+    assert places == {"paper": {3}, "released": {0, 1, 2, 3}}
+
+
 def test_shuffling_without_seed_follows_python_s_generator(processor):
     names = [f"name {index}" for index in range(20)]
     drawn = []
