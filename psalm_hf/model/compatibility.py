@@ -1,12 +1,14 @@
 """Names that differ between the releases of transformers this package supports; every difference is decided here.
 
-The cache of a language model's keys and values is called `cache` since 5.24, `past_key_values` before: as a keyword of `forward`, as a field
-of outputs, and among the keywords of `generate`. Keeping activations out of memory is called `activation_checkpointing` since 5.23,
-`gradient_checkpointing` before.
+The cache of a language model's keys and values is called `cache` since 5.24, `past_key_values` before: as a keyword of `forward`, as a
+field of outputs, and among the keywords of `generate`. Keeping activations out of memory is called `activation_checkpointing` since 5.23,
+`gradient_checkpointing` before. Parts that are trained whole beside an adapter are read by `from_pretrained` since 5.18.
 """
 
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -14,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 CACHE_NAMES = ("cache", "past_key_values")
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 CHECKPOINTING = "activation_checkpointing" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient_checkpointing"
+READS_ADAPTERS = Version(transformers.__version__) >= Version("5.18")
 
 
 def given_cache(cache: Any, past_key_values: Any) -> Any:

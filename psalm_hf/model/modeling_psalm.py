@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
@@ -20,7 +21,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .compatibility import CACHE, CACHE_NAMES, given_cache
+from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_folder
 from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
@@ -292,6 +293,11 @@ def _require_grad_of_output(module: nn.Module, args: tuple, output: Tensor) -> N
 def _check_loading(info: dict, source: Any) -> None:
     problems = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
     if problems:
+        if not READS_ADAPTERS and any(".modules_to_save." in key for key in problems.get("missing_keys", ())):
+            raise ValueError(
+                f"{source}: is an adapter folder, whose fully trained parts transformers {transformers.__version__} does not read; load it "
+                "by psalm_hf.training.lora.load_adapter, or install transformers 5.18 or later"
+            )
         listing = "\n".join(f"  {name.replace('_', ' ')}: {key}" for name, keys in problems.items() for key in keys)
         raise ValueError(
             f"{source}: weights do not fit the model; expected exactly its own keys and shapes, found\n{listing}\n"

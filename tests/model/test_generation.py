@@ -1,6 +1,7 @@
 """Answers in words: what the cache, the batch, beams, encoded pictures and earlier turns must not change, and the chat template."""
 
 import json
+import logging
 from threading import Thread
 
 import jinja2
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor, LogitsProcessorList, TextIteratorStreamer
+from transformers.utils import logging as transformers_logging
 
 from psalm_hf import PsalmProcessor
-from psalm_hf.model.compatibility import CACHE
+from psalm_hf.model.compatibility import CACHE, CACHE_NAMES
 from psalm_hf.model.prompts import CHAT_TEMPLATE, conversation_pieces, plain_messages
 from psalm_hf.tiny import build_tiny
 
@@ -81,6 +83,36 @@ def test_the_cache_gives_the_tokens_of_a_forward_pass_per_token(tiny, conversati
     model, processor = tiny
     inputs = processor(images=picture(0), conversations=conversation)
     assert until_end(model, answer(model, inputs)[0]) == by_hand(model, inputs, GREEDY["max_new_tokens"])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_every_kind_of_cache_gives_the_tokens_of_none(tiny, beams):
+    model, processor = tiny
+    inputs = processor(images=[picture(0), picture(1)], conversations=[QUESTION, LONGER])
+    expected = answer(model, inputs, num_beams=beams, use_cache=False)
+    for kind in (None, "dynamic", "static"):
+        assert torch.equal(answer(model, inputs, num_beams=beams, cache_implementation=kind), expected), kind
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", ["model", "base"])
+def test_a_cache_goes_on_under_either_of_its_names_but_not_both(tiny, caplog, monkeypatch, depth):
+    model, processor = tiny
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    transformers_logging.warning_once.cache_clear()  # each warning comes once in the life of a process
+    called = model if depth == "model" else model.model
+    read = {"model": lambda outputs: outputs.logits[:, -1], "base": lambda outputs: outputs.last_hidden_state[:, -1]}[depth]
+    inputs = processor(images=picture(0), conversations=LONGER)
+    ids, rest = inputs["input_ids"], {"pixel_values": inputs["pixel_values"]}
+    expected = read(called(input_ids=ids, **rest))
+    for name in CACHE_NAMES:
+        outputs = called(input_ids=ids[:, :-1], use_cache=True, **rest)
+        assert CACHE in outputs.keys() and outputs[CACHE].get_seq_length() == ids.shape[1] - 1
+        following = called(input_ids=ids[:, -1:], attention_mask=torch.ones_like(ids), **{name: outputs[CACHE]})
+        torch.testing.assert_close(read(following), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="two names of one thing; pass cache only"):
+        called(input_ids=ids[:, -1:], **dict.fromkeys(CACHE_NAMES, outputs[CACHE]))
+    assert "deprecated" not in caplog.text
 
 
 def test_a_batch_gives_the_tokens_of_its_rows_alone(tiny):
