@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Workers of pytest-xdist share the cores; said before torch is loaded, and to the processes that tests start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(os.environ.get("PSALM_GOLDEN", SHARED / "golden"))
 EVAL_CASES = Path(os.environ.get("PSALM_EVAL_CASES", SHARED / "eval"))
