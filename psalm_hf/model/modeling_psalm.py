@@ -6,6 +6,7 @@ width, C mask width, h, w = H/4, W/4. Source: the paper (arXiv:2403.14598) and t
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.generation.candidate_generator import CandidateGenerator, PromptLookupCandidateGenerator
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 from transformers.models.swin.modeling_swin import SwinBackbone
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
@@ -31,10 +33,13 @@ KIND_NAMES = {CATEGORY: "category", SENTENCE: "sentence", REGION: "region", CONV
 
 
 @dataclass
-class PsalmImageFeatures(ModelOutput):
+class PsalmImageFeatures(BaseModelOutputWithPooling):
     """What the network knows of I images before any prompt; compute once, prompt often.
 
     Args:
+        last_hidden_state: (I, positions, channels), a view of the vision tower's last feature map; nothing here reads it.
+        pooler_output: the image tokens under the name that they have in transformers; the same tensor, not a copy.
+        hidden_states, attentions: of the vision tower, on request.
         image_tokens: (I, G, D), row-major over the token grid.
         mask_features: (I, C, h, w), or None if only the language model needs the image.
         multi_scale: maps of strides 32, 16, 8, each (I, C, ., .), or None.
@@ -207,8 +212,6 @@ class PsalmPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    # Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
-    _keep_in_fp32_modules_strict = ["pixel_decoder", "mask_decoder"]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # Modules whose parameters all sit in their children are skipped for code outside the library; some of ours set children.
@@ -337,6 +340,8 @@ class PsalmModel(PsalmPreTrainedModel):
     """Vision tower, projector, pixel decoder, language model, and the read-outs that the mask decoder needs."""
 
     _keys_to_ignore_on_load_unexpected = [r"^mask_decoder\.", r"^lm_head\."]  # of a checkpoint with heads
+    # Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
+    _keep_in_fp32_modules_strict = ["pixel_decoder"]
 
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
@@ -365,28 +370,40 @@ class PsalmModel(PsalmPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: Tensor, masks: bool = True) -> PsalmImageFeatures:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode images once, to be prompted often.
 
         Args:
             pixel_values: (I, 3, H, W), normalised and padded by the image processor.
             masks: False skips the pixel decoder; enough for conversation and for region prompts drawn on other images. In training it
                 reads a corner of the first image instead, for `PsalmForSegmentation._touch_idle_parts`.
+            **kwargs: of the vision tower, such as `output_hidden_states`.
         """
-        feature_maps = self.vision_tower(pixel_values.to(self.vision_tower.dtype)).feature_maps
-        image_tokens = self.projector(feature_maps[self.config.projector_level])
-        if not masks:
-            if not self.training:
-                return PsalmImageFeatures(image_tokens=image_tokens)
+        vision = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
+        feature_maps = vision.feature_maps
+        image_tokens = self.projector(feature_maps[self.config.projector_level])  # (I, G, D)
+        decoded = None, None
+        if masks:
+            decoded = self.pixel_decoder(feature_maps)
+        elif self.training:
             # 16 cells of stride 4: less leaves the group norm of the last map a single value.
-            feature_maps = [x[:1, :, : 16 >> level, : 16 >> level] for level, x in enumerate(feature_maps)]
-        mask_features, multi_scale = self.pixel_decoder(feature_maps)
-        return PsalmImageFeatures(image_tokens=image_tokens, mask_features=mask_features, multi_scale=multi_scale)
+            decoded = self.pixel_decoder([x[:1, :, : 16 >> level, : 16 >> level] for level, x in enumerate(feature_maps)])
+        mask_features, multi_scale = decoded
+        return PsalmImageFeatures(
+            last_hidden_state=feature_maps[-1].flatten(2).transpose(1, 2),
+            pooler_output=image_tokens,
+            hidden_states=vision.hidden_states if kwargs.get("output_hidden_states") else None,
+            attentions=vision.attentions,
+            image_tokens=image_tokens,
+            mask_features=mask_features,
+            multi_scale=multi_scale,
+        )
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_features: PsalmImageFeatures | None = None,
@@ -398,6 +415,7 @@ class PsalmModel(PsalmPreTrainedModel):
         region_pixel_values: Tensor | None = None,
         region_image_tokens: Tensor | None = None,
         region_features: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
         use_cache: bool | None = None,
@@ -405,23 +423,29 @@ class PsalmModel(PsalmPreTrainedModel):
         **kwargs: Any,
     ) -> PsalmModelOutput:
         """One pass of the language model over prompts whose placeholders are replaced; keywords as in [`PsalmForSegmentation`]."""
+        _check_text(input_ids, inputs_embeds)
         cache = given_cache(cache, past_key_values)
         is_continuation = cache is not None and cache.get_seq_length() > 0
-        kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
+        text = inputs_embeds if input_ids is None else input_ids  # (B, T, ...)
+        kinds = [CONVERSATION] * len(text) if condition_type is None else condition_type.tolist()
         segments = not is_continuation and any(kind != CONVERSATION for kind in kinds)
         if condition_index is None and segments:
             raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
         if condition_type is None and condition_index is not None and bool(condition_index.any()):
             raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
-        if is_continuation:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        else:
-            self._check_length(input_ids)
-            if image_features is None and pixel_values is not None:
-                image_features = self.get_image_features(pixel_values, masks=segments)
-            image_index = self._image_index(input_ids, image_features, image_index)
+        # Embeddings of a caller may differ where the tokens do not.
+        may_share_prefix = inputs_embeds is None and self._may_share_prefix(use_cache, kwargs)
+        if inputs_embeds is None:
             inputs_embeds = self._embed_text(input_ids)
-            inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index)
+        if not is_continuation:
+            self._check_length(text)
+            if input_ids is None and (segments or pixel_values is not None or image_features is not None):
+                raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
+            if image_features is None and pixel_values is not None:
+                image_features = self.get_image_features(pixel_values, masks=segments, return_dict=True)
+            image_index = self._image_index(text, image_features, image_index)
+            if input_ids is not None:
+                inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index)
             if image_features is None and self.training:
                 image_features = self._blank_features(inputs_embeds)
                 inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
@@ -435,7 +459,7 @@ class PsalmModel(PsalmPreTrainedModel):
         if position_ids is None and attention_mask is not None and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
         prefix, first_row = 0, None
-        if not is_continuation and self._may_share_prefix(use_cache, kwargs):
+        if not is_continuation and may_share_prefix:
             prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
         if prefix > 0:
             outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, prefix, first_row)
@@ -463,11 +487,11 @@ class PsalmModel(PsalmPreTrainedModel):
             **{CACHE: outputs.get(CACHE)},
         )
 
-    def _check_length(self, input_ids: Tensor) -> None:
+    def _check_length(self, text: Tensor) -> None:
         positions = getattr(self.config.text_config, "max_position_embeddings", None)
-        if positions is not None and input_ids.shape[1] > positions:
+        if positions is not None and text.shape[1] > positions:
             raise ValueError(
-                f"the longest row has {input_ids.shape[1]} tokens but the language model has {positions} positions; shorten the prompt or "
+                f"the longest row has {text.shape[1]} tokens but the language model has {positions} positions; shorten the prompt or "
                 "split it into several rows (the processor's max_length checks this per row)"
             )
 
@@ -503,19 +527,19 @@ class PsalmModel(PsalmPreTrainedModel):
         )
         return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
 
-    def _image_index(self, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor | None) -> Tensor:
-        num_rows = len(input_ids)
+    def _image_index(self, text: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor | None) -> Tensor:
+        num_rows = len(text)
         num_images = 0 if image_features is None else len(image_features.image_tokens)
         if image_index is None:
             if num_images not in (0, num_rows):
                 raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
             first = 0 if num_images else -num_rows
-            return torch.arange(first, first + num_rows, device=input_ids.device).clamp(min=-1)
+            return torch.arange(first, first + num_rows, device=text.device).clamp(min=-1)
         if int(image_index.max()) >= num_images:
             raise ValueError(
                 f"image_index names image {int(image_index.max())} but {num_images} images were given; indices go from 0, -1 is no image"
             )
-        return image_index.to(input_ids.device)
+        return image_index.to(text.device)
 
     def _embed_text(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, D). Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0."""
@@ -543,7 +567,7 @@ class PsalmModel(PsalmPreTrainedModel):
         for module in in_training:
             module.training = False
         blank = inputs_embeds.new_zeros(1, 3, self.config.image_size, self.config.image_size)
-        features = self.get_image_features(blank, masks=False)
+        features = self.get_image_features(blank, masks=False, return_dict=True)
         for module in in_training:
             module.training = True
         return features
@@ -583,7 +607,7 @@ class PsalmModel(PsalmPreTrainedModel):
         if region_image_tokens is None:
             if region_pixel_values is None:
                 raise ValueError("region_image_index was given without region_pixel_values or region_image_tokens to index into")
-            region_image_tokens = self.get_image_features(region_pixel_values, masks=False).image_tokens
+            region_image_tokens = self.get_image_features(region_pixel_values, masks=False, return_dict=True).image_tokens
         if int(region_image_index.max()) >= len(region_image_tokens):
             raise ValueError(
                 f"region_image_index names image {int(region_image_index.max())} but {len(region_image_tokens)} region images were given; "
@@ -633,6 +657,15 @@ class PsalmModel(PsalmPreTrainedModel):
         return embeds
 
 
+def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    if input_ids is None and inputs_embeds is None:
+        raise ValueError("no text: pass input_ids, inputs_embeds, or both")
+    if input_ids is not None and inputs_embeds is not None and input_ids.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"input_ids are {tuple(input_ids.shape)} but inputs_embeds {tuple(inputs_embeds.shape[:2])}; pass one embedding per token"
+        )
+
+
 def _check_placeholders(is_placeholder: Tensor, expected: list[int], what: str, source: str) -> None:
     found = is_placeholder.sum(1).tolist()
     for row, (count, right) in enumerate(zip(found, expected, strict=True)):
@@ -659,6 +692,9 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # the name in Phi, see __init__
+    # The embeddings are divided by words; a head tied to them can only be divided likewise.
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _keep_in_fp32_modules_strict = ["mask_decoder"]  # as the pixel decoder
     # The loss is already a mean over the batch: the Trainer must not rescale it by the number of label tokens.
     accepts_loss_kwargs = False
 
@@ -683,14 +719,14 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def get_image_features(self, pixel_values: Tensor, masks: bool = True) -> PsalmImageFeatures:
+    def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode (I, 3, H, W) images once; pass the result to `forward` as `image_features`. See `PsalmModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, masks=masks)
+        return self.model.get_image_features(pixel_values, masks=masks, **kwargs)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_features: PsalmImageFeatures | None = None,
@@ -706,6 +742,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         class_labels: list[Tensor] | None = None,
         labels: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
         use_cache: bool | None = None,
@@ -719,6 +756,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids, attention_mask: (B, T), placeholders expanded; padding on either side.
+            inputs_embeds: (B, T, D), replaces the embeddings of the text. `input_ids` still say where placeholders stand, whose
+                embeddings are not read; conversations without an image may do without `input_ids`.
             pixel_values: (I, 3, H, W), or image_features from `get_image_features`.
             image_index: (B,) which image each row looks at, -1 for none; default 0..B-1.
             condition_index: (B, T), 0 = none, c + 1 = the token belongs to condition c.
@@ -737,7 +776,9 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             ValueError: placeholders, images and regions do not fit together; kinds are mixed in a batch with targets; a matching
                 cost is not finite.
         """
-        kinds = [CONVERSATION] * len(input_ids) if condition_type is None else condition_type.tolist()
+        _check_text(input_ids, inputs_embeds)
+        num_rows = len(inputs_embeds if input_ids is None else input_ids)
+        kinds = [CONVERSATION] * num_rows if condition_type is None else condition_type.tolist()
         has_targets = mask_labels is not None or labels is not None
         if has_targets and len(set(kinds)) > 1:
             names = [KIND_NAMES[kind] for kind in kinds]
@@ -756,8 +797,10 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             region_pixel_values=region_pixel_values,
             region_image_tokens=region_image_tokens,
             region_features=region_features,
+            inputs_embeds=inputs_embeds,
             position_ids=position_ids,
             use_cache=use_cache,
+            return_dict=True,
             **{CACHE: given_cache(cache, past_key_values)},
             **kwargs,
         )
@@ -925,18 +968,44 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             return self.lm_head(hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states)
         return self.lm_head(hidden_states[:, logits_to_keep])
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool = False, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         condition_type, labels = kwargs.pop("condition_type", None), kwargs.pop("labels", None)
         if is_first_iteration:
             _check_questions(condition_type, labels, kwargs.get("attention_mask"))
         kwargs.pop("condition_index", None)  # of the prompt's length, and without a condition empty
-        return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
+        )
+        if "inputs_embeds" in inputs and input_ids.shape[1] > 0:  # the tokens say where images stand
+            length = kwargs.get("next_sequence_length")
+            inputs["input_ids"] = (input_ids if length is None else input_ids[:, -length:]).to(self.device)
+        cache = given_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
+        tokens, pixel_values = inputs["input_ids"], kwargs.get("pixel_values")
+        if "pixel_values" not in inputs and pixel_values is not None and tokens.shape[1] > 1 and cache.get_seq_length() == 0:
+            # An assistant's first call: transformers counts it as a later iteration, to which it passes no images.
+            inputs["pixel_values"] = pixel_values.to(self.device)
+        return inputs
+
+    def _stand_in_for_placeholders(self, input_ids: Tensor) -> Tensor:
+        """The same tokens with padding, or the end of text, where placeholders stand: their ids may lie outside the vocabulary."""
+        config = self.config
+        placeholders = input_ids.new_tensor((config.image_token_id, config.region_token_id, config.mask_query_token_id))
+        stand_in = config.text_config.eos_token_id if config.text_config.pad_token_id is None else config.text_config.pad_token_id
+        return input_ids.masked_fill(torch.isin(input_ids, placeholders), stand_in)
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        config = self.config
-        placeholders = (config.image_token_id, config.region_token_id, config.mask_query_token_id)
-        stand_in = config.text_config.eos_token_id if config.text_config.pad_token_id is None else config.text_config.pad_token_id
-        return _LogitsProcessorsOfText(super()._get_logits_processor(*args, **kwargs), placeholders, stand_in)
+        return _LogitsProcessorsOfText(super()._get_logits_processor(*args, **kwargs), self._stand_in_for_placeholders)
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None:
+            kwargs["model_kwargs"] = _inputs_of_assistant(assistant, kwargs["model_kwargs"])
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        if isinstance(generator, PromptLookupCandidateGenerator):
+            return _PromptLookupInText(generator, self._stand_in_for_placeholders)
+        return generator
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
@@ -954,16 +1023,45 @@ def _has_images(model_kwargs: dict[str, Any]) -> bool:
 
 
 class _LogitsProcessorsOfText(LogitsProcessorList):
-    """Those that look up the tokens of the prompt, such as a repetition penalty, find `stand_in` instead of placeholders, whose ids may lie
-    outside the vocabulary."""
+    """Those that look up the tokens of the prompt, such as a repetition penalty, find no placeholders there."""
 
-    def __init__(self, processors: LogitsProcessorList, placeholders: tuple[int, ...], stand_in: int):
+    def __init__(self, processors: LogitsProcessorList, replace_placeholders: Callable[[Tensor], Tensor]):
         super().__init__(processors)
-        self.placeholders, self.stand_in = placeholders, stand_in
+        self.replace_placeholders = replace_placeholders
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        is_placeholder = torch.isin(input_ids, input_ids.new_tensor(self.placeholders))
-        return super().__call__(input_ids.masked_fill(is_placeholder, self.stand_in), scores, **kwargs)
+        return super().__call__(self.replace_placeholders(input_ids), scores, **kwargs)
+
+
+class _PromptLookupInText(CandidateGenerator):
+    """Prompt lookup that never proposes the placeholders which follow a phrase of the prompt."""
+
+    def __init__(self, lookup: PromptLookupCandidateGenerator, replace_placeholders: Callable[[Tensor], Tensor]):
+        self.lookup = lookup
+        self.replace_placeholders = replace_placeholders
+
+    def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        found, logits = self.lookup.get_candidates(self.replace_placeholders(input_ids), **kwargs)
+        return torch.cat((input_ids, found[:, input_ids.shape[1] :]), dim=1), logits
+
+    def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
+        self.lookup.update_candidate_strategy(input_ids, scores, num_matches)
+
+
+def _inputs_of_assistant(assistant: PreTrainedModel, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a model that proposes the next words is told: all but the encoded images, which another vision tower has made.
+
+    Raises:
+        ValueError: there is an image that the assistant cannot see.
+    """
+    if assistant.config.model_type == PsalmConfig.model_type:
+        if model_kwargs.get("image_features") is not None and model_kwargs.get("pixel_values") is None:
+            raise ValueError("assistant_model encodes the image itself; pass pixel_values too, beside image_features")
+        return {name: value for name, value in model_kwargs.items() if name != "image_features"}
+    if _has_images(model_kwargs):
+        raise ValueError(f"assistant_model is a {type(assistant).__name__}, which sees no images; take a PsalmForSegmentation")
+    of_rows = ("pixel_values", "image_features", "image_index", "condition_index", "condition_type", "original_sizes")
+    return {name: value for name, value in model_kwargs.items() if name not in of_rows}
 
 
 def _check_questions(condition_type: Tensor | None, labels: Tensor | None, attention_mask: Tensor | None) -> None:
