@@ -1,11 +1,12 @@
 """psalm_hf: PSALM (ECCV 2024) as a Hugging Face-native segmentation library."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
 from .checkpoints import tiny_checkpoint
 from .model.configuration_psalm import OriginalPsalmConfig, PsalmConfig
 from .model.image_processing_psalm import PsalmImageProcessor, load_image
-from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
+from .model.modeling_psalm import AUTO_CLASSES, PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
 from .model.processing_psalm import PsalmProcessor
 from .model.starting_point import build_starting_point
 from .pipeline import PromptableSegmentationPipeline  # importing it registers pipeline("promptable-segmentation")
@@ -15,7 +16,8 @@ __version__ = "0.1.0"
 
 AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
 AutoConfig.register(OriginalPsalmConfig.model_type, OriginalPsalmConfig)
-AutoModel.register(PsalmConfig, PsalmForSegmentation)
+for name in AUTO_CLASSES:
+    getattr(transformers, name).register(PsalmConfig, PsalmForSegmentation)
 AutoProcessor.register(PsalmConfig, PsalmProcessor)
 # One class for both backends: pixels are Pillow's, bit for bit, wherever torchvision is installed too.
 AutoImageProcessor.register(PsalmConfig, image_processor_classes={"torchvision": PsalmImageProcessor, "pil": PsalmImageProcessor})

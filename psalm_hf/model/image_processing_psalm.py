@@ -164,13 +164,14 @@ def _turn_upright(image: Image.Image) -> Image.Image:
         return image.copy()  # the pixels are fine, only the EXIF block is broken: there is no orientation to follow
 
 
-def to_rgb(image: Any, name: str = "image") -> Image.Image:
+def to_rgb(image: Any, name: str = "image", convert: bool = True) -> Image.Image:
     """Any image as an RGB PIL image of the same size; never rotated.
 
     Args:
         image: PIL image of any mode, or numpy array / torch tensor: (H, W), (H, W, C) or (C, H, W), C in {1, 3, 4}. Where
             both ends could be channels, a tensor is read as (C, H, W) and an array as (H, W, C).
         name: how error messages call it.
+        convert: False refuses an image of other colours than red, green and blue, instead of converting it.
 
     Transparent pixels are composited on white. Values wider than 8 bit: 16-bit integers are divided by 257; other numbers
     are taken as they are if they lie within [0, 255], times 255 if they are floats within [0, 1], divided by 257 if they are
@@ -192,6 +193,8 @@ def to_rgb(image: Any, name: str = "image") -> Image.Image:
         image = Image.fromarray(_to_uint8(image, name))
     if 0 in image.size:
         raise ValueError(f"{name}: has no pixels, its width and height are {image.size}")
+    if not convert and image.mode != "RGB":
+        raise ValueError(f"{name}: has the mode {image.mode}, expected RGB; convert it, or let do_convert_rgb=True do so")
     try:
         return _pil_to_rgb(image, name)
     except _UNREADABLE as error:
@@ -320,6 +323,7 @@ class PsalmImageProcessorKwargs(TypedDict, total=False):
     """What can be set in the constructor and overridden in a call; saved with the processor."""
 
     size: dict[str, int] | None
+    do_convert_rgb: bool | None
     image_mean: float | list[float] | tuple[float, ...] | None
     image_std: float | list[float] | tuple[float, ...] | None
     return_tensors: str | None
@@ -330,6 +334,8 @@ class PsalmImageProcessor(PilBackend):
 
     Args:
         size: `{"longest_edge": S}`, default 1024.
+        do_convert_rgb: images of any mode become RGB, see `to_rgb`; False refuses those that are not, for callers who convert them
+            themselves.
         image_mean, image_std: per channel, in units of 8-bit pixel values; default those of the released model.
 
     Pillow resizes uint8 pixels (antialiased), so results are those of the released preprocessing bit for bit.
@@ -339,6 +345,7 @@ class PsalmImageProcessor(PilBackend):
     valid_kwargs = PsalmImageProcessorKwargs
     default_to_square = False
     size = {"longest_edge": 1024}
+    do_convert_rgb = True
     image_mean = _PIXEL_MEAN
     image_std = _PIXEL_STD
 
@@ -347,8 +354,8 @@ class PsalmImageProcessor(PilBackend):
         """Side of the padded square, in pixels."""
         return self.size["longest_edge"]
 
-    def process_image(self, image: Any, **_: Any) -> Image.Image:
-        return to_rgb(image)
+    def process_image(self, image: Any, do_convert_rgb: bool | None = True, **_: Any) -> Image.Image:
+        return to_rgb(image, convert=do_convert_rgb is not False)
 
     def fetch_images(self, images: Any) -> Any:
         return images  # paths are refused by `to_rgb`: who passes one should know whether it was rotated

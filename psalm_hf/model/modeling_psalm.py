@@ -29,6 +29,8 @@ from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_
 from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
 
+# What it can be loaded with; psalm_hf registers these names, and a saved folder lists them.
+AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForUniversalSegmentation")
 KIND_NAMES = {CATEGORY: "category", SENTENCE: "sentence", REGION: "region", CONVERSATION: "conversation"}
 
 
@@ -286,6 +288,9 @@ class PsalmPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """As `PreTrainedModel.save_pretrained`; always in our own key names, so that a saved folder reloads bit for bit."""
+        if self._auto_class in AUTO_CLASSES:  # transformers lists this one only
+            name = f"{__name__.rpartition('.')[2]}.{PsalmForSegmentation.__name__}"
+            self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | dict.fromkeys(AUTO_CLASSES, name)
         return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
 

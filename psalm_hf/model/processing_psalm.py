@@ -172,6 +172,7 @@ class PsalmProcessor(ProcessorMixin):
         padding_side: str | None = None,
         max_length: int | None = None,
         return_tensors: str = "pt",
+        return_assistant_tokens_mask: bool = False,
     ) -> PsalmInputs:
         """Builds a batch of rows.
 
@@ -182,7 +183,7 @@ class PsalmProcessor(ProcessorMixin):
                 or the bare entry if there is one image. An entry is, in this order: a list of names (one row); a list of
                 expressions (one row each; an expression that is a list of sentences is ONE row, and with a single bare image the
                 outer list is always the entry); a list of region dictionaries (one row, see `region_mask`); a list of messages
-                `{"role": "user" | "assistant", "content": str}` (one row).
+                `{"role": "user" | "assistant", "content": str}` (one row; a message of the role "system" may go in front).
             region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per
                 region. Coordinates and masks are then in pixels of that image.
             input_points: as SAM, [image][object][point][x, y]; every object becomes a region.
@@ -202,6 +203,8 @@ class PsalmProcessor(ProcessorMixin):
             padding_side: default left if a row awaits an answer of the language model, else right.
             max_length: a longer row is an error; default that of the processor.
             return_tensors: "pt".
+            return_assistant_tokens_mask: also `assistant_masks` (B, T) int64, 1 where the assistant speaks, in earlier turns too. The
+                model takes no such argument.
 
         Returns:
             `input_ids`, `attention_mask`, `condition_index` (B, T) int64; `condition_type`, `image_index` (B,) int64;
@@ -238,6 +241,7 @@ class PsalmProcessor(ProcessorMixin):
                 style=style,
                 task=task,
                 add_background=add_background,
+                convert_rgb=self.image_processor.do_convert_rgb is not False,
                 image_size=self.image_processor.image_size,
                 image_grid=self.image_grid,
                 region_sampling=self.region_sampling,
@@ -260,7 +264,8 @@ class PsalmProcessor(ProcessorMixin):
             builder.add_image(index, image, prompts, drawn_on)
         rows = builder.rows
 
-        data = self._tokens(rows, padding, padding_side, self.max_length if max_length is None else max_length)
+        max_length = self.max_length if max_length is None else max_length
+        data = self._tokens(rows, padding, padding_side, max_length, return_assistant_tokens_mask)
         data["condition_type"] = torch.tensor([KINDS.index(row.info.kind) for row in rows])
         data["image_index"] = torch.tensor([row.pixel_index for row in rows])
         data["original_sizes"] = torch.tensor([row.size for row in rows])
@@ -280,6 +285,8 @@ class PsalmProcessor(ProcessorMixin):
         return_dict: bool = False,
         return_tensors: str = "pt",
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
         processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -294,13 +301,25 @@ class PsalmProcessor(ProcessorMixin):
             return_tensors: "pt".
             add_generation_prompt: refuse conversations that do not end with the user's message. Nothing is added: what awaits an answer
                 ends with it anyway.
+            continue_final_message: end with the assistant's last message as it is, to be continued; for text only.
+            return_assistant_tokens_mask: also `assistant_masks`, 1 where the assistant speaks; with `tokenize` and `return_dict`.
             processor_kwargs: further arguments of the call.
 
         Raises:
             ValueError: naming the conversation and message that is wrong.
         """
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise ValueError("return_assistant_tokens_mask marks tokens: it needs tokenize=True and return_dict=True")
         if not tokenize:
-            return super().apply_chat_template(conversation, chat_template, add_generation_prompt=add_generation_prompt, **kwargs)
+            return super().apply_chat_template(
+                conversation,
+                chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **kwargs,
+            )
+        if continue_final_message:
+            raise ValueError("continue_final_message writes text only: a row of tokens ends with the user's message, or the answer's end")
         if chat_template is not None or kwargs:
             given = ", ".join([*(["chat_template"] if chat_template is not None else []), *kwargs])
             raise ValueError(f"tokenize=True takes the conversation as this processor writes it, without {given}")
@@ -311,6 +330,7 @@ class PsalmProcessor(ProcessorMixin):
             images=[image for _, image in read],
             conversations=[messages for messages, _ in read],
             return_tensors=return_tensors,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
             **(processor_kwargs or {}),
         )
         if add_generation_prompt and "labels" in inputs:
@@ -318,7 +338,9 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"conversation {row}: its last message is the assistant's; nothing is left to answer, end it with the user's")
         return inputs if return_dict else inputs["input_ids"]
 
-    def _tokens(self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int) -> dict[str, Tensor]:
+    def _tokens(
+        self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
+    ) -> dict[str, Tensor]:
         token_ids = tokenize_texts(self.tokenizer, (piece.text for row in rows for piece in row.pieces))
         placeholder_ids = dict(zip(PLACEHOLDERS, (self.image_token_id, self.region_token_id, self.mask_query_token_id), strict=True))
         counts = {IMAGE_TOKEN: self.image_grid[0] * self.image_grid[1], MASK_QUERY_TOKEN: self.num_queries}
@@ -342,17 +364,21 @@ class PsalmProcessor(ProcessorMixin):
         attention_mask = torch.zeros_like(input_ids)
         condition_index = torch.zeros_like(input_ids)
         labels = torch.full_like(input_ids, IGNORED_LABEL)
+        assistant_masks = torch.zeros_like(input_ids)
         for number, (row, code) in enumerate(zip(rows, encoded, strict=True)):
             start = width - lengths[number] if padding_side == "left" else 0
             span = slice(start, start + lengths[number])
             input_ids[number, span] = torch.tensor(code.input_ids)
             attention_mask[number, span] = 1
             condition_index[number, span] = torch.tensor(code.condition_index)
+            assistant_masks[number, span] = (torch.tensor(code.labels) != IGNORED_LABEL).long()
             if row.teaches_answer:  # the released losses of segmentation rows have no language part
                 labels[number, span] = torch.tensor(code.labels)
         tensors = {"input_ids": input_ids, "attention_mask": attention_mask, "condition_index": condition_index}
         if any(row.teaches_answer for row in rows):
             tensors["labels"] = labels
+        if mark_assistant:
+            tensors["assistant_masks"] = assistant_masks
         return tensors
 
     def _regions(self, rows: Sequence[Row], region_pictures: Sequence[Image.Image]) -> dict[str, Tensor]:

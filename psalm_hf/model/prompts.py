@@ -37,12 +37,30 @@ _CONDITIONS = "{conditions}"
 _RELEASED_CATEGORIES = "This is an image <image>, Please do %s Segmentation.\nThis is all the candidate categories: {conditions}.\n"
 _PAPER_CATEGORIES = "This is an image <image>, You need to segment all objects. This is all the candidate categories: {conditions}."
 # A conversation row as text, for transformers' chat functions; `conversation_pieces` is what the processor itself goes by, and writes the
-# same. Pictures of a message go in front of its texts, as in LLaVA.
+# same. Pictures of a message go in front of its texts, as in LLaVA. `generation` marks what the assistant says.
 CHAT_TEMPLATE = """\
 {% set seen = namespace(images=0) %}
-{% for message in messages %}
-    {% set number = loop.index0 %}
-    {% set role = ['user', 'assistant'][number % 2] %}
+{% set system = namespace(text='%SYSTEM%', messages=0) %}
+{% if messages and messages[0]['role'] == 'system' %}
+    {% set system.messages = 1 %}
+    {% if messages[0]['content'] is string %}
+        {% set system.text = messages[0]['content'] %}
+    {% else %}
+        {% set system.text = '' %}
+        {% for part in messages[0]['content'] %}
+            {% if part['type'] != 'text' %}
+                {{ raise_exception('message 0: expected parts of the type text, got ' ~ part['type']) }}
+            {% endif %}
+            {% set system.text = system.text ~ part['text'] %}
+        {% endfor %}
+    {% endif %}
+{% endif %}
+{% if system.messages == 1 and messages | length == 1 %}
+    {{ raise_exception('a message of the system only; expected one of the user behind it') }}
+{% endif %}
+{% for message in messages[system.messages:] %}
+    {% set number = loop.index0 + system.messages %}
+    {% set role = ['user', 'assistant'][loop.index0 % 2] %}
     {% if message['role'] != role %}
         {{ raise_exception('message ' ~ number ~ ': expected the role ' ~ role ~ ', got ' ~ message['role'] ~ '; turns alternate') }}
     {% endif %}
@@ -62,9 +80,9 @@ CHAT_TEMPLATE = """\
     {% endif %}
     {% set seen.images = seen.images + text.value.count('<image>') %}
     {% if role == 'assistant' %}
-        {{- ' ' ~ text.value ~ ' ' ~ eos_token -}}
+        {% generation %}{{- ' ' ~ text.value ~ ' ' ~ eos_token -}}{% endgeneration %}
     {% elif loop.first %}
-        {{- '[INST] <<SYS>>\\n%SYSTEM%\\n<</SYS>>\\n\\n' ~ text.value ~ ' [/INST]' -}}
+        {{- '[INST] <<SYS>>\\n' ~ system.text ~ '\\n<</SYS>>\\n\\n' ~ text.value ~ ' [/INST]' -}}
     {% else %}
         {{- eos_token ~ '[INST] ' ~ text.value ~ ' [/INST]' -}}
     {% endif %}
@@ -186,12 +204,15 @@ def region_pieces(num_regions: int, *, style: str, end_of_text: str) -> list[Pie
 
 
 def conversation_pieces(messages: Sequence[Mapping[str, str]], *, has_image: bool, end_of_text: str) -> list[Piece]:
-    """The row of a conversation, turns alternating from the user on.
+    """The row of a conversation, turns alternating from the user on; a message of the system in front replaces `SYSTEM_MESSAGE`.
 
     If the last message is the user's, the row ends right after `[/INST]`, without a blank: a word's token includes the blank
     before it, so that blank belongs to the answer, in training as in generation. `<image>` and a newline go in front of the
     first turn if no turn mentions `<image>`.
     """
+    system = SYSTEM_MESSAGE
+    if messages[0]["role"] == "system":
+        system, messages = messages[0]["content"], messages[1:]
     mentioned = any(IMAGE_TOKEN in message["content"] for message in messages)
     pieces = []
     for number, message in enumerate(messages):
@@ -202,7 +223,7 @@ def conversation_pieces(messages: Sequence[Mapping[str, str]], *, has_image: boo
         if number == 0:
             if has_image and not mentioned:
                 text = f"{IMAGE_TOKEN}\n{text}"
-            pieces += _split_at_image(f"{_system_turn()}{text} [/INST]")
+            pieces += _split_at_image(f"{_system_turn(system)}{text} [/INST]")
         else:
             pieces += _split_at_image(f"{end_of_text}[INST] {text} [/INST]")
     return pieces
@@ -289,8 +310,8 @@ def encode_row(
     return EncodedRow(ids, conditions, labels)
 
 
-def _system_turn() -> str:
-    return f"[INST] <<SYS>>\n{SYSTEM_MESSAGE}\n<</SYS>>\n\n"
+def _system_turn(message: str = SYSTEM_MESSAGE) -> str:
+    return f"[INST] <<SYS>>\n{message}\n<</SYS>>\n\n"
 
 
 def _segmentation_pieces(

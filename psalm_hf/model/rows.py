@@ -72,6 +72,7 @@ class RowOptions:
     style: str
     task: str
     add_background: bool
+    convert_rgb: bool
     image_size: int
     image_grid: Size
     region_sampling: str
@@ -114,7 +115,7 @@ class RowBuilder:
             raise ValueError(f"image {index}: the plain style has captions (conversations) only, got {segmentation[0]}")
         if region_images is not None and prompts["regions"] is None:
             raise ValueError(f"image {index}: region_images without regions")
-        picture = None if image is None else to_rgb(image, f"image {index}")
+        picture = None if image is None else to_rgb(image, f"image {index}", self.options.convert_rgb)
         if prompts["categories"] is not None:
             self._add(picture, self._category_row(index, prompts["categories"]))
         if prompts["expressions"] is not None:
@@ -222,7 +223,7 @@ class RowBuilder:
     def _region_picture(self, image: Any, name: str) -> tuple[Image.Image, int]:
         if id(image) not in self._region_picture_of:
             self._region_picture_of[id(image)] = len(self.region_pictures)
-            self.region_pictures.append(to_rgb(image, f"{name}, its region image"))
+            self.region_pictures.append(to_rgb(image, f"{name}, its region image", self.options.convert_rgb))
         position = self._region_picture_of[id(image)]
         return self.region_pictures[position], position
 
@@ -243,12 +244,16 @@ class RowBuilder:
         if not isinstance(messages, Sequence) or not messages or not all(isinstance(message, Mapping) for message in messages):
             raise ValueError(f"{where}: expected a list of at least one message dictionary, got {messages!r:.80}")
         mentions = 0
+        has_system = roles[0] == "user" and messages[0].get("role") == "system"
+        if has_system and len(messages) == 1:
+            raise ValueError(f"{where}: has a message of the system only; expected one of the user behind it")
         for position, message in enumerate(messages):
             name = f"{where}, message {position}"
             if not {"role", "content"} <= set(message):
                 raise ValueError(f"{name}: expected the keys 'role' and 'content', got {sorted(map(str, message))}")
-            if message["role"] != roles[position % 2]:
-                raise ValueError(f"{name}: expected the role {roles[position % 2]!r}, got {message['role']!r}; turns alternate")
+            role = roles[(position - has_system) % 2] if position >= has_system else "system"
+            if message["role"] != role:
+                raise ValueError(f"{name}: expected the role {role!r}, got {message['role']!r}; turns alternate")
             text = message["content"]
             if isinstance(text, str) and message["role"] == "user" and IMAGE_TOKEN in text:
                 mentions += text.count(IMAGE_TOKEN)

@@ -1,6 +1,7 @@
 """What code written for any model of transformers relies on: names, orders and kinds of outputs, and the ways into `generate`."""
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -8,11 +9,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList, PhiConfig, PhiForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from psalm_hf import PsalmForSegmentation, PsalmModel
+from psalm_hf import PsalmForSegmentation, PsalmImageProcessor, PsalmModel
+from psalm_hf.model.modeling_psalm import AUTO_CLASSES
 from psalm_hf.tiny import build_tiny
 
 QUESTION = [{"role": "user", "content": "What is on the table?"}]
@@ -243,6 +246,45 @@ def test_generation_from_embeddings_alone_refuses_a_picture(tiny, question):
     inputs = {**question, "input_ids": None, "inputs_embeds": embed(model, question["input_ids"])}
     with pytest.raises(ValueError, match="inputs_embeds alone do not say where image tokens and mask queries stand"):
         model.generate(**inputs, **GREEDY)
+
+
+# Loading by the names of transformers
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", AUTO_CLASSES)
+def test_every_auto_class_that_fits_loads_the_model(tiny, saved, name):
+    model = getattr(transformers, name).from_pretrained(saved)
+    assert type(model) is PsalmForSegmentation
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), tiny[0].state_dict().values(), strict=True))
+    listed = json.loads((saved / "config.json").read_text())["auto_map"]  # for those who have no psalm_hf
+    assert listed[name] == "modeling_psalm.PsalmForSegmentation"
+
+
+def test_tokenizer_and_image_processor_load_by_themselves(tiny, saved):
+    processor = tiny[1]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved)
+    assert tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    image_processor = transformers.AutoImageProcessor.from_pretrained(saved)
+    assert type(image_processor) is PsalmImageProcessor and image_processor.to_dict() == processor.image_processor.to_dict()
+    assert type(transformers.AutoProcessor.from_pretrained(saved)) is type(processor)
+
+
+def test_the_pipeline_of_transformers_for_chats_answers(tiny, saved):
+    model, processor = tiny
+    chat = transformers.pipeline("image-text-to-text", model=str(saved), device="cpu")
+    content = [{"type": "image", "image": picture(0)}, {"type": "text", "text": QUESTION[0]["content"]}]
+    answer = chat([{"role": "user", "content": content}], return_full_text=False, generate_kwargs=GREEDY)
+    inputs = processor(images=picture(0), conversations=QUESTION)
+    tokens = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
+    assert answer[0]["generated_text"] == processor.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 # What a class says about itself

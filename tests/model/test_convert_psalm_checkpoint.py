@@ -295,9 +295,10 @@ REMOTE = """
 import sys
 sys.modules["psalm_hf"] = None  # any import of it fails
 import numpy as np, torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 folder, output = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert type(AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)).__name__ == type(model).__name__
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from psalm_hf import PsalmProcessor
 from psalm_hf.model.compatibility import CACHE, CACHE_NAMES
-from psalm_hf.model.prompts import CHAT_TEMPLATE, conversation_pieces, plain_messages
+from psalm_hf.model.prompts import CHAT_TEMPLATE, SYSTEM_MESSAGE, conversation_pieces, plain_messages
 from psalm_hf.tiny import build_tiny
 
 QUESTION = [{"role": "user", "content": "What is on the table?"}]
@@ -255,6 +255,48 @@ def test_the_template_writes_what_the_processor_writes(tiny, turns):
     assert processor.apply_chat_template(mentioned) == written(mentioned, has_image=True)
 
 
+SYSTEM = [{"role": "system", "content": "Answer in one word."}]
+SYSTEM_IN_PARTS = [{"role": "system", "content": [{"type": "text", "text": "Answer "}, {"type": "text", "text": "in one word."}]}]
+
+
+@pytest.mark.parametrize("system", [SYSTEM, SYSTEM_IN_PARTS], ids=["text", "parts"])
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_message_of_the_system_stands_where_the_default_one_stood(tiny, system, turns):
+    _, processor = tiny
+    text = processor.apply_chat_template(DIALOGUE[:turns])
+    assert text.count(SYSTEM_MESSAGE) == 1
+    expected = text.replace(SYSTEM_MESSAGE, "Answer in one word.")
+    assert processor.apply_chat_template([*system, *DIALOGUE[:turns]]) == expected == written([*SYSTEM, *DIALOGUE[:turns]], False)
+    inputs = processor(images=picture(0), conversations=[*SYSTEM, *DIALOGUE[:turns]])
+    tokenised = processor.apply_chat_template([*system, *SEEN[:turns]], tokenize=True, return_dict=True)
+    assert all(torch.equal(inputs[name], tokenised[name]) for name in inputs)
+    default = [{"role": "system", "content": SYSTEM_MESSAGE}, *DIALOGUE[:turns]]
+    assert torch.equal(processor(conversations=default)["input_ids"], processor(conversations=DIALOGUE[:turns])["input_ids"])
+
+
+def test_the_mask_of_the_assistant_covers_what_it_says_and_nothing_else(tiny):
+    _, processor = tiny
+    answered = [*SEEN, {"role": "assistant", "content": "White."}]
+    options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+    inputs = processor.apply_chat_template([answered, QUESTION, DIALOGUE], **options)
+    said = [processor.tokenizer.decode(ids[mask == 1]) for ids, mask in zip(inputs["input_ids"], inputs["assistant_masks"], strict=True)]
+    assert said == [" A cup. <|endoftext|> White. <|endoftext|>", "", " A cup. <|endoftext|>"]
+    learned = processor.apply_chat_template(answered, **options)
+    assert torch.equal(learned["assistant_masks"] == 1, learned["labels"] != -100)
+    assert "assistant_masks" not in processor.apply_chat_template(answered, tokenize=True, return_dict=True)
+    with pytest.raises(ValueError, match="needs tokenize=True and return_dict=True"):
+        processor.apply_chat_template(answered, return_assistant_tokens_mask=True)
+
+
+def test_the_template_marks_what_the_assistant_says(tiny):
+    _, processor = tiny
+    marked = processor.tokenizer.apply_chat_template(
+        [*SYSTEM, *DIALOGUE], chat_template=processor.chat_template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    said = [token for token, mask in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if mask]
+    assert processor.tokenizer.decode(said) == " A cup. <|endoftext|>"
+
+
 def test_pictures_go_in_front_of_the_texts_of_their_own_message(tiny):
     _, processor = tiny
     late = [
@@ -315,6 +357,14 @@ BAD_CONVERSATIONS = [
         "is about one picture, got 2",
     ),
     (REPLY_WITH_PICTURE, "conversation 0, message 1: expected parts", "message 1: expected parts of the type text, or image of the user"),
+    ([*QUESTION, *SYSTEM], "message 1: expected the role 'assistant', got 'system'", "expected the role assistant, got system"),
+    ([*SYSTEM, *SYSTEM], "message 1: expected the role 'user', got 'system'", "message 1: expected the role user, got system"),
+    (SYSTEM, "a message of the system only", "a message of the system only"),
+    (
+        [{"role": "system", "content": [{"type": "image", "image": picture(0)}]}, *QUESTION],
+        "conversation 0, message 0: expected parts",
+        "message 0: expected parts of the type text, got image",
+    ),
     (VIDEO, "conversation 0, message 0: expected parts", "expected parts of the type text, or image of the user, got video"),
 ]
 
@@ -354,3 +404,6 @@ def test_an_own_template_is_for_text_only(tiny):
     _, processor = tiny
     with pytest.raises(ValueError, match="without chat_template, tools"):
         processor.apply_chat_template(QUESTION, "{{ messages }}", tokenize=True, tools=[])
+    assert processor.apply_chat_template(DIALOGUE[:2], continue_final_message=True).endswith("[/INST] A cup.")
+    with pytest.raises(ValueError, match="continue_final_message writes text only"):
+        processor.apply_chat_template(DIALOGUE[:2], tokenize=True, continue_final_message=True)

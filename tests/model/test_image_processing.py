@@ -20,6 +20,7 @@ from psalm_hf.model.image_processing_psalm import (
     read_bitmap,
     to_rgb,
 )
+from psalm_hf.tiny import build_tiny
 
 
 @pytest.mark.parametrize(
@@ -265,3 +266,29 @@ def test_image_processor_survives_saving(tmp_path):
 def test_image_processor_knows_one_geometry(size):
     with pytest.raises(ValueError, match="longest_edge"):
         PsalmImageProcessor(size=size)
+
+
+def test_images_of_other_modes_are_converted_unless_told_not_to():
+    grey, coloured = Image.new("L", (9, 6), 80), Image.new("RGB", (9, 6), (80, 80, 80))
+    processor = PsalmImageProcessor(size={"longest_edge": 32})
+    assert processor.do_convert_rgb is True
+    expected = processor(coloured, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor(grey, return_tensors="pt")["pixel_values"], expected)
+    assert torch.equal(processor(coloured, do_convert_rgb=False, return_tensors="pt")["pixel_values"], expected)
+    strict = PsalmImageProcessor(size={"longest_edge": 32}, do_convert_rgb=False)
+    assert strict.to_dict()["do_convert_rgb"] is False
+    for image, mode in ((grey, "L"), (np.zeros((6, 9, 4), dtype=np.uint8), "RGBA")):
+        with pytest.raises(ValueError, match=f"has the mode {mode}, expected RGB; convert it, or let do_convert_rgb=True do so"):
+            strict(image, return_tensors="pt")
+    assert torch.equal(strict(grey, do_convert_rgb=True, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_a_processor_converts_images_as_its_image_processor_says():
+    _, processor = build_tiny()
+    grey = Image.new("L", (90, 60), 80)
+    processor(images=grey, expressions=["a"])
+    processor.image_processor.do_convert_rgb = False
+    with pytest.raises(ValueError, match="image 0: has the mode L, expected RGB"):
+        processor(images=grey, expressions=["a"])
+    with pytest.raises(ValueError, match="image 0, region 0, its region image: has the mode L"):
+        processor(images=grey.convert("RGB"), regions=[{"point": (3, 4)}], region_images=grey)
