@@ -139,7 +139,10 @@ class PsalmConfig(PreTrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As `PreTrainedConfig.from_pretrained`; the config.json of an original PSALM folder is translated."""
-        return super().from_pretrained(pretrained_model_name_or_path, **({"name_or_path": str(pretrained_model_name_or_path)} | kwargs))
+        found = super().from_pretrained(pretrained_model_name_or_path, **({"name_or_path": str(pretrained_model_name_or_path)} | kwargs))
+        if "name_or_path" not in kwargs:  # it was for `from_dict`; a configuration alone does not remember where it comes from
+            (found[0] if isinstance(found, tuple) else found).name_or_path = ""
+        return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

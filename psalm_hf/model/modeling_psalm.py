@@ -438,8 +438,10 @@ class PsalmModel(PsalmPreTrainedModel):
             raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
         if condition_type is None and condition_index is not None and bool(condition_index.any()):
             raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+        is_padding_mask = attention_mask is not None and attention_mask.dim() == 2  # of four dimensions, it says who sees whom
         # Embeddings of a caller may differ where the tokens do not.
-        may_share_prefix = inputs_embeds is None and self._may_share_prefix(use_cache, kwargs)
+        may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
+        may_share_prefix = may_share_prefix and self._may_share_prefix(use_cache, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self._embed_text(input_ids)
         if not is_continuation:
@@ -461,7 +463,7 @@ class PsalmModel(PsalmPreTrainedModel):
                         image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens
                     )
                 inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features)
-        if position_ids is None and attention_mask is not None and not is_continuation:
+        if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
         prefix, first_row = 0, None
         if not is_continuation and may_share_prefix:
@@ -760,7 +762,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         """Segment by prompts, with losses where targets are given.
 
         Args:
-            input_ids, attention_mask: (B, T), placeholders expanded; padding on either side.
+            input_ids, attention_mask: (B, T), placeholders expanded; padding on either side. A mask (B, 1, T, T) is taken as it is.
             inputs_embeds: (B, T, D), replaces the embeddings of the text. `input_ids` still say where placeholders stand, whose
                 embeddings are not read; conversations without an image may do without `input_ids`.
             pixel_values: (I, 3, H, W), or image_features from `get_image_features`.
@@ -1004,6 +1006,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return _LogitsProcessorsOfText(super()._get_logits_processor(*args, **kwargs), self._stand_in_for_placeholders)
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> CandidateGenerator:
+        if kwargs["generation_config"].assistant_early_exit is not None:
+            raise ValueError("assistant_early_exit: the language model here has one exit, its last layer; give an assistant_model")
         assistant = kwargs.get("assistant_model")
         if assistant is not None:
             kwargs["model_kwargs"] = _inputs_of_assistant(assistant, kwargs["model_kwargs"])

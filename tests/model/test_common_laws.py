@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList, PhiConfig, PhiForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from psalm_hf import PsalmForSegmentation, PsalmImageProcessor, PsalmModel
+from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmModel
 from psalm_hf.model.modeling_psalm import AUTO_CLASSES
 from psalm_hf.tiny import build_tiny
 
@@ -155,6 +155,11 @@ def test_a_language_model_assists_where_there_is_no_picture(tiny, question):
         model.generate(**question, **GREEDY, assistant_model=assistant)
 
 
+def test_an_early_exit_is_refused(tiny, question):
+    with pytest.raises(ValueError, match="assistant_early_exit: the language model here has one exit"):
+        tiny[0].generate(**question, **GREEDY, assistant_early_exit=1)
+
+
 class Always(LogitsProcessor):
     def __init__(self, token):
         self.token = token
@@ -174,6 +179,16 @@ def test_prompt_lookup_changes_no_token_and_never_proposes_placeholders(tiny, qu
     expected = model.generate(**question, **GREEDY, logits_processor=processors)
     found = model.generate(**question, **GREEDY, logits_processor=processors, prompt_lookup_num_tokens=3)
     assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_an_attention_mask_of_four_dimensions_is_taken_as_it_is(tiny, question):
+    model, processor = tiny
+    for inputs, field in ((question, "logits"), (processor(images=picture(0), expressions=["a cup", "a bed"]), "masks_queries_logits")):
+        rows, length = inputs["input_ids"].shape
+        causal = torch.ones(rows, 1, length, length, dtype=torch.bool).tril()
+        found = model(**{**inputs, "attention_mask": causal})[field]
+        torch.testing.assert_close(found, model(**inputs)[field], atol=1e-4, rtol=0)
 
 
 # Embeddings instead of tokens
@@ -290,6 +305,14 @@ def test_the_pipeline_of_transformers_for_chats_answers(tiny, saved):
 # What a class says about itself
 
 
+def test_a_configuration_read_again_is_the_one_that_was_written(tiny, tmp_path):
+    config = tiny[0].config
+    config.save_pretrained(tmp_path)
+    again, unused = PsalmConfig.from_pretrained(tmp_path, return_unused_kwargs=True, colour="red")
+    assert again.to_dict() == config.to_dict() == PsalmConfig.from_pretrained(tmp_path).to_dict() and unused == {"colour": "red"}
+    assert PsalmConfig.from_pretrained(tmp_path, name_or_path="kitchen").name_or_path == "kitchen"
+
+
 @pytest.mark.parametrize("cls", [PsalmModel, PsalmForSegmentation])
 @pytest.mark.parametrize("tied", [False, True])
 def test_plans_and_lists_of_modules_name_what_the_class_has(tiny, cls, tied):
@@ -332,7 +355,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 def test_two_processes_share_a_language_model_with_tied_embeddings(tmp_path):
     model, processor = build_tiny()
     config, names = model.config, ("image_token_id", "region_token_id", "mask_query_token_id")
