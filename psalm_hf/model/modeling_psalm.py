@@ -443,7 +443,7 @@ class PsalmModel(PsalmPreTrainedModel):
         may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
         may_share_prefix = may_share_prefix and self._may_share_prefix(use_cache, kwargs)
         if inputs_embeds is None:
-            inputs_embeds = self._embed_text(input_ids)
+            inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
         if not is_continuation:
             self._check_length(text)
             if input_ids is None and (segments or pixel_values is not None or image_features is not None):
