@@ -6,7 +6,8 @@ width, C mask width, h, w = H/4, W/4. Source: the paper (arXiv:2403.14598) and t
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +254,25 @@ class PsalmPreTrainedModel(PreTrainedModel):
         blocks = (name for name, module in self.named_modules() if name and type(module).__name__ in self._no_split_modules)
         self._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in blocks}
 
+    @classmethod
+    def maybe_distribute_model(cls, model: nn.Module, distributed_config: Any, *args: Any) -> nn.Module:
+        """What `from_pretrained(distributed_config=...)` does before it reads weights; here they are tied first.
+
+        transformers ties after reading, when FSDP2 has already taken the head and the embedding for two weights. It then gathers each from
+        a copy of its own where the vocabulary leaves a remainder among the processes, and an optimizer changes one of the copies only.
+        """
+        if distributed_config is not None and distributed_config.fsdp_size > 1:
+            model.tie_weights(recompute_mapping=False)
+        return super().maybe_distribute_model(model, distributed_config, *args)
+
+    def gather_sharded_state_dict_for_save(self, model_to_save: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """As inherited, without the second copy of what is tied: gathered, one weight of two names has become two tensors."""
+        gathered = super().gather_sharded_state_dict_for_save(model_to_save, *args, **kwargs)
+        for target, source in model_to_save.all_tied_weights_keys.items():
+            if source in gathered and model_to_save.get_parameter(target) is model_to_save.get_parameter(source):
+                gathered.pop(target, None)
+        return gathered
+
     def enable_input_require_grads(self) -> None:
         # The inherited version also hooks the vision tower's patch embeddings, whose output is a tuple in Swin; adapters on a frozen
         # language model need the text embeddings only.
@@ -291,7 +311,23 @@ class PsalmPreTrainedModel(PreTrainedModel):
         if self._auto_class in AUTO_CLASSES:  # transformers lists this one only
             name = f"{__name__.rpartition('.')[2]}.{PsalmForSegmentation.__name__}"
             self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | dict.fromkeys(AUTO_CLASSES, name)
-        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        with in_plain_class(self):  # the folder gets the code and the name of the class
+            return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module was made with: FSDP2 gives what it divides a class of its own, a subclass defined in torch."""
+    return next(cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed."))
+
+
+@contextmanager
+def in_plain_class(module: nn.Module) -> Iterator[None]:
+    """Inside, `type(module)` is its `plain_class`: what saves code looks there for the file."""
+    current, module.__class__ = type(module), plain_class(module)
+    try:
+        yield
+    finally:
+        module.__class__ = current
 
 
 def _require_grad_of_output(module: nn.Module, args: tuple, output: Tensor) -> None:

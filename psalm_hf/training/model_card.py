@@ -26,6 +26,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from .. import __version__
 from ..data.shapes import ShapesStream
 from ..model.compatibility import CHECKPOINTING
+from ..model.modeling_psalm import in_plain_class, plain_class
 from .lora import without_adapters
 
 logger = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ def describe_parts(model: nn.Module) -> list[Part]:
         new = [parameter for parameter in _parameters(module) if id(parameter) not in counted]
         counted |= {id(parameter) for parameter in new}
         trained = [parameter for parameter in new if parameter.requires_grad]
-        kind = type(_trained_copy(module) or module).__name__
+        kind = plain_class(_trained_copy(module) or module).__name__
         if hasattr(module, "config"):
             kind = f"{module.config.model_type} ({kind})"
         parts.append(Part(name, kind, sum(map(_size, new)), sum(map(_size, trained))))
@@ -503,4 +504,5 @@ class WholePushes(TrainerCallback):
         if state.is_world_process_zero:
             self.write_card()
             if not hasattr(model, "peft_config"):  # an adapter lies beside no code
-                custom_object_save(model, args.output_dir)
+                with in_plain_class(model):
+                    custom_object_save(model, args.output_dir)
