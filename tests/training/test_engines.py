@@ -1,25 +1,33 @@
-"""Every engine of docs/training.md does the same: its command is read there and run; kills, resumption and tasks on two processes."""
+"""Every engine of docs/training.md does the same: its command is read there and run; kills, resumption and tasks on two processes.
 
+Starting Python costs more than a short run, so one start of an engine trains every model, see record_run.py.
+"""
+
+import functools
 import json
 import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils import cpp_extension
 
 from psalm_hf.tiny import build_tiny
 
 ROOT = Path(__file__).parents[2]
 RECORD = str(ROOT / "tests" / "training" / "record_run.py")
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 TASKS = ("panoptic", "referring", "interactive", "conversation")
 STEPS = 20
 
@@ -39,26 +47,38 @@ def test_every_engine_has_a_command():
     assert set(ENGINES) == {"one process", "DDP", "DDP by accelerate", "ZeRO-2", "ZeRO-3", "fully_shard"}
 
 
-def launch(command, records, *overrides):
-    """Starts a command of the docs, recorded, in a process group of its own."""
-    words = shlex.split(command)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
+def needs_compiler(engine):
+    """Skips DeepSpeed where its operators for CPUs cannot be compiled."""
+    if "ZeRO" not in engine:
+        return
+    present = {"deepspeed": find_spec("deepspeed"), "ninja": shutil.which("ninja", path=PATH)}
+    present |= {"a C++ compiler": shutil.which(cpp_extension.get_cxx_compiler(), path=PATH)}
+    if missing := [name for name, found in present.items() if not found]:
+        pytest.skip(f"{engine} on CPU compiles operators of its own, and there is no {', no '.join(missing)}")
+
+
+def launch(engine, runs, *overrides):
+    """Starts the command of an engine, recorded, in a process group of its own. `runs`: records -> overrides, see record_run.py."""
+    needs_compiler(engine)
+    words = shlex.split(ENGINES[engine])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": PATH}
     while "=" in words[0]:
         environment |= [words.pop(0).split("=", 1)]
     script = words.index("examples/train_stage2.py")
-    words[script:script] = [RECORD, str(records)]
+    words[script:script] = [RECORD, json.dumps({str(records): [*map(str, own)] for records, own in runs.items()})]
     return subprocess.Popen([*words, *overrides], cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
 
 
-def run(command, records, *overrides):
-    process = launch(command, records, *overrides)
+def failure(engine, runs, *overrides):
+    """Runs and waits; the end of what a run that failed has said."""
+    process = launch(engine, runs, *overrides)
     _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
+    return errors[-3000:] if process.returncode else None
+
+
+def run(engine, runs, *overrides):
+    message = failure(engine, runs, *overrides)
+    assert message is None, message
 
 
 def lines(records):
@@ -73,21 +93,41 @@ def losses(records):
     return [sum(values) / len(values) for _, values in sorted(found.items())]
 
 
+# Sizes that all families share. 259 tokens leave a remainder among two processes: they hold 130 and 129 rows of an embedding.
+TEXT = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TEXT |= {"max_position_embeddings": 2048, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 257, "tie_word_embeddings": True}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+FAMILIES = {
+    "llama": GROUPED,
+    "qwen3": GROUPED,
+    "gemma3_text": GROUPED | {"sliding_window": 64},
+    "gpt2": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+}
+MODELS = {"untied": {}, "tied": {"tie_word_embeddings": True}} | {
+    family: {"tie_word_embeddings": True, "text_config": TEXT | sizes | {"model_type": family}} for family, sizes in FAMILIES.items()
+}
+SHORT = ["--weights", json.dumps(dict.fromkeys(TASKS, 0) | {"conversation": 1}), "--max_steps", "3"]
+
+
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    for part in build_tiny(image_size=64):
-        part.save_pretrained(folder)
+def starts(tmp_path_factory):
+    """Folder with the model of every name in `MODELS`, before it is trained."""
+    folder = tmp_path_factory.mktemp("starts")
+    for name, fields in MODELS.items():
+        for part in build_tiny(image_size=64, **fields):
+            part.save_pretrained(folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def options(start):
+def options(starts):
     """Overrides of a short run. With a larger epsilon Adam does not blow up the rounding noise of gradients that are zero (biases of
     keys, biases in front of norms), which differs between engines."""
     sizes = dict.fromkeys(TASKS, 1)
-    fields = {"checkpoint": start, "max_steps": STEPS, "warmup_steps": 0, "learning_rate": 2e-3, "adam_epsilon": 1e-4, "logging_steps": 5}
+    fields = {"checkpoint": starts / "untied", "max_steps": STEPS, "warmup_steps": 0, "learning_rate": 2e-3, "adam_epsilon": 1e-4}
     fields |= {
+        "logging_steps": 5,
         "weights": dict.fromkeys(TASKS, 1),
         "batch_sizes": sizes,
         "eval_strategy": "no",
@@ -98,46 +138,138 @@ def options(start):
 
 
 @pytest.fixture(scope="module")
-def one_process(options, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    run(ENGINES["one process"], folder / "records", *options, "--output_dir", str(folder))
-    return folder
+def trained(starts, options, tmp_path_factory):
+    """Engine -> folder with `<model>`, what a run wrote, and `<model>-records`; every engine is started once, when it is asked for."""
+
+    @functools.cache
+    def start(engine):
+        folder = tmp_path_factory.mktemp(engine.replace(" ", "-"))
+        runs = {}
+        for name in MODELS if engine in ("one process", "fully_shard") else ("untied", "tied"):
+            own = ["--checkpoint", starts / name, "--output_dir", folder / name]
+            runs[folder / f"{name}-records"] = [*own, *(SHORT if name in FAMILIES else [])]
+        return folder, failure(engine, runs, *options)
+
+    def train(engine):
+        folder, message = start(engine)
+        assert message is None, message
+        return folder
+
+    return train
 
 
-def test_the_loss_falls(one_process):
-    kinds = [line["kind"] for line in lines(one_process / "records")[0][::4]]
+@pytest.mark.engines
+@pytest.mark.parametrize("model", ["untied", "tied"])
+def test_the_loss_falls(model, trained):
+    records = trained("one process") / f"{model}-records"
+    kinds = [line["kind"] for line in lines(records)[0][::4]]
     first, last = {}, {}
-    for kind, loss in zip(kinds, losses(one_process / "records"), strict=True):
+    for kind, loss in zip(kinds, losses(records), strict=True):
         first.setdefault(kind, loss)
         last[kind] = loss
     assert len(first) == 4 and sum(last.values()) <= 0.9 * sum(first.values())
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "one process"])
-def test_an_engine_gives_the_losses_and_weights_of_one_process(engine, one_process, options, start, tmp_path):
-    run(ENGINES[engine], tmp_path / "records", *options, "--output_dir", str(tmp_path))
-    expected, actual = losses(one_process / "records"), losses(tmp_path / "records")
-    assert len(actual) == STEPS and len(lines(tmp_path / "records")) == 2
+ON_TWO = [name for name in ENGINES if name != "one process"]
+RUNS = [(engine, model) for engine in ON_TWO for model in ("untied", "tied")] + [("fully_shard", family) for family in FAMILIES]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(("engine", "model"), RUNS)
+def test_an_engine_gives_the_losses_and_weights_of_one_process(engine, model, trained, starts):
+    alone, folder = trained("one process"), trained(engine)
+    expected, actual = losses(alone / f"{model}-records"), losses(folder / f"{model}-records")
+    steps = 3 if model in FAMILIES else STEPS
+    assert len(actual) == len(expected) == steps and len(lines(folder / f"{model}-records")) == 2
     torch.testing.assert_close(torch.tensor(actual), torch.tensor(expected), rtol=1e-4, atol=0)
-    expected, actual = load_file(one_process / "model.safetensors"), load_file(tmp_path / "model.safetensors")
-    assert expected.keys() == actual.keys()
+    before = load_file(starts / model / "model.safetensors")
+    expected, actual = load_file(alone / model / "model.safetensors"), load_file(folder / model / "model.safetensors")
+    assert before.keys() == expected.keys() == actual.keys()
     statistics = ("running_mean", "running_var", "num_batches_tracked")  # each process has those of its own batches; process 0 saves
     for name in (name for name in expected if not name.endswith(statistics)):
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
-    before = load_file(start / "model.safetensors")
-    assert (expected["lm_head.weight"] - before["lm_head.weight"]).abs().max() > 1e-4
-    held = {rank: of_rank[0]["held"] for rank, of_rank in lines(tmp_path / "records").items()}
-    whole = sum(parameter.numel() for parameter in build_tiny(image_size=64)[0].parameters())
+    (head,) = (name for name in expected if name.endswith("lm_head.weight" if model == "untied" else ("embed_tokens.weight", "wte.weight")))
+    assert (expected[head] - before[head]).abs().max() > 1e-4
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(("engine", "model"), RUNS)
+def test_weights_are_divided_where_the_engine_says_so(engine, model, trained, starts):
+    held = {rank: of_rank[0]["held"] for rank, of_rank in lines(trained(engine) / f"{model}-records").items()}
+    whole = sum(parameter.numel() for parameter in build_tiny(image_size=64, **MODELS[model])[0].parameters())
     divides = engine in ("ZeRO-3", "fully_shard")
-    assert all((number < 0.6 * whole) == divides for number in held.values()), held
+    assert len(held) == 2 and all((number < 0.6 * whole) == divides for number in held.values()), held
 
 
-@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (2, 1, 1, 0)])
-def test_all_processes_and_accumulated_batches_of_a_step_have_one_task(weights, options, tmp_path):
-    steps, weights = 80, dict(zip(TASKS, weights, strict=True))
-    shares = ["--weights", json.dumps(weights), "--max_steps", str(steps), "--save_strategy", "no"]
-    run(ENGINES["DDP"], tmp_path / "records", *options, *shares, "--output_dir", str(tmp_path))
-    records = lines(tmp_path / "records")
+@pytest.mark.engines
+@pytest.mark.parametrize(("engine", "model"), [("one process", "untied"), ("one process", "tied"), *RUNS])
+def test_a_folder_stores_every_weight_once_beside_the_code_that_reads_it(engine, model, trained, starts):
+    folder, start = trained(engine) / model, starts / model
+    network = build_tiny(image_size=64, **MODELS[model])[0]
+    once = {name for name, _ in network.named_parameters()} | {name for name, _ in network.named_buffers()}
+    stored = load_file(folder / "model.safetensors").keys()
+    assert stored <= once and stored >= {name for name, _ in network.named_parameters()}
+    assert ("lm_head.weight" in stored) == (model == "untied")
+    assert code(folder) == code(start) and (folder / "modeling_psalm.py").exists()
+    written, before = (json.loads((path / "config.json").read_text()) for path in (folder, start))
+    assert written["auto_map"] == before["auto_map"] and written["auto_map"]["AutoModel"] == "modeling_psalm.PsalmForSegmentation"
+    assert written["architectures"] == ["PsalmForSegmentation"] and written.keys() == before.keys()
+
+
+def code(folder):
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+
+
+REMOTE = """
+import sys
+sys.modules["psalm_hf"] = None  # any import of it fails
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+for folder in sys.argv[1:]:
+    print(folder, file=sys.stderr, flush=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules"), type(model)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in load_file(Path(folder, "model.safetensors")).items())
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == (Path(folder).name != "untied")
+    with torch.no_grad():
+        masks = model(**processor(images=torch.zeros(3, 60, 90).byte().numpy(), expressions=["the cup"])).masks_queries_logits
+    assert masks.isfinite().all()
+"""
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_folder_loads_where_psalm_hf_cannot_be_imported(engine, trained, tmp_path):
+    folders = [trained(engine) / model for model in ("untied", "tied")]
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", REMOTE, *map(str, folders)]
+    found = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+SHARES = {"equal": (1, 1, 1, 1), "unequal": (2, 1, 1, 0)}
+
+
+@pytest.fixture(scope="module")
+def mixed(options, tmp_path_factory):
+    """Folder with the records of a longer run for each of `SHARES`."""
+    folder = tmp_path_factory.mktemp("mixed")
+    runs = {}
+    for name, shares in SHARES.items():
+        runs[folder / name] = ["--weights", json.dumps(dict(zip(TASKS, shares, strict=True))), "--output_dir", folder / f"{name}-run"]
+    run("DDP", runs, *options, "--max_steps", "80")
+    return folder
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("shares", SHARES)
+def test_all_processes_and_accumulated_batches_of_a_step_have_one_task(shares, mixed):
+    steps, weights = 80, dict(zip(TASKS, SHARES[shares], strict=True))
+    records = lines(mixed / shares)
     assert [len(of_rank) for of_rank in records.values()] == [steps * 2] * 2
     kinds = [{line["kind"] for of_rank in records.values() for line in of_rank if line["step"] == step} for step in range(steps)]
     assert {len(of_step) for of_step in kinds} == {1}
@@ -162,15 +294,16 @@ def kill_in_the_middle(process, records, step):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["untied", "tied"])
 @pytest.mark.parametrize("engine", ["one process", "DDP", "ZeRO-2", "ZeRO-3", "fully_shard"])
-def test_a_killed_run_goes_on_with_the_same_batches_to_the_same_bits(engine, options, tmp_path):
-    options = [*options, "--save_strategy", "steps", "--save_steps", "5"]
-    run(ENGINES[engine], tmp_path / "whole", *options, "--output_dir", str(tmp_path / "straight"))
+def test_a_killed_run_goes_on_with_the_same_batches_to_the_same_bits(engine, model, options, starts, tmp_path):
+    options = [*options, "--checkpoint", str(starts / model), "--save_strategy", "steps", "--save_steps", "5"]
+    run(engine, {tmp_path / "whole": ["--output_dir", tmp_path / "straight"]}, *options)
     step = random.randrange(6, 15)
-    interrupted = [*options, "--output_dir", str(tmp_path / "killed")]
-    kill_in_the_middle(launch(ENGINES[engine], tmp_path / "begun", *interrupted), tmp_path / "begun", step)
+    interrupted = ["--output_dir", tmp_path / "killed"]
+    kill_in_the_middle(launch(engine, {tmp_path / "begun": interrupted}, *options), tmp_path / "begun", step)
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    run(ENGINES[engine], tmp_path / "resumed", *interrupted, "--resume", "true")
+    run(engine, {tmp_path / "resumed": [*interrupted, "--resume", "true"]}, *options)
     for rank, resumed in lines(tmp_path / "resumed").items():
         first = resumed[0]["step"]
         assert first in (5, 10) and first <= step
@@ -185,7 +318,7 @@ def test_a_killed_run_goes_on_with_the_same_batches_to_the_same_bits(engine, opt
 @pytest.mark.parametrize("engine", ["one process", "DDP"])
 def test_sigterm_ends_a_run_early_with_a_checkpoint_to_go_on_from(engine, options, tmp_path):
     options = [*options, "--save_strategy", "steps", "--save_steps", "1000", "--output_dir", str(tmp_path), "--dataloader_num_workers", "1"]
-    process = launch(ENGINES[engine], tmp_path / "records", *options)
+    process = launch(engine, {tmp_path / "records": []}, *options)
     while not any('"step": 3,' in path.read_text() for path in (tmp_path / "records").glob("*.jsonl")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.05)
@@ -197,7 +330,7 @@ def test_sigterm_ends_a_run_early_with_a_checkpoint_to_go_on_from(engine, option
     assert process.returncode == (143 if engine == "one process" else 1) and "ended by SIGTERM after step" in errors
     [checkpoint] = tmp_path.glob("checkpoint-*")
     assert 4 <= int(checkpoint.name.split("-")[1]) < STEPS and not (tmp_path / "model.safetensors").exists()
-    run(ENGINES[engine], tmp_path / "resumed", *options, "--resume", "true")
+    run(engine, {tmp_path / "resumed": ["--resume", "true"]}, *options)
     assert (tmp_path / "model.safetensors").exists()
     assert lines(tmp_path / "resumed")[0][0]["step"] == int(checkpoint.name.split("-")[1])
 
@@ -208,5 +341,5 @@ def test_processes_measure_alike_and_agree_on_the_best_checkpoint(engine, option
     metric = "eval_region mIoU, mask"
     evaluation = {"eval_strategy": "steps", "eval_steps": 5, "eval_images": 1, "save_strategy": "best", "metric_for_best_model": metric}
     options = [*options, *(word for name, value in evaluation.items() for word in (f"--{name}", str(value)))]
-    run(ENGINES[engine], tmp_path / "records", *options, "--output_dir", str(tmp_path / "run"))
+    run(engine, {tmp_path / "records": ["--output_dir", tmp_path / "run"]}, *options)
     assert list((tmp_path / "run").glob("checkpoint-*")) and (tmp_path / "run" / "model.safetensors").exists()

@@ -26,6 +26,8 @@ from psalm_hf.training.model_card import describe_parts, model_card
 from tests.hub_server import HubServer
 from tests.training.test_trainer import Evaluation, trainer
 
+pytestmark = pytest.mark.engines  # two more processes, a minute
+
 ROOT = Path(__file__).parents[2]
 CODE = {"configuration_psalm.py", "modeling_psalm.py", "processing_psalm.py", "image_processing_psalm.py"}  # and what these import
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors"}
