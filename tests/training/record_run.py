@@ -128,7 +128,7 @@ def main() -> int:
     from psalm_hf.data import mixture  # noqa: F401
     from psalm_hf.training import trainer  # noqa: F401
 
-    if "DS_ACCELERATOR" in os.environ:
+    if importlib.util.find_spec("deepspeed"):  # accelerate imports it on every engine
         import deepspeed  # noqa: F401
     return next(filter(None, (record_in_a_fork(*run) for run in runs)), 0)
 
