@@ -2,7 +2,8 @@
 
 The cache of a language model's keys and values is called `cache` since 5.24, `past_key_values` before: as a keyword of `forward`, as a
 field of outputs, and among the keywords of `generate`. Keeping activations out of memory is called `activation_checkpointing` since 5.23,
-`gradient_checkpointing` before. Parts that are trained whole beside an adapter are read by `from_pretrained` since 5.18.
+`gradient_checkpointing` before. Parts that are trained whole beside an adapter are read by `from_pretrained` since 5.18. The Trainer
+of newer releases leaves a model alone that `from_pretrained` has divided among processes.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 CACHE_NAMES = ("cache", "past_key_values")
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 CHECKPOINTING = "activation_checkpointing" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient_checkpointing"
+TRAINS_DIVIDED = hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
 READS_ADAPTERS = Version(transformers.__version__) >= Version("5.18")
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from ..model.compatibility import TRAINS_DIVIDED
 from ..model.rows import KINDS
 from .interruption import StopOnTerminate, ignore_terminate
 from .lora import plain_name, without_adapters
@@ -77,6 +79,9 @@ class PsalmTrainer(Trainer):
                 "a model that FSDP divides cannot be measured during training; set eval_strategy: 'no', and measure checkpoints"
             )
         self._check_engine()
+        if self.args.fully_shard and not TRAINS_DIVIDED:
+            # "Evaluation" leaves out what Accelerate would wrap around a model that nobody has divided.
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.batch_sampler = batch_sampler
         self.evaluation = evaluation
         self._terms: dict[str, list[Tensor]] = defaultdict(list)  # since the last log
@@ -266,6 +271,11 @@ class PsalmTrainer(Trainer):
             self.push_in_progress = None
 
     # The Trainer shards a model that `from_pretrained` divided, but saves and loads only what process 0 holds.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.args.fully_shard and not TRAINS_DIVIDED and not self.args.should_save:
+            self.model.save_pretrained(output_dir or self.args.output_dir, is_main_process=False)  # all processes gather
+        super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.fully_shard:
