@@ -302,6 +302,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
         )
         if not lenient:
             _check_loading(info, original or pretrained_model_name_or_path)
+        _check_ties(model, original or pretrained_model_name_or_path)
         if original is not None:
             model.name_or_path = model.config.name_or_path = str(original)
         return (model, info) if wants_info else model
@@ -346,6 +347,17 @@ def _check_loading(info: dict, source: Any) -> None:
         raise ValueError(
             f"{source}: weights do not fit the model; expected exactly its own keys and shapes, found\n{listing}\n"
             "Load a complete checkpoint, correct its config.json, or pass ignore_mismatched_sizes=True to initialise the rest"
+        )
+
+
+def _check_ties(model: PreTrainedModel, source: Any) -> None:
+    """A folder with two weights where its config ties them is read as it is, with a warning; a model divided as tied would train one."""
+    is_divided = getattr(model, "_is_fsdp_managed_module", False)
+    if is_divided and (untied := model.get_expanded_tied_weights_keys(all_submodels=True).items() - model.all_tied_weights_keys.items()):
+        (target, owner), *_ = untied
+        raise ValueError(
+            f"{source}: config.json ties {target} to {owner}, but the folder has two different weights; set tie_word_embeddings to false "
+            "there if both are meant, or take one of them out"
         )
 
 

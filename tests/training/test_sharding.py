@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
 from transformers.initialization import no_tie_weights
 
-from psalm_hf.model.modeling_psalm import PsalmForSegmentation, in_plain_class, plain_class
+from psalm_hf.model.modeling_psalm import PsalmForSegmentation, _check_ties, in_plain_class, plain_class
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.model_card import WholePushes, describe_parts
 
@@ -77,6 +77,15 @@ def test_weights_are_tied_before_they_are_divided(processes, is_tied):
     assert model.lm_head.weight is not model.get_input_embeddings().weight
     model = PsalmForSegmentation.maybe_distribute_model(model, DistributedConfig(fsdp_size=processes), None)
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == is_tied
+
+
+def test_a_divided_model_whose_ties_were_not_kept_is_refused():
+    model, _ = build_tiny(tie_word_embeddings=True)
+    model._is_fsdp_managed_module = True  # as `from_pretrained` leaves it
+    _check_ties(model, "folder")
+    model.all_tied_weights_keys.clear()  # of two weights that differ
+    with pytest.raises(ValueError, match="folder: config.json ties lm_head.weight to model.language_model.embed_tokens.weight, but"):
+        _check_ties(model, "folder")
 
 
 def test_the_card_calls_divided_parts_by_their_own_names(divided):
