@@ -371,12 +371,12 @@ def test_shapes_have_the_numbers_of_the_cpu(trained, processor):
 # How often the host waits for the device in one forward pass: reads of values and uploads of values by this library
 
 WAITS = {
-    "categories": (16, 5),
-    "expressions": (17, 4),
-    "regions": (18, 5),
-    "regions elsewhere": (19, 5),
-    "every kind": (18, 23),
-    "conversation": (7, 1),
+    "categories": (1, 0),
+    "expressions": (1, 0),
+    "regions": (1, 0),
+    "regions elsewhere": (1, 0),
+    "every kind": (1, 0),
+    "conversation": (1, 0),
 }
 WAITS_OF_TRAINING = {"panoptic": (38, 50), "referring": (35, 41), "interactive": (36, 54), "conversation": (14, 1)}
 
