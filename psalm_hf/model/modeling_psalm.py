@@ -983,12 +983,12 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
     def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""
-        targets = labels[:, 1:]
-        supervised = targets != -100
-        logits = self.lm_head(hidden_states[:, :-1][supervised]).float()  # (supervised, V)
+        supervised = F.pad(labels[:, 1:] != -100, (0, 1)).flatten()  # (B * T,), whether the next token is a target
+        tokens = positions(supervised, int(supervised.sum()))
+        logits = self.lm_head(hidden_states.flatten(0, 1)[tokens]).float()  # (supervised, V)
         if len(logits) == 0:
             return hidden_states.sum() * 0 + logits.sum()
-        return F.cross_entropy(logits, targets[supervised])
+        return F.cross_entropy(logits, labels.flatten()[tokens + 1])
 
     def _language_logits(self, hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
         if isinstance(logits_to_keep, int):
