@@ -21,6 +21,7 @@ from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import open_source
 from psalm_hf.data.shapes_scene import make_scene
+from psalm_hf.devices import kept_torch_state, pick_device
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
 from psalm_hf.evaluation.calibration import score_answers
 from psalm_hf.evaluation.measures import measures_of
@@ -476,3 +477,43 @@ def test_processes_add_up_their_masks_on_the_device(device, monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
     assert count_masks([torch.zeros(2, 4, 4), torch.zeros(3, 4, 4)], device) == 4
+
+
+# The choice of a device, and its random numbers
+
+
+def test_a_command_computes_where_it_is_told_or_on_the_accelerator(device):
+    assert pick_device() == pick_device(device.type) == torch.device(device.type) and pick_device(str(device)) == device
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["{}:99", "hpu", "gpu", ""])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, name):
+    name = name.format(device.type)
+    with pytest.raises(
+        ValueError, match=f"--device {name}: torch finds no such device on this machine, only cpu, {device.type}, {device.type}:0"
+    ):
+        pick_device(name)
+
+
+def test_without_an_accelerator_a_command_computes_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+    with pytest.raises(ValueError, match="--device cuda: torch finds no such device on this machine, only cpu$"):
+        pick_device("cuda")
+
+
+def test_what_is_seeded_and_drawn_inside_changes_no_random_numbers_of_any_device(device):
+    def draw() -> list[list[float]]:
+        return [torch.rand(3, device=place).tolist() for place in ("cpu", device)]
+
+    torch.manual_seed(1)
+    expected = draw()
+    for inside in (draw, lambda: torch.manual_seed(2), lambda: build_tiny(seed=2)):
+        torch.manual_seed(1)
+        with kept_torch_state():
+            inside()
+        assert draw() == expected
+    torch.manual_seed(1)
+    build_tiny(seed=2)
+    assert draw() == expected
