@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PICTURE = Path(__file__).parent / "pictures" / "village.png"
 
@@ -25,12 +26,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="folder or Hub id; default a tiny model with random weights")
     parser.add_argument("--rows", type=int, default=8, help="expressions asked about the picture (default 8)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs after one warm-up (default 5); medians are printed")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     return parser.parse_args(arguments)
 
 
 def load(options: argparse.Namespace) -> tuple:
+    from psalm_hf.devices import pick_device
+
+    device = pick_device(options.device)
     if options.checkpoint is None:
         from psalm_hf.tiny import build_tiny
 
@@ -40,18 +44,18 @@ def load(options: argparse.Namespace) -> tuple:
 
         processor = PsalmProcessor.from_pretrained(options.checkpoint)
         model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype)
-    return model.to(options.device).eval(), processor
+    return model.to(device).eval(), processor
 
 
-def median_seconds(run: Callable[[], object], repeats: int, device: str) -> float:
+def median_seconds(run: Callable[[], object], repeats: int, device: Any) -> float:
     import torch
 
     times = []
     for number in range(repeats + 1):
         start = time.perf_counter()
         run()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         if number:  # the first run warms caches and kernels up
             times.append(time.perf_counter() - start)
     return statistics.median(times)
@@ -87,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{parameters:.1f} million parameters, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, {options.rows} rows")
     with torch.inference_mode():
         seconds = {
-            name: median_seconds(run, options.repeats, options.device)
+            name: median_seconds(run, options.repeats, model.device)
             for name, run in ways(model, processor, load_image(options.image), expressions).items()
         }
     baseline = seconds["one by one"]

@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--size", type=int, nargs=2, default=[128, 128], metavar=("HEIGHT", "WIDTH"), help="of the frames (default: 128 128)"
     )
     parser.add_argument("--policy", default="first_last_confident")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     return parser.parse_args(arguments)
 
@@ -82,10 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
+    from psalm_hf.devices import pick_device
 
+    device = pick_device(options.device)
     checkpoint = options.checkpoint or tiny_checkpoint()
     processor = PsalmProcessor.from_pretrained(checkpoint)
-    model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(options.device).eval()
+    model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(device).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(
         f"{parameters:.1f} million parameters, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, "

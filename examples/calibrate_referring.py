@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML")
     parser.add_argument("--images", type=int, default=200, help="the first pictures of the split (default 200)")
     parser.add_argument("--batch-size", type=int, default=16, help="expressions of a forward pass (default 16)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     options = parser.parse_args(arguments)
     for name in ("images", "batch_size"):
         if getattr(options, name) < 1:
@@ -86,14 +86,12 @@ def calibrate(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
+    from psalm_hf.devices import pick_device
     from psalm_hf.evaluation.calibration import RELEASED, choose_thresholds, numbers_at, score_answers
 
+    device = pick_device(options.device)
     processor = PsalmProcessor.from_pretrained(options.checkpoint)
-    model = PsalmForSegmentation.from_pretrained(options.checkpoint).eval()
-    try:
-        model.to(options.device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {options.device}: cannot be used ({str(error).splitlines()[0]})") from error
+    model = PsalmForSegmentation.from_pretrained(options.checkpoint).to(device).eval()
     samples = tqdm(read_samples(options, processor), desc="calibration", unit="expression")
     answers = score_answers(model, processor, samples, batch_size=options.batch_size)
     thresholds = choose_thresholds(answers)

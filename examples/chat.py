@@ -240,18 +240,14 @@ def write(text: str) -> None:
 
 def open_dialogue(options: argparse.Namespace, write: Callable[[str], None]) -> Dialogue:
     """Loads the checkpoint and encodes the picture."""
-    import torch
-
     from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
+    from psalm_hf.devices import pick_device
 
     checkpoint = options.checkpoint or tiny_checkpoint()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(options.device)
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).eval()
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+    model.to(device)
     settings = {name: getattr(options, name) for name in ("output", "max_new_tokens", "temperature", "threshold")}
     dialogue = Dialogue(model, processor, write, **settings)
     dialogue.look_at(options.image)
@@ -266,7 +262,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 = the most probable words (default)")
     parser.add_argument("--threshold", type=float, default=0.8, help="least score of a segment of /categories (default: 0.8)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
     options = parser.parse_args(arguments)
     if options.max_new_tokens < 1:

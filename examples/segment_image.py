@@ -117,19 +117,15 @@ def run(options: argparse.Namespace) -> None:
 
 def load_model(options: argparse.Namespace) -> tuple:
     """Model in evaluation mode and its processor."""
-    import torch
-
     from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
+    from psalm_hf.devices import pick_device
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(options.device)
     checkpoint = options.checkpoint or tiny_checkpoint()
     say(f"loading {options.checkpoint or 'psalm-tiny'}")
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype)
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+    model.to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"model: {parameters / 1e6:.1f} million parameters on {device}")
     return model.eval(), processor
@@ -351,7 +347,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="an expression means nothing unless a mask scores above it (default: what the checkpoint carries)",
     )
     parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
     parser.set_defaults(regions=[])
     options = parser.parse_args(arguments)

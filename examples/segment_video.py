@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="folder or Hub id; also an original PSALM folder (default: psalm-tiny)")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after the first N")
     parser.add_argument("--save-every", type=int, default=10, metavar="N", help="frames between two saved states (default: 10)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
     options = parser.parse_args(arguments)
     if not (options.first_mask or options.box or options.point):
@@ -142,18 +142,14 @@ def begin_output(options: argparse.Namespace) -> None:
 
 def load_model(options: argparse.Namespace) -> tuple:
     """Model in evaluation mode and its processor."""
-    import torch
-
     from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
+    from psalm_hf.devices import pick_device
 
+    device = pick_device(options.device)
     checkpoint = options.checkpoint or tiny_checkpoint()
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+    model.to(device)
     return model.eval(), processor
 
 

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from .devices import kept_torch_state
 from .model.configuration_psalm import PsalmConfig
 from .model.image_processing_psalm import PsalmImageProcessor
 from .model.modeling_psalm import PsalmForSegmentation
@@ -71,7 +72,7 @@ def build_tiny(seed: int = 0, **overrides: Any) -> tuple[PsalmForSegmentation, P
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = PsalmConfig(**({"text_config": text_config} | TINY_SIZES | overrides))
-    with torch.random.fork_rng(devices=[]):
+    with kept_torch_state():
         torch.manual_seed(seed)
         model = PsalmForSegmentation(config).eval()
     processor = PsalmProcessor(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_psalm import PsalmConfig
-from .matching import Match, match_row, sample_points
+from .matching import Match, assign_rows, matching_cost, sample_points
 
 CATEGORY, SENTENCE, REGION, CONVERSATION = 0, 1, 2, 3
 IGNORED = -100
@@ -48,7 +48,7 @@ def class_loss(
     """
     targets = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.int64)  # (B, Q)
     for row, (queries, indices) in enumerate(matches):
-        targets[row, queries] = class_labels[row][indices].to(targets.device)
+        targets[row, queries] = class_labels[row][indices]
     if is_query is not None:
         targets = targets.masked_fill(~is_query, IGNORED)
     weight = class_logits.new_ones(class_logits.shape[2], dtype=torch.float32)
@@ -61,7 +61,7 @@ def referring_loss(referring_logits: Tensor, matches: Sequence[Match], num_masks
     targets = torch.zeros_like(referring_logits, dtype=torch.float32)
     for row, (queries, _) in enumerate(matches):
         targets[row, queries] = 1
-    pos_weight = targets.new_tensor((targets.numel() - num_masks) / num_masks)
+    pos_weight = targets.new_full((), (targets.numel() - num_masks) / num_masks)
     return F.binary_cross_entropy_with_logits(referring_logits.float(), targets, pos_weight=pos_weight)
 
 
@@ -72,7 +72,7 @@ def region_loss(region_logits: Sequence[Tensor], matches: Sequence[Match], num_m
         target[regions, queries] = 1
     logits = torch.cat([x.float().flatten() for x in region_logits])
     target = torch.cat([x.flatten() for x in targets])
-    pos_weight = target.new_tensor((target.numel() - num_masks) / num_masks)
+    pos_weight = target.new_full((), (target.numel() - num_masks) / num_masks)
     return F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
 
 
@@ -102,11 +102,12 @@ def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: flo
 
 def count_masks(mask_labels: Sequence[Tensor], device: torch.device) -> float:
     """Targets of the batch, averaged over processes, at least 1. Every process must call it equally often."""
-    count = torch.tensor(float(sum(len(masks) for masks in mask_labels)), device=device)
+    number = float(sum(len(masks) for masks in mask_labels))
     if dist.is_available() and dist.is_initialized():
+        count = torch.tensor(number, device=device)
         dist.all_reduce(count)
-        count /= dist.get_world_size()
-    return max(count.item(), 1.0)
+        number = (count / dist.get_world_size()).item()
+    return max(number, 1.0)
 
 
 def match_predictions(
@@ -115,23 +116,22 @@ def match_predictions(
     """Matches of every row. Without mask tokens query k is category k: present categories are matched to their masks."""
     device = prediction.mask_logits.device
     if not config.decouple_masks:
-        return [(labels.cpu(), torch.arange(len(labels))) for labels in class_labels]
-    matches = []
+        return [(labels, torch.arange(len(labels), device=device)) for labels in class_labels]
+    costs = []
     for row, masks in enumerate(mask_labels):
         points = torch.rand(1, config.train_num_points, 2, device=device)
         similarity = {}
         if kind == CATEGORY:
             probs = prediction.condition_logits[row].float().softmax(-1)
-            similarity = {"class_probs": probs, "class_labels": class_labels[row].to(device)}
+            similarity = {"class_probs": probs, "class_labels": class_labels[row]}
         elif config.score_cost > 0:
             logits = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
             similarity = {"scores": (logits if kind == SENTENCE else logits[: len(masks)].T).sigmoid()}
-        matches.append(
-            match_row(
+        costs.append(
+            matching_cost(
                 prediction.mask_logits[row].float(),
                 masks,
                 points,
-                row=row,
                 mask_weight=config.mask_weight,
                 dice_weight=config.dice_weight,
                 class_weight=config.class_weight,
@@ -139,7 +139,7 @@ def match_predictions(
                 **similarity,
             )
         )
-    return matches
+    return assign_rows(costs)
 
 
 def check_finite(prediction: Prediction, mask_labels: Sequence[Tensor], config: PsalmConfig) -> None:
@@ -148,8 +148,12 @@ def check_finite(prediction: Prediction, mask_labels: Sequence[Tensor], config: 
     Raises:
         ValueError: naming the row.
     """
-    for row, masks in enumerate(mask_labels):
-        if (len(masks) == 0 or not config.decouple_masks) and not torch.isfinite(prediction.mask_logits[row]).all():
+    unmatched = [row for row, masks in enumerate(mask_labels) if len(masks) == 0 or not config.decouple_masks]
+    if not unmatched:
+        return
+    are_finite = torch.stack([torch.isfinite(prediction.mask_logits[row]).all() for row in unmatched]).tolist()
+    for row, is_finite in zip(unmatched, are_finite, strict=True):
+        if not is_finite:
             raise ValueError(
                 f"row {row}: its mask logits are not finite; check its image, and lower the learning rate if training diverged"
             )
@@ -196,7 +200,7 @@ def prediction_losses(
 def merge_targets(mask_labels: Tensor, class_labels: Tensor) -> tuple[Tensor, Tensor]:
     """One target per present category, the union of its masks: (N, H, W), (N,) -> (N', H, W), (N',), categories ascending."""
     present = class_labels.unique()
-    unions = [mask_labels[class_labels == label].any(dim=0) for label in present]
+    unions = [(mask_labels & (class_labels == label)[:, None, None]).any(dim=0) for label in present]
     return (torch.stack(unions) if unions else mask_labels), present
 
 
@@ -224,8 +228,9 @@ def segmentation_losses(
     """
     device = predictions[-1].mask_logits.device
     targets = [masks.to(device=device).bool() for masks in mask_labels]
+    class_labels = None if class_labels is None else [labels.to(device) for labels in class_labels]
     if not config.decouple_masks:
-        merged = [merge_targets(masks, labels.to(device)) for masks, labels in zip(targets, class_labels, strict=True)]
+        merged = [merge_targets(masks, labels) for masks, labels in zip(targets, class_labels, strict=True)]
         targets, class_labels = [masks for masks, _ in merged], [labels for _, labels in merged]
     targets = [masks.float() for masks in targets]  # once: every depth samples them twice
     num_masks = count_masks(targets, device)

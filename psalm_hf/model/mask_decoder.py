@@ -112,15 +112,20 @@ class RowLayout:
     """Which rows look at which image, and the moves between a tensor by rows (B, Q, ...) and one by images (I, r*Q, ...).
 
     r is the largest number of rows of one image; images with fewer have empty slots, which are zero and are read by nobody.
+
+    Args:
+        image_index: (B,), values from 0 to `num_images` - 1.
+        images: the same as a list, where it is known, or it is read from the device.
     """
 
-    def __init__(self, image_index: Tensor, num_images: int):
+    def __init__(self, image_index: Tensor, num_images: int, images: list[int] | None = None):
+        images = image_index.tolist() if images is None else images
         same_image = image_index[:, None] == image_index[None, :]
         self.image_index = image_index
         self.slot = same_image.tril(-1).sum(1)  # (B,) how many earlier rows look at the same image
         self.num_images = num_images
-        self.num_slots = int(self.slot.max()) + 1
-        self.is_identity = self.num_slots == 1 and image_index.numel() == num_images and bool((image_index.diff() > 0).all())
+        self.num_slots = max(map(images.count, images))
+        self.is_identity = images == list(range(num_images))
 
     def to_images(self, by_row: Tensor) -> Tensor:
         """(B, Q, ...) -> (I, r*Q, ...)."""

@@ -3,6 +3,8 @@
 Q queries, N targets of a row, P sampled points. Source: released criterion (`matcher.py`), Mask2Former (arXiv:2112.01527).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -61,7 +63,7 @@ def assign(cost: Tensor, row: int) -> Match:
     """The one-to-one assignment of least total cost.
 
     Args:
-        cost: (Q, N).
+        cost: (Q, N), on the CPU.
         row: position of the row in the batch, for the error.
 
     Raises:
@@ -73,17 +75,24 @@ def assign(cost: Tensor, row: int) -> Match:
             f"row {row}: {bad} of {cost.numel()} matching costs are not finite; the predictions of this row hold NaN or infinity: "
             "check its image and targets, and lower the learning rate if training diverged"
         )
-    queries, targets = linear_sum_assignment(cost.cpu().numpy())
+    queries, targets = linear_sum_assignment(cost.numpy())
     return torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(targets, dtype=torch.int64)
 
 
+def assign_rows(costs: Sequence[Tensor]) -> list[Match]:
+    """`assign` of every row of a batch, with the matches where the costs (Q, N_b) are. They go to the CPU and back in one piece."""
+    on_cpu = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
+    matches = [assign(values.view(cost.shape), row) for row, (values, cost) in enumerate(zip(on_cpu, costs, strict=True))]
+    numbers = torch.cat([torch.stack(match) for match in matches], dim=1).to(costs[0].device)  # (2, n of all rows)
+    return list(zip(*(half.split([len(queries) for queries, _ in matches]) for half in numbers), strict=True))
+
+
 @torch.no_grad()
-def match_row(
+def matching_cost(
     mask_logits: Tensor,
     target_masks: Tensor,
     points: Tensor,
     *,
-    row: int,
     class_probs: Tensor | None = None,
     class_labels: Tensor | None = None,
     scores: Tensor | None = None,
@@ -91,8 +100,8 @@ def match_row(
     dice_weight: float = 5.0,
     class_weight: float = 2.0,
     score_weight: float = 0.0,
-) -> Match:
-    """Match the queries of one row to its targets.
+) -> Tensor:
+    """(Q, N): what it costs to match each query of one row to each of its targets.
 
     Args:
         mask_logits: (Q, h, w); target_masks: (N, H, W) bool or float; points: (1, P, 2) in [0, 1], shared by all masks.
@@ -107,4 +116,4 @@ def match_row(
         cost = cost - class_weight * class_probs[:, class_labels]
     if scores is not None:
         cost = cost - score_weight * scores
-    return assign(cost, row)
+    return cost

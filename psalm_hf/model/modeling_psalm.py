@@ -24,6 +24,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import can_return_tuple
 
+from .batch import Rows, compacted, positions, read_rows, shared_prefix
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_folder
@@ -63,12 +64,14 @@ class PsalmModelOutput(BaseModelOutputWithPast):
         condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
         image_features: `PsalmImageFeatures` of the I images; without images None, in training those of a blank one.
         image_index: (B,) int64, the image of each row, -1 for none.
+        rows: what Python knows of the rows.
     """
 
     query_embeds: Tensor | None = None
     condition_embeds: Tensor | None = None
     image_features: PsalmImageFeatures | None = None
     image_index: Tensor | None = None
+    rows: Rows | None = None
 
 
 @dataclass
@@ -178,30 +181,6 @@ def pool_regions(region_weights: Tensor, image_tokens: Tensor, token_index: Tens
     pooled = torch.einsum("brg,jgd->brjd", padded, image_tokens)[:, :num_regions]
     # Every region over every image, then the right ones: a product with zeros would carry NaN of one image into the others' rows.
     return pooled.take_along_dim(token_index[:, :, None, None], dim=2)[:, :, 0]
-
-
-def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[int, Tensor]:
-    """How many leading tokens all rows on one image have in common, in every image of the batch.
-
-    Args:
-        input_ids, attention_mask: (B, T); image_index: (B,), -1 = no image, then a row shares with nobody.
-        region_token_id: equal ids of regions stand for different features, so a region ends the prefix.
-
-    Returns:
-        The number of tokens, 0 if no two rows look at the same image and T - 1 at most, so that every row has something left to read;
-        and for each row the first row of its image, (B,).
-    """
-    rows = torch.arange(len(input_ids), device=input_ids.device)
-    same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | torch.eye(
-        len(rows), device=rows.device
-    ).bool()
-    first_row = same_image.int().argmax(dim=1)
-    if bool((first_row == rows).all()):
-        return 0, first_row
-    common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
-    if attention_mask is not None:  # padding on the left leaves rows without a common beginning
-        common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
-    return min(int(common.all(dim=0).int().cumprod(dim=0).sum()), input_ids.shape[1] - 1), first_row
 
 
 class PsalmPreTrainedModel(PreTrainedModel):
@@ -480,44 +459,56 @@ class PsalmModel(PsalmPreTrainedModel):
         cache = given_cache(cache, past_key_values)
         is_continuation = cache is not None and cache.get_seq_length() > 0
         text = inputs_embeds if input_ids is None else input_ids  # (B, T, ...)
-        kinds = [CONVERSATION] * len(text) if condition_type is None else condition_type.tolist()
-        segments = not is_continuation and any(kind != CONVERSATION for kind in kinds)
+        condition_type = None if condition_type is None else condition_type.to(text.device)
+        is_padding_mask = attention_mask is not None and attention_mask.dim() == 2  # of four dimensions, it says who sees whom
+        prefix, first_row, num_images = None, None, 0
+        if not is_continuation:
+            self._check_length(text)
+            num_images = _count_images(pixel_values, image_features)
+            image_index = _image_index(text, image_index, num_images)
+            # Embeddings of a caller may differ where the tokens do not.
+            may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
+            if may_share_prefix and self._may_share_prefix(use_cache, kwargs):
+                prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
+        rows = read_rows(
+            len(text),
+            None if is_continuation else input_ids,
+            self.config,
+            condition_type=condition_type,
+            condition_index=condition_index,
+            image_index=None if is_continuation else image_index,
+            region_image_index=region_image_index,
+            prefix=prefix,
+        )
+        segments = not is_continuation and len(rows.asking()) > 0
         if condition_index is None and segments:
             raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-        if condition_type is None and condition_index is not None and bool(condition_index.any()):
+        if condition_type is None and any(rows.num_conditions):
             raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
-        is_padding_mask = attention_mask is not None and attention_mask.dim() == 2  # of four dimensions, it says who sees whom
-        # Embeddings of a caller may differ where the tokens do not.
-        may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
-        may_share_prefix = may_share_prefix and self._may_share_prefix(use_cache, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
         if not is_continuation:
-            self._check_length(text)
             if input_ids is None and (segments or pixel_values is not None or image_features is not None):
                 raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
+            _check_images(rows.images, num_images)
             if image_features is None and pixel_values is not None:
                 image_features = self.get_image_features(pixel_values, masks=segments, return_dict=True)
-            image_index = self._image_index(text, image_features, image_index)
             if input_ids is not None:
-                inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index)
+                inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index, rows)
             if image_features is None and self.training:
                 image_features = self._blank_features(inputs_embeds)
                 inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
             if segments:
-                inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, kinds)
+                inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
                 if region_features is None and region_weights is not None:
                     region_features = self._region_features(
-                        image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens
+                        image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens, rows
                     )
-                inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features)
+                inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
         if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
-        prefix, first_row = 0, None
-        if not is_continuation and may_share_prefix:
-            prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
-        if prefix > 0:
-            outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, prefix, first_row)
+        if rows.prefix > 0:
+            outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_row, rows)
         else:
             outputs = self.language_model(
                 inputs_embeds=inputs_embeds,
@@ -529,8 +520,8 @@ class PsalmModel(PsalmPreTrainedModel):
             )
         query_embeds = condition_embeds = None
         if segments:
-            query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, kinds)
-            condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, kinds)
+            query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, condition_type, rows)
+            condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, condition_type, rows)
         return PsalmModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -539,6 +530,7 @@ class PsalmModel(PsalmPreTrainedModel):
             condition_embeds=condition_embeds,
             image_features=image_features,
             image_index=image_index,
+            rows=rows,
             **{CACHE: outputs.get(CACHE)},
         )
 
@@ -562,10 +554,12 @@ class PsalmModel(PsalmPreTrainedModel):
         return not (is_checkpointing or trains_with_others or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
     def _run_shared_prefix(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, prefix: int, first_row: Tensor
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, first_row: Tensor, rows: Rows
     ) -> BaseModelOutputWithPast:
         """The language model in two passes: the first `prefix` tokens once per image, then the rest of every row behind them."""
-        representatives, group = first_row.unique(return_inverse=True)
+        prefix = rows.prefix
+        groups = {row if image < 0 else -1 - image for row, image in enumerate(rows.images)}  # a row without image is its own
+        representatives, group = compacted(first_row, len(first_row), len(groups))
         beginning = self.language_model(
             inputs_embeds=inputs_embeds[representatives, :prefix],
             position_ids=None if position_ids is None else position_ids[representatives, :prefix],
@@ -582,36 +576,21 @@ class PsalmModel(PsalmPreTrainedModel):
         )
         return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
 
-    def _image_index(self, text: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor | None) -> Tensor:
-        num_rows = len(text)
-        num_images = 0 if image_features is None else len(image_features.image_tokens)
-        if image_index is None:
-            if num_images not in (0, num_rows):
-                raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
-            first = 0 if num_images else -num_rows
-            return torch.arange(first, first + num_rows, device=text.device).clamp(min=-1)
-        if int(image_index.max()) >= num_images:
-            raise ValueError(
-                f"image_index names image {int(image_index.max())} but {num_images} images were given; indices go from 0, -1 is no image"
-            )
-        return image_index.to(text.device)
-
     def _embed_text(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, D). Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0."""
-        config = self.config
-        placeholders = input_ids.new_tensor([config.image_token_id, config.region_token_id, config.mask_query_token_id])
-        return self.get_input_embeddings()(input_ids.masked_fill(torch.isin(input_ids, placeholders), 0))
+        return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
-        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor
+        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor, rows: Rows
     ) -> Tensor:
         is_image = input_ids == self.config.image_token_id  # (B, T)
         num_tokens = 0 if image_features is None else image_features.image_tokens.shape[1]
-        expected = [num_tokens if index >= 0 else 0 for index in image_index.tolist()]
-        _check_placeholders(is_image, expected, "image tokens", "its image gives")
+        expected = [num_tokens if image >= 0 else 0 for image in rows.images]
+        _check_placeholders(rows.num_image_tokens, expected, "image tokens", "its image gives")
         if image_features is None:
             return inputs_embeds
-        tokens = image_features.image_tokens[image_index[image_index >= 0]]  # (rows with an image, G, D)
+        with_image = _chosen(image_index >= 0, sum(image >= 0 for image in rows.images))
+        tokens = image_features.image_tokens[image_index[with_image]]  # (rows with an image, G, D)
         return inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
 
     def _blank_features(self, inputs_embeds: Tensor) -> PsalmImageFeatures:
@@ -627,15 +606,15 @@ class PsalmModel(PsalmPreTrainedModel):
             module.training = True
         return features
 
-    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor:
+    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, rows: Rows) -> Tensor:
         is_query = input_ids == self.config.mask_query_token_id  # (B, T)
         num_queries = self.config.num_queries if self.config.decouple_masks else 0
-        _check_placeholders(is_query, [0 if kind == CONVERSATION else num_queries for kind in kinds], "mask-query tokens", "the model has")
+        expected = [0 if kind == CONVERSATION else num_queries for kind in rows.kinds]
+        _check_placeholders(rows.num_mask_queries, expected, "mask-query tokens", "the model has")
         if not self.config.decouple_masks:
             return inputs_embeds
-        num_rows = sum(kind != CONVERSATION for kind in kinds)
         queries = self.mask_queries(torch.arange(num_queries, device=input_ids.device))
-        queries = queries.expand(num_rows, -1, -1).to(inputs_embeds.dtype)  # (rows, Q, D)
+        queries = queries.expand(len(rows.asking()), -1, -1).to(inputs_embeds.dtype)  # (rows, Q, D)
         return inputs_embeds.masked_scatter(is_query[..., None], queries)
 
     def _region_features(
@@ -646,6 +625,7 @@ class PsalmModel(PsalmPreTrainedModel):
         region_image_index: Tensor | None,
         region_pixel_values: Tensor | None,
         region_image_tokens: Tensor | None,
+        rows: Rows,
     ) -> Tensor:
         """(B, R, D). Own images come first in the pool of token sources, the images that regions were drawn on behind them."""
         if image_features is None:
@@ -663,52 +643,56 @@ class PsalmModel(PsalmPreTrainedModel):
             if region_pixel_values is None:
                 raise ValueError("region_image_index was given without region_pixel_values or region_image_tokens to index into")
             region_image_tokens = self.get_image_features(region_pixel_values, masks=False, return_dict=True).image_tokens
-        if int(region_image_index.max()) >= len(region_image_tokens):
+        if rows.last_region_image >= len(region_image_tokens):
             raise ValueError(
-                f"region_image_index names image {int(region_image_index.max())} but {len(region_image_tokens)} region images were given; "
+                f"region_image_index names image {rows.last_region_image} but {len(region_image_tokens)} region images were given; "
                 "indices go from 0, a negative one is the row's own image"
             )
         sources = torch.cat((image_features.image_tokens, region_image_tokens))  # (I + J, G, D)
         elsewhere = region_image_index + len(image_features.image_tokens)
         return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))
 
-    def _insert_regions(self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None) -> Tensor:
+    def _insert_regions(
+        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None, rows: Rows
+    ) -> Tensor:
         is_region = input_ids == self.config.region_token_id  # (B, T)
         if region_features is None:
-            _check_placeholders(is_region, [0] * len(input_ids), "region tokens", "region_weights or region_features give")
+            _check_placeholders(rows.num_regions, [0] * len(input_ids), "region tokens", "region_weights or region_features give")
             return inputs_embeds
-        order = (condition_index - 1).clamp(min=0)  # region r of the caller, wherever it stands in the text
-        if bool((is_region & (order >= region_features.shape[1])).any()):
+        if max(rows.last_region) > region_features.shape[1]:
             raise ValueError(
-                f"a prompt names region {int(order[is_region].max()) + 1} but features of {region_features.shape[1]} regions were given; "
+                f"a prompt names region {max(rows.last_region)} but features of {region_features.shape[1]} regions were given; "
                 "give one row of region_weights or region_features for each region token"
             )
-        rows = torch.arange(len(input_ids), device=input_ids.device)[:, None].expand_as(input_ids)[is_region]
-        return inputs_embeds.masked_scatter(is_region[..., None], region_features[rows, order[is_region]].to(inputs_embeds.dtype))
+        order = (condition_index - 1).clamp(min=0)  # region r of the caller, wherever it stands in the text
+        tokens = positions(is_region.flatten(), sum(rows.num_regions))
+        features = region_features[tokens // input_ids.shape[1], order.flatten()[tokens]]  # (regions of all rows, D)
+        return inputs_embeds.masked_scatter(is_region[..., None], features.to(inputs_embeds.dtype))
 
-    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, kinds: list[int]) -> Tensor | None:
+    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: Rows) -> Tensor | None:
         """Projected states of the mask queries, (B, Q, C); None without mask tokens."""
         if not self.config.decouple_masks:
             return None
-        rows = [row for row, kind in enumerate(kinds) if kind != CONVERSATION]
-        is_query = input_ids == self.config.mask_query_token_id
-        states = hidden_states[is_query].view(len(rows), self.config.num_queries, -1)  # (rows, Q, D)
-        return _spread(self.query_projection(states), rows, len(kinds))
+        num_rows = len(rows.asking())
+        tokens = positions((input_ids == self.config.mask_query_token_id).flatten(), num_rows * self.config.num_queries)
+        states = hidden_states.flatten(0, 1)[tokens].view(num_rows, self.config.num_queries, -1)  # (rows, Q, D)
+        return _spread(self.query_projection(states), condition_type != CONVERSATION)
 
-    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, kinds: list[int]) -> Tensor:
+    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: Rows) -> Tensor:
         """Projected mean states of the conditions, (B, K, C), each row through the projection of its kind."""
-        num_conditions = int(condition_index.max())
+        num_conditions = max(rows.num_conditions)
         if num_conditions == 0:
             raise ValueError("condition_index marks no token as part of a condition; build the inputs with PsalmProcessor")
         pooled = pool_conditions(hidden_states, condition_index, num_conditions)  # (B, K, D)
         projections = {CATEGORY: self.category_projection, SENTENCE: self.sentence_projection, REGION: self.region_projection}
         embeds = pooled.new_zeros(*pooled.shape[:2], self.config.hidden_dim)
         for kind, projection in projections.items():
-            rows = [row for row, own in enumerate(kinds) if own == kind]
-            if len(rows) == len(kinds):
+            number = rows.kinds.count(kind)
+            if number == len(rows.kinds):
                 return projection(pooled)
-            if rows:
-                embeds[rows] = projection(pooled[rows]).to(embeds.dtype)
+            if number:
+                own = positions(condition_type == kind, number)
+                embeds[own] = projection(pooled[own]).to(embeds.dtype)
         return embeds
 
 
@@ -721,8 +705,35 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         )
 
 
-def _check_placeholders(is_placeholder: Tensor, expected: list[int], what: str, source: str) -> None:
-    found = is_placeholder.sum(1).tolist()
+def _count_images(pixel_values: Tensor | None, image_features: PsalmImageFeatures | None) -> int:
+    if image_features is not None:
+        return len(image_features.image_tokens)
+    return 0 if pixel_values is None else len(pixel_values)
+
+
+def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
+    """(B,): as given, or one image for each row of `text`, (B, ...)."""
+    if image_index is not None:
+        return image_index.to(text.device)
+    num_rows = len(text)
+    if num_images not in (0, num_rows):
+        raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
+    first = 0 if num_images else -num_rows
+    return torch.arange(first, first + num_rows, device=text.device).clamp(min=-1)
+
+
+def _check_images(images: list[int], num_images: int) -> None:
+    if max(images) >= num_images:
+        raise ValueError(f"image_index names image {max(images)} but {num_images} images were given; indices go from 0, -1 is no image")
+
+
+def _is_placeholder(input_ids: Tensor, config: PsalmConfig) -> Tensor:
+    """(B, T) bool."""
+    image, region, query = config.image_token_id, config.region_token_id, config.mask_query_token_id
+    return (input_ids == image) | (input_ids == region) | (input_ids == query)
+
+
+def _check_placeholders(found: list[int], expected: list[int], what: str, source: str) -> None:
     for row, (count, right) in enumerate(zip(found, expected, strict=True)):
         if count != right:
             raise ValueError(
@@ -731,12 +742,17 @@ def _check_placeholders(is_placeholder: Tensor, expected: list[int], what: str, 
             )
 
 
-def _spread(rows_only: Tensor, rows: list[int], num_rows: int) -> Tensor:
-    """(len(rows), ...) -> (num_rows, ...), zero in the other rows."""
-    if len(rows) == num_rows:
-        return rows_only
-    spread = rows_only.new_zeros(num_rows, *rows_only.shape[1:])
-    spread[rows] = rows_only
+def _chosen(is_chosen: Tensor, number: int) -> Tensor | slice:
+    """Index of the `number` rows for which (B,) `is_chosen`; all of them need no copy."""
+    return slice(None) if number == len(is_chosen) else positions(is_chosen, number)
+
+
+def _spread(some: Tensor, is_own: Tensor) -> Tensor:
+    """(rows that are their own, ...) -> (B, ...), zero in the other rows."""
+    if len(some) == len(is_own):
+        return some
+    spread = some.new_zeros(len(is_own), *some.shape[1:])
+    spread[positions(is_own, len(some))] = some
     return spread
 
 
@@ -832,13 +848,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 cost is not finite.
         """
         _check_text(input_ids, inputs_embeds)
-        num_rows = len(inputs_embeds if input_ids is None else input_ids)
-        kinds = [CONVERSATION] * num_rows if condition_type is None else condition_type.tolist()
-        has_targets = mask_labels is not None or labels is not None
-        if has_targets and len(set(kinds)) > 1:
-            names = [KIND_NAMES[kind] for kind in kinds]
-            raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
-
+        if condition_type is not None:
+            condition_type = condition_type.to((inputs_embeds if input_ids is None else input_ids).device)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -859,25 +870,29 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             **{CACHE: given_cache(cache, past_key_values)},
             **kwargs,
         )
+        rows = outputs.rows
+        if (mask_labels is not None or labels is not None) and len(set(rows.kinds)) > 1:
+            names = [KIND_NAMES[kind] for kind in rows.kinds]
+            raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
         losses: dict[str, Tensor] = {}
         segmentation: dict[str, Any] = {}
-        rows = [row for row, kind in enumerate(kinds) if kind != CONVERSATION]
+        num_conditions = None if condition_index is None else condition_index.amax(dim=1)
         if outputs.condition_embeds is not None:
-            predictions, num_conditions = self._decode(outputs, rows, kinds, condition_index)
-            segmentation = self._segmentation_fields(predictions[-1], rows, kinds, num_conditions)
+            predictions = self._decode(outputs, condition_type, num_conditions)
+            segmentation = self._segmentation_fields(predictions[-1], rows, condition_type, num_conditions)
             if output_auxiliary_logits:
-                auxiliary = [self._segmentation_fields(prediction, rows, kinds, num_conditions) for prediction in predictions[:-1]]
+                auxiliary = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
                 segmentation["auxiliary_outputs"] = auxiliary
             if mask_labels is not None:
-                losses = self._segmentation_losses(predictions, kinds, num_conditions, mask_labels, class_labels)
+                losses = self._segmentation_losses(predictions, rows, condition_type, num_conditions, mask_labels, class_labels)
         elif labels is not None:
             losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
         loss = sum(losses.values()) if losses else None
         if losses and self.training:
             normed = predictions[-1][0] if segmentation else None
-            loss = loss + self._touch_idle_parts(kinds[0], outputs, normed)
+            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, normed)
 
-        if logits_to_keep is None and not rows and labels is None:
+        if logits_to_keep is None and not rows.asking() and labels is None:
             logits_to_keep = 0
         return PsalmSegmentationOutput(
             loss=loss,
@@ -886,55 +901,61 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             losses=losses or None,
             **segmentation,
-            num_conditions=None if condition_index is None else condition_index.amax(dim=1),
+            num_conditions=num_conditions,
             condition_type=condition_type,
             image_index=outputs.image_index,
             image_features=outputs.image_features if output_image_features else None,
             **{CACHE: outputs.get(CACHE)},
         )
 
-    def _decode(
-        self, outputs: PsalmModelOutput, rows: list[int], kinds: list[int], condition_index: Tensor
-    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[int]]:
+    def _decode(self, outputs: PsalmModelOutput, condition_type: Tensor, num_conditions: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Mask decoder on the rows that segment: per depth (query states, mask logits, condition embeds) of these rows."""
-        features = outputs.image_features
+        features, rows = outputs.image_features, outputs.rows
         if features is None or features.mask_features is None:
             raise ValueError("rows that segment need an image: pass pixel_values, or image_features computed with masks=True")
-        index = outputs.image_index[rows]
-        if int(index.min()) < 0:
-            raise ValueError(f"row {rows[int(index.argmin())]}: a row that segments has no image (image_index -1); give it one")
-        used, index = index.unique(return_inverse=True)
+        images = []
+        for row in rows.asking():
+            if rows.images[row] < 0:
+                raise ValueError(f"row {row}: a row that segments has no image (image_index -1); give it one")
+            images.append(rows.images[row])
+        asking = _chosen(condition_type != CONVERSATION, len(images))
+        index, used = outputs.image_index[asking], sorted(set(images))
         mask_features, multi_scale = features.mask_features, features.multi_scale
         if len(used) < len(mask_features):  # an image that only conversation rows look at needs no masks
-            mask_features, multi_scale = mask_features[used], tuple(x[used] for x in multi_scale)
-        num_conditions = condition_index.amax(dim=1).tolist()
-        conditions = outputs.condition_embeds[rows]
+            own, index = compacted(index, len(mask_features), len(used))
+            mask_features, multi_scale = mask_features[own], tuple(x[own] for x in multi_scale)
+        conditions = outputs.condition_embeds[asking]
         if self.config.decouple_masks:
-            queries, is_query = outputs.query_embeds[rows], None
+            queries, is_query = outputs.query_embeds[asking], None
         else:
-            queries, is_query = self._category_queries(conditions, [num_conditions[row] for row in rows], kinds)
-        predictions = self.mask_decoder(queries, mask_features, multi_scale, RowLayout(index, len(used)), is_query)
-        return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions], num_conditions
+            queries, is_query = self._category_queries(conditions, num_conditions[asking], rows)
+        layout = RowLayout(index, len(used), [used.index(image) for image in images])
+        predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
+        return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
 
-    def _category_queries(self, conditions: Tensor, num_conditions: list[int], kinds: list[int]) -> tuple[Tensor, Tensor]:
+    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Without mask tokens the category embeddings are the queries: (rows, K_max, C) and which of them exist."""
-        if any(kind in (SENTENCE, REGION) for kind in kinds):
+        if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
             raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
-        num_queries = max(num_conditions) - 1
+        num_queries = max(rows.num_conditions[row] for row in rows.asking()) - 1
         numbers = torch.arange(num_queries, device=conditions.device)
-        is_query = numbers[None] < numbers.new_tensor(num_conditions)[:, None] - 1
+        is_query = numbers[None] < num_conditions[:, None] - 1
         return conditions[:, :num_queries], is_query
 
-    def _similarity(self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: list[int], num_conditions: list[int]) -> Tensor:
-        """Condition logits of these rows of one kind, `rows` counted among the decoded rows: layouts of `losses.Prediction`."""
+    def _similarity(
+        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: Rows, condition_type: Tensor, num_conditions: Tensor
+    ) -> Tensor:
+        """Condition logits of the rows of one kind: layouts of `losses.Prediction`."""
         normed, _, conditions = prediction
-        if len(rows) < len(normed):
-            normed, conditions = normed[rows], conditions[rows]
-        conditions = conditions[:, : max(num_conditions)]
+        own = [row for row in rows.asking() if rows.kinds[row] == kind]
+        if len(own) < len(normed):  # of the rows that were decoded
+            among = positions(condition_type[positions(condition_type != CONVERSATION, len(normed))] == kind, len(own))
+            normed, conditions = normed[among], conditions[among]
+        conditions = conditions[:, : max(rows.num_conditions[row] for row in own)]
         if kind == SENTENCE:
             return torch.einsum("bqc,bkc->bqk", self.mask_decoder.sentence_head(normed), conditions)  # (b, Q, 1)
         numbers = torch.arange(conditions.shape[1], device=normed.device)
-        counts = numbers.new_tensor(num_conditions)[:, None]
+        counts = num_conditions[_chosen(condition_type == kind, len(own))][:, None]
         if kind == REGION:
             logits = torch.einsum("bkc,bqc->bkq", conditions, self.mask_decoder.region_head(normed))  # (b, R_max, Q)
             return logits.masked_fill((numbers >= counts)[:, :, None], torch.finfo(logits.dtype).min)
@@ -946,31 +967,30 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return logits.masked_fill(padding[:, None], torch.finfo(logits.dtype).min)  # its dtype may be autocast's
 
     def _segmentation_fields(
-        self, prediction: tuple[Tensor, Tensor, Tensor], rows: list[int], kinds: list[int], num_conditions: list[int]
+        self, prediction: tuple[Tensor, Tensor, Tensor], rows: Rows, condition_type: Tensor, num_conditions: Tensor
     ) -> dict[str, Tensor]:
         """The mask and similarity fields of the output, spread over all B rows."""
         names = {CATEGORY: "class_queries_logits", SENTENCE: "referring_queries_logits", REGION: "region_queries_logits"}
-        fields = {"masks_queries_logits": _spread(prediction[1], rows, len(kinds))}
+        fields = {"masks_queries_logits": _spread(prediction[1], condition_type != CONVERSATION)}
         for kind, name in names.items():
-            own = [row for row in rows if kinds[row] == kind]
-            if own:
-                logits = self._similarity(prediction, kind, [rows.index(row) for row in own], [num_conditions[row] for row in own])
-                fields[name] = _spread(logits, own, len(kinds))
+            if kind in rows.kinds:
+                fields[name] = _spread(self._similarity(prediction, kind, rows, condition_type, num_conditions), condition_type == kind)
         return fields
 
     def _segmentation_losses(
         self,
         predictions: list[tuple[Tensor, Tensor, Tensor]],
-        kinds: list[int],
-        num_conditions: list[int],
+        rows: Rows,
+        condition_type: Tensor,
+        num_conditions: Tensor,
         mask_labels: list[Tensor],
         class_labels: list[Tensor] | None,
     ) -> dict[str, Tensor]:
-        _check_targets(kinds[0], num_conditions, mask_labels, class_labels)
-        rows = list(range(len(kinds)))
+        kind = rows.kinds[0]
+        _check_targets(kind, rows.num_conditions, mask_labels, class_labels)
         supervised = predictions if self.config.auxiliary_loss else predictions[-1:]
-        depths = [Prediction(depth[1], self._similarity(depth, kinds[0], rows, num_conditions)) for depth in supervised]
-        return segmentation_losses(depths, kinds[0], mask_labels, class_labels, self.config)
+        depths = [Prediction(depth[1], self._similarity(depth, kind, rows, condition_type, num_conditions)) for depth in supervised]
+        return segmentation_losses(depths, kind, mask_labels, class_labels, self.config)
 
     def _touch_idle_parts(self, kind: int, outputs: PsalmModelOutput, normed: Tensor | None) -> Tensor:
         """Zero, computed by every part that a batch of this kind does not need.
@@ -993,7 +1013,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 numbers = torch.arange(self.config.num_queries, device=state.device)
                 queries = model.query_projection(model.mask_queries(numbers).to(state.dtype))[None]  # (1, Q, C)
             corner = features.mask_features[:1], tuple(x[:1] for x in features.multi_scale)
-            normed, masks = decoder(queries, *corner, RowLayout(first, 1))[-1]
+            normed, masks = decoder(queries, *corner, RowLayout(first, 1, [0]))[-1]
             touched.append(masks)
         else:
             touched.append(self.lm_head(state))
@@ -1011,12 +1031,12 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
     def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""
-        targets = labels[:, 1:]
-        supervised = targets != -100
-        logits = self.lm_head(hidden_states[:, :-1][supervised]).float()  # (supervised, V)
+        supervised = F.pad(labels[:, 1:] != -100, (0, 1)).flatten()  # (B * T,), whether the next token is a target
+        tokens = positions(supervised, int(supervised.sum()))
+        logits = self.lm_head(hidden_states.flatten(0, 1)[tokens]).float()  # (supervised, V)
         if len(logits) == 0:
             return hidden_states.sum() * 0 + logits.sum()
-        return F.cross_entropy(logits, targets[supervised])
+        return F.cross_entropy(logits, labels.flatten()[tokens + 1])
 
     def _language_logits(self, hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
         if isinstance(logits_to_keep, int):
@@ -1046,9 +1066,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     def _stand_in_for_placeholders(self, input_ids: Tensor) -> Tensor:
         """The same tokens with padding, or the end of text, where placeholders stand: their ids may lie outside the vocabulary."""
         config = self.config
-        placeholders = input_ids.new_tensor((config.image_token_id, config.region_token_id, config.mask_query_token_id))
         stand_in = config.text_config.eos_token_id if config.text_config.pad_token_id is None else config.text_config.pad_token_id
-        return input_ids.masked_fill(torch.isin(input_ids, placeholders), stand_in)
+        return input_ids.masked_fill(_is_placeholder(input_ids, config), stand_in)
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         return _LogitsProcessorsOfText(super()._get_logits_processor(*args, **kwargs), self._stand_in_for_placeholders)
@@ -1123,15 +1142,21 @@ def _inputs_of_assistant(assistant: PreTrainedModel, model_kwargs: dict[str, Any
 
 def _check_questions(condition_type: Tensor | None, labels: Tensor | None, attention_mask: Tensor | None) -> None:
     """Refuses rows that ask for no words."""
-    if condition_type is not None and bool((condition_type != CONVERSATION).any()):
-        row = int((condition_type != CONVERSATION).int().argmax())
-        raise ValueError(f"row {row} asks for a segmentation; generate answers conversations only, call the model instead")
-    if labels is not None and bool((labels != -100).any()):
-        row = int((labels != -100).any(dim=1).int().argmax())
-        raise ValueError(f"row {row} has labels: its conversation ends with the assistant's message; end it with the user's question")
-    if attention_mask is not None and attention_mask.dim() == 2 and bool((attention_mask[:, -1] == 0).any()):
-        row = int((attention_mask[:, -1] == 0).int().argmax())
-        raise ValueError(f"row {row} is padded on the right, where its answer goes; call the processor with padding_side='left'")
+    problems = {}  # what is wrong with a row -> (B,) bool
+    if condition_type is not None:
+        problem = "asks for a segmentation; generate answers conversations only, call the model instead"
+        problems[problem] = condition_type != CONVERSATION
+    if labels is not None:
+        problem = "has labels: its conversation ends with the assistant's message; end it with the user's question"
+        problems[problem] = (labels != -100).any(dim=1)
+    if attention_mask is not None and attention_mask.dim() == 2:
+        problem = "is padded on the right, where its answer goes; call the processor with padding_side='left'"
+        problems[problem] = attention_mask[:, -1] == 0
+    if not problems:
+        return
+    for problem, of_rows in zip(problems, torch.stack(list(problems.values())).tolist(), strict=True):
+        if any(of_rows):
+            raise ValueError(f"row {of_rows.index(True)} {problem}")
 
 
 def _check_targets(kind: int, num_conditions: list[int], mask_labels: list[Tensor], class_labels: list[Tensor] | None) -> None:
@@ -1139,17 +1164,17 @@ def _check_targets(kind: int, num_conditions: list[int], mask_labels: list[Tenso
         raise ValueError(f"{len(num_conditions)} rows but mask_labels for {len(mask_labels)}; give one (N, H, W) tensor per row")
     if kind == CATEGORY and (class_labels is None or len(class_labels) != len(num_conditions)):
         raise ValueError("category rows with mask_labels need class_labels, one (N,) tensor per row")
+    labels = torch.cat(list(class_labels)).tolist() if kind == CATEGORY else []
     for row, masks in enumerate(mask_labels):
         if kind == REGION and len(masks) != num_conditions[row]:
             raise ValueError(f"row {row}: {num_conditions[row]} regions but {len(masks)} target masks; give one mask per region")
         if kind == CATEGORY:
-            labels = class_labels[row]
-            if len(labels) != len(masks):
-                raise ValueError(f"row {row}: {len(masks)} target masks but {len(labels)} class labels; give one label per mask")
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_conditions[row] - 1:
-                raise ValueError(
-                    f"row {row}: class labels {labels.tolist()} outside the {num_conditions[row] - 1} categories of the prompt"
-                )
+            number = len(class_labels[row])
+            if number != len(masks):
+                raise ValueError(f"row {row}: {len(masks)} target masks but {number} class labels; give one label per mask")
+            own, labels = labels[:number], labels[number:]
+            if own and not 0 <= min(own) <= max(own) < num_conditions[row] - 1:
+                raise ValueError(f"row {row}: class labels {own} outside the {num_conditions[row] - 1} categories of the prompt")
 
 
 __all__ = ["PsalmForSegmentation", "PsalmImageFeatures", "PsalmModel", "PsalmPreTrainedModel", "PsalmSegmentationOutput"]

@@ -143,7 +143,7 @@ def top_instances(
     class_scores, pairs = class_probs.topk(min(top_k, class_probs.numel()), sorted=False)
     queries, labels = pairs // num_labels, pairs % num_labels
     if label_ids is not None:
-        kept = torch.isin(labels, torch.tensor(sorted(label_ids), dtype=labels.dtype, device=labels.device))
+        kept = torch.isin(labels, torch.tensor(sorted(label_ids), dtype=labels.dtype, device=labels.device)).nonzero()[:, 0]
         class_scores, queries, labels = class_scores[kept], queries[kept], labels[kept]
 
     used, position = queries.unique(return_inverse=True)
@@ -188,27 +188,30 @@ def merge_panoptic(
     own_areas = []
     if not len(kept):
         return winner.int(), []
+    scores, labels = scores[kept], labels[kept]
     index = 0
     for logits in _restored(mask_logits[kept], frame):
         for query_logits in logits:
-            weighted = scores[kept[index]] * query_logits.sigmoid()
+            weighted = scores[index] * query_logits.sigmoid()
             is_set = query_logits >= limit
             wins = weighted > best
             best = torch.where(wins, weighted, best)
             winner = torch.where(wins, index, winner)
             winner_is_set = torch.where(wins, is_set, winner_is_set)
-            own_areas.append(int(is_set.sum()))
+            own_areas.append(is_set.sum())
             index += 1
-    won_areas = winner.flatten().bincount(minlength=len(kept)).tolist()
-    set_areas = winner[winner_is_set].bincount(minlength=len(kept)).tolist()
+    # Counted on the device and read together: the host waits for every read.
+    winners = winner.flatten()
+    won_areas = torch.zeros_like(kept).scatter_add_(0, winners, torch.ones_like(winners))
+    set_areas = torch.zeros_like(kept).scatter_add_(0, winners, winner_is_set.flatten().long())
+    numbers = torch.stack([torch.stack(own_areas), won_areas, set_areas, labels])
 
     segment_ids = [0] * len(kept)
     segments: list[dict[str, Any]] = []
     fused: dict[int, dict[str, Any]] = {}
-    for index, query in enumerate(kept.tolist()):
-        if not set_areas[index] or won_areas[index] / own_areas[index] < overlap_mask_area_threshold:
+    for index, (own_area, won_area, set_area, label, score) in enumerate(zip(*numbers.tolist(), scores.tolist(), strict=True)):
+        if not set_area or won_area / own_area < overlap_mask_area_threshold:
             continue
-        label, score = int(labels[query]), float(scores[query])
         if label in fused:
             fused[label]["score"] = max(fused[label]["score"], score)
             segment_ids[index] = fused[label]["id"]

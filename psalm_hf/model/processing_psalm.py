@@ -576,10 +576,10 @@ class PsalmProcessor(ProcessorMixin):
             masks_logits = outputs.masks_queries_logits[row]
             scores = referring_scores(masks_logits, outputs.referring_queries_logits[row], frame, mask_threshold)
             order = scores.argsort(descending=True, stable=True)
-            above = 0 if threshold is None else int((scores > threshold).sum())
-            chosen = order[: max(above, 1)]
+            is_above = torch.zeros_like(scores) if threshold is None else (scores > threshold).to(scores.dtype)
+            above, score = torch.stack([is_above.sum(), scores.max()]).tolist()  # one read: the host waits for each
+            chosen = order[: max(int(above), 1)]
             masks = binary_masks(masks_logits[chosen], frame, mask_threshold)
-            score = float(scores[chosen[0]])
             no_target = no_target_threshold is not None and score <= no_target_threshold
             segmentation = torch.zeros_like(masks[0]) if no_target else masks.any(0)
             return {"segmentation": segmentation, "score": score, "no_target": no_target, "masks": masks, "scores": scores[chosen]}

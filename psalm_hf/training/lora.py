@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import strtobool
 
 from ..checkpoints.writing import check_absent, write_checkpoint
+from ..devices import kept_torch_state
 from ..model.modeling_psalm import PsalmForSegmentation
 from ..model.processing_psalm import PsalmProcessor
 from ..model.prompts import SEG_TOKEN
@@ -159,7 +160,7 @@ def add_adapters(
         modules_to_save=[*new_modules(model), *_outermost(tower)],
         trainable_token_indices={embeddings: [processor.tokenizer.convert_tokens_to_ids(SEG_TOKEN)]},
     )
-    with torch.random.fork_rng(devices=[]):
+    with kept_torch_state():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
+from ..devices import kept_torch_state
 from ..model.compatibility import TRAINS_DIVIDED
 from ..model.rows import KINDS
 from .interruption import StopOnTerminate, ignore_terminate
@@ -175,7 +176,7 @@ class PsalmTrainer(Trainer):
         """
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        with kept_random_state(self.args.device):
+        with kept_random_state():
             measured = self._measure()
         for module, training in modes:
             module.training = training
@@ -239,7 +240,7 @@ class PsalmTrainer(Trainer):
             peak = torch.cuda.max_memory_allocated(self.args.device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        measured = torch.tensor([self._images / (now - self._since), peak / 2**30], dtype=torch.float64, device=self.args.device)
+        measured = torch.tensor([self._images / (now - self._since), peak / 2**30], device=self.args.device)
         images, memory = self.accelerator.gather(measured[None]).T
         self._images, self._since = 0, now
         return {"images_per_second": round(images.sum().item(), 2), "memory_gib": round(memory.max().item(), 3)}
@@ -318,11 +319,11 @@ def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
 
 
 @contextmanager
-def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, random numbers go on as before: those of Python, numpy, and torch on the CPU and on `device`."""
+def kept_random_state() -> Iterator[None]:
+    """Whatever is drawn inside, random numbers go on as before: those of Python, numpy, and torch on all devices."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with kept_torch_state():
             yield
     finally:
         random.setstate(python_state)

@@ -182,7 +182,7 @@ class FirstLastConfident(LastFrame):
         # A score below the threshold is worth nothing: an absent object would take another's query for the sake of the sum.
         gains = (scores * (1 + self.continuity * overlaps)).masked_fill(scores < self.score_threshold, 0)
         # Where all gains are 0, the better score decides.
-        queries, objects = linear_sum_assignment((gains + 1e-3 * scores).double().cpu().numpy(), maximize=True)
+        queries, objects = linear_sum_assignment((gains + 1e-3 * scores).cpu().double().numpy(), maximize=True)
         taken = torch.full((scores.shape[1],), -1)
         taken[torch.from_numpy(objects)] = torch.from_numpy(queries)
         return taken.to(scores.device)

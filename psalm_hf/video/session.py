@@ -197,9 +197,9 @@ class PsalmVideoSession:
             ValueError: no such file, another policy, or features of another width than the model's.
         """
         try:
-            with safe_open(path, framework="pt", device=str(self.model.device)) as file:
+            with safe_open(path, framework="pt") as file:
                 state = json.loads(file.metadata()["session"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                tensors = {name: file.get_tensor(name).to(self.model.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a saved session ({type(error).__name__}: {error})") from error
         for name, value in describe_policy(self.policy).items():

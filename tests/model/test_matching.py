@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from psalm_hf.model.matching import assign, match_row, pairwise_dice_cost, pairwise_mask_cost, sample_points
+from psalm_hf.model.matching import assign, assign_rows, matching_cost, pairwise_dice_cost, pairwise_mask_cost, sample_points
 
 INSIDE, OUTSIDE = 50.0, -50.0  # logits whose sigmoid is 1 and 0 in float32
+
+
+def match_row(*arguments, **options):
+    return assign(matching_cost(*arguments, **options), row=0)
 
 
 def test_sampling_a_pixel_centre_gives_the_pixel():
@@ -48,7 +52,7 @@ def test_permuting_the_targets_permutes_the_cost_columns():
 
 def test_no_targets_give_an_empty_match():
     assert pairwise_mask_cost(torch.randn(4, 6), torch.zeros(0, 6)).shape == (4, 0)
-    queries, targets = match_row(torch.randn(4, 8, 8), torch.zeros(0, 8, 8), torch.rand(1, 6, 2), row=0)
+    queries, targets = match_row(torch.randn(4, 8, 8), torch.zeros(0, 8, 8), torch.rand(1, 6, 2))
     assert len(queries) == len(targets) == 0
 
 
@@ -56,6 +60,16 @@ def test_assignment_is_the_cheapest_as_a_whole():
     cost = torch.tensor([[1.0, 2.0], [1.1, 9.0], [5.0, 5.0]])  # query 0 is best for both, but 0 -> 1 and 1 -> 0 is cheapest
     queries, targets = assign(cost, row=0)
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_rows_are_assigned_together_as_each_alone():
+    costs = [torch.rand(5, number) for number in (2, 0, 7)]
+    for cost, (queries, targets), row in zip(costs, assign_rows(costs), range(3), strict=True):
+        expected = assign(cost, row)
+        assert queries.tolist() == expected[0].tolist() and targets.tolist() == expected[1].tolist()
+    costs[2][0, 0] = float("nan")
+    with pytest.raises(ValueError, match="row 2: 1 of 35 matching costs are not finite"):
+        assign_rows(costs)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -68,7 +82,7 @@ def test_class_probability_decides_between_equal_masks():
     masks = torch.full((2, 4, 4), INSIDE)
     target = torch.ones(1, 4, 4)
     probs = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
-    queries, _ = match_row(masks, target, torch.rand(1, 8, 2), row=0, class_probs=probs, class_labels=torch.tensor([0]))
+    queries, _ = match_row(masks, target, torch.rand(1, 8, 2), class_probs=probs, class_labels=torch.tensor([0]))
     assert queries.tolist() == [1]
 
 
@@ -77,14 +91,14 @@ def test_score_decides_between_equal_masks_where_it_has_a_weight():
     two = torch.ones(2, 4, 4)
     points = torch.rand(1, 8, 2)
     sentence = torch.tensor([[0.1], [0.9], [0.8]])  # how much each query means the sentence
-    assert match_row(masks, two, points, row=0, scores=sentence, score_weight=2.0)[0].tolist() == [1, 2]
+    assert match_row(masks, two, points, scores=sentence, score_weight=2.0)[0].tolist() == [1, 2]
     regions = torch.tensor([[0.1, 0.2], [0.9, 0.1], [0.8, 0.9]])  # one column per region
-    queries, targets = match_row(masks, two, points, row=0, scores=regions, score_weight=2.0)
+    queries, targets = match_row(masks, two, points, scores=regions, score_weight=2.0)
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {1: 0, 2: 1}
-    released, _ = match_row(masks, two, points, row=0, scores=sentence)
-    assert released.tolist() == match_row(masks, two, points, row=0)[0].tolist()
+    released, _ = match_row(masks, two, points, scores=sentence)
+    assert released.tolist() == match_row(masks, two, points)[0].tolist()
 
 
 def test_more_targets_than_queries_match_every_query():
-    queries, targets = match_row(torch.randn(2, 4, 4), torch.rand(5, 4, 4), torch.rand(1, 8, 2), row=0)
+    queries, targets = match_row(torch.randn(2, 4, 4), torch.rand(5, 4, 4), torch.rand(1, 8, 2))
     assert sorted(queries.tolist()) == [0, 1] and len(set(targets.tolist())) == 2

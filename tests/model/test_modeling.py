@@ -10,8 +10,9 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation
+from psalm_hf.model.batch import shared_prefix
 from psalm_hf.model.compatibility import set_checkpointing
-from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions, shared_prefix
+from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions
 from psalm_hf.tiny import build_tiny
 
 SEGMENTATION_FIELDS = ("masks_queries_logits", "class_queries_logits", "referring_queries_logits", "region_queries_logits")

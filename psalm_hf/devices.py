@@ -1,0 +1,39 @@
+"""Devices of this machine: the choice of a command's `--device`, and random numbers that go on as if nothing had been drawn."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device that a command computes on.
+
+    Args:
+        name: as torch writes it, such as "cpu", "cuda:1", "mps" or "xpu". None = the accelerator of this machine, or the CPU without one.
+
+    Raises:
+        ValueError: torch finds no such device here; the message lists those it finds.
+    """
+    accelerator = _accelerator()
+    if name is None:
+        return accelerator or torch.device("cpu")
+    found = ["cpu"]
+    if accelerator:
+        found += [accelerator.type, *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]
+    if name not in found:
+        raise ValueError(f"--device {name}: torch finds no such device on this machine, only {', '.join(found)}")
+    return torch.device(name)
+
+
+@contextmanager
+def kept_torch_state() -> Iterator[None]:
+    """Whatever is seeded or drawn inside, torch's random numbers go on as before: on the CPU and on all accelerators of this machine."""
+    accelerator = _accelerator()
+    devices = range(torch.accelerator.device_count()) if accelerator else []
+    with torch.random.fork_rng(devices, device_type=accelerator.type if accelerator else "cpu"):
+        yield
+
+
+def _accelerator() -> torch.device | None:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -1,0 +1,122 @@
+"""What Python has to know of a batch. It is read from the device in one piece, because the host waits for the device at every read.
+
+B rows, T tokens of a row.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .configuration_psalm import PsalmConfig
+from .losses import CONVERSATION
+
+
+class Rows(NamedTuple):
+    """A batch in numbers. Lists have one per row; what is not given counts as 0, and rows of no kind are conversations.
+
+    Attributes:
+        kinds: what the row asks for, see `condition_type` of the model.
+        images: which image it looks at, -1 = none.
+        num_conditions: the largest number of a condition in `condition_index`.
+        num_image_tokens, num_mask_queries, num_regions: placeholders in the prompt.
+        last_region: the largest number of a region in the prompt, counted from 1; 0 without regions.
+        last_region_image: the largest of `region_image_index`; -1 without.
+        prefix: how many leading tokens the rows on one image have in common, see `shared_prefix`.
+    """
+
+    kinds: list[int]
+    images: list[int]
+    num_conditions: list[int]
+    num_image_tokens: list[int]
+    num_mask_queries: list[int]
+    num_regions: list[int]
+    last_region: list[int]
+    last_region_image: int = -1
+    prefix: int = 0
+
+    def asking(self) -> list[int]:
+        """Numbers of the rows that ask for a segmentation."""
+        return [row for row, kind in enumerate(self.kinds) if kind != CONVERSATION]
+
+
+def read_rows(
+    num_rows: int,
+    input_ids: Tensor | None,
+    config: PsalmConfig,
+    *,
+    condition_type: Tensor | None,
+    condition_index: Tensor | None,
+    image_index: Tensor | None,
+    region_image_index: Tensor | None,
+    prefix: Tensor | None,
+) -> Rows:
+    """Reads a batch.
+
+    Args:
+        input_ids: of prompts; None where nothing is to be counted: a prompt goes on, or is there as embeddings only.
+        prefix: 0-dim, see `shared_prefix`.
+    """
+    columns = {
+        "kinds": condition_type,
+        "images": image_index,
+        "num_conditions": None if condition_index is None else condition_index.amax(dim=1),
+    }
+    if input_ids is not None:
+        is_region = input_ids == config.region_token_id
+        columns |= {
+            "num_image_tokens": (input_ids == config.image_token_id).sum(1),
+            "num_mask_queries": (input_ids == config.mask_query_token_id).sum(1),
+            "num_regions": is_region.sum(1),
+            "last_region": None if condition_index is None else condition_index.masked_fill(~is_region, 0).amax(dim=1),
+        }
+    numbers = {"last_region_image": None if region_image_index is None else region_image_index.max(), "prefix": prefix}
+    given = {name: values for name, values in (columns | numbers).items() if values is not None}
+    found = {"kinds": [CONVERSATION] * num_rows} | {name: [0] * num_rows for name in Rows._fields[1:7]}
+    if given:
+        values = torch.cat([values.reshape(-1).long() for values in given.values()]).tolist()
+        for name in given:
+            length = num_rows if name in columns else 1
+            found[name] = values[:length] if name in columns else values[0]
+            values = values[length:]
+    return Rows(**found)
+
+
+def positions(is_one: Tensor, number: int) -> Tensor:
+    """Where the ones are, in their order: (n,) bool -> (number,) int64. Their number is known, so that nobody waits, as for `nonzero`."""
+    return torch.searchsorted(is_one.cumsum(0), torch.arange(1, number + 1, device=is_one.device))
+
+
+def compacted(values: Tensor, limit: int, number: int) -> tuple[Tensor, Tensor]:
+    """As `values.unique(return_inverse=True)`, where it is known how many there are.
+
+    Args:
+        values: (n,) int64, from 0 to `limit` - 1.
+        number: how many different ones.
+
+    Returns:
+        The different values, (number,) ascending, and the place of each of the n among them.
+    """
+    occurs = (torch.arange(limit, device=values.device)[:, None] == values).any(1)
+    return positions(occurs, number), (occurs.cumsum(0) - 1)[values]
+
+
+def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[Tensor, Tensor]:
+    """How many leading tokens all rows on one image have in common, in every image of the batch.
+
+    Args:
+        input_ids, attention_mask: (B, T); image_index: (B,), -1 = no image, then a row shares with nobody.
+        region_token_id: equal ids of regions stand for different features, so a region ends the prefix.
+
+    Returns:
+        The number of tokens, 0-dim: 0 if no two rows look at the same image and T - 1 at most, so that every row has something left to
+        read; and for each row the first row of its image, (B,).
+    """
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | (rows[:, None] == rows)
+    first_row = same_image.int().argmax(dim=1)
+    common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
+    if attention_mask is not None:  # padding on the left leaves rows without a common beginning
+        common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
+    length = common.all(dim=0).int().cumprod(dim=0).sum().clamp(max=input_ids.shape[1] - 1)
+    return length * (first_row != rows).any(), first_row
