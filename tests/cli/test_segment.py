@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-import psalm_hf
-from psalm_hf import PsalmModel
-from psalm_hf.data.shapes_scene import make_scene
+from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
+from psalm_hf.cli import segment
+from psalm_hf.cli.command import load_model
+from psalm_hf.data.preparation import write_file
+from psalm_hf.data.shapes_scene import example_picture, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE
 from tests.conftest import SAMPLES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PSALM_TINY = psalm_hf.tiny_checkpoint()
+PSALM_TINY = tiny_checkpoint()
 
 
 def load_script(path):
@@ -26,9 +28,6 @@ def load_script(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-segment_image = load_script(EXAMPLES / "segment_image.py")
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +42,7 @@ def random_checkpoint(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def default_checkpoint(monkeypatch, random_checkpoint):
     """Random weights where the script would take psalm-tiny: what it does is the same, and needs no trained weights."""
-    monkeypatch.setattr(psalm_hf, "tiny_checkpoint", lambda: random_checkpoint)
+    monkeypatch.setattr(checkpoints, "tiny_checkpoint", lambda: random_checkpoint)
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def picture(tmp_path):
 def run(tmp_path, *arguments):
     """Overlay and record of a successful call."""
     prefix = tmp_path / "out" / "result"
-    assert segment_image.main([*map(str, arguments), "--output", str(prefix)]) == 0
+    assert segment.main([*map(str, arguments), "--output", str(prefix)]) == 0
     assert sorted(path.name for path in prefix.parent.iterdir()) == ["result.json", "result.png"]  # and no temporary file
     overlay = Image.open(f"{prefix}.png")
     overlay.load()
@@ -110,7 +109,7 @@ def test_all_prompts_of_the_overview_share_one_encoding_of_the_picture(tmp_path,
 
 
 def test_psalm_tiny_finds_the_things_of_the_bundled_picture(tmp_path, monkeypatch, tiny_checkpoint):
-    monkeypatch.setattr(psalm_hf, "tiny_checkpoint", lambda: tiny_checkpoint)
+    monkeypatch.setattr(checkpoints, "tiny_checkpoint", lambda: tiny_checkpoint)
     _, record = run(tmp_path)
     dotted_cross, large_triangle, square, circle, cross, small_triangle = (thing.mask for thing in make_scene("test", 41).things)
     masks = overview_masks(record)
@@ -123,10 +122,10 @@ def test_psalm_tiny_finds_the_things_of_the_bundled_picture(tmp_path, monkeypatc
 
 
 def test_a_picture_of_the_users_carries_a_note_on_what_psalm_tiny_knows(tmp_path, picture):
-    options = segment_image.parse_arguments([str(picture), "--point", "3,3"])
-    assert "drawn shapes" in segment_image.tiny_note(options)
-    assert segment_image.tiny_note(segment_image.parse_arguments([str(picture), "--checkpoint", "own"])) is None
-    assert segment_image.tiny_note(segment_image.parse_arguments(["--point", "3,3"])) is None
+    options = segment.parse_arguments([str(picture), "--point", "3,3"])
+    assert "drawn shapes" in segment.tiny_note(options)
+    assert segment.tiny_note(segment.parse_arguments([str(picture), "--checkpoint", "own"])) is None
+    assert segment.tiny_note(segment.parse_arguments(["--point", "3,3"])) is None
 
 
 def test_without_a_prompt_psalm_tiny_looks_for_shapes_and_other_checkpoints_for_what_photographs_show(tmp_path, picture, random_checkpoint):
@@ -169,8 +168,8 @@ def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
         infos = [{"id": 1, "label_id": 2, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.8}]
         return [None, {"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]  # None for a row of another kind
 
-    prompt = segment_image.Prompt("panoptic", ["cup", "plate", "wall"], stuff=("wall",), threshold=0.7)
-    found = segment_image.find_categories(post_process, prompt, 0.5)
+    prompt = segments.Prompt("panoptic", ["cup", "plate", "wall"], stuff=("wall",), threshold=0.7)
+    found = segments.find_categories(post_process, prompt, 0.5)
     assert [(index, score, mask.tolist()) for index, score, mask in found] == [
         (2, 0.9, [[False, True, False]]),
         (0, 0.8, [[False, False, True]]),
@@ -216,7 +215,7 @@ def test_a_checkpoint_of_the_users_is_loaded_in_the_wanted_precision(tmp_path):
     saved, processor = build_tiny(seed=1)
     for part in (saved, processor):
         part.save_pretrained(tmp_path)
-    model, _ = segment_image.load_model(segment_image.parse_arguments(["--checkpoint", str(tmp_path), "--dtype", "bfloat16"]))
+    model, _ = load_model(segment.parse_arguments(["--checkpoint", str(tmp_path), "--dtype", "bfloat16"]))
     assert not model.training
     assert torch.equal(model.lm_head.weight, saved.lm_head.weight.bfloat16())
 
@@ -268,10 +267,10 @@ def test_a_real_photo(tmp_path, photo):
 def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments, message):
     (tmp_path / "text.png").write_text("no picture")
     names = {"picture": picture, "text": tmp_path / "text.png", "folder": tmp_path}
-    status = segment_image.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
+    status = segment.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2
-    assert complaint.startswith("segment_image: ") and message in complaint
+    assert complaint.startswith("error: ") and message in complaint
     assert not (tmp_path / "result.json").exists()
 
 
@@ -288,15 +287,14 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):
-    with pytest.raises(SystemExit) as stopped:
-        segment_image.main(arguments)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    assert segment.main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
 
 
 def test_the_picture_is_never_overwritten(picture, capsys):
     before = picture.read_bytes()
-    assert segment_image.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
+    assert segment.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
     assert "would overwrite" in capsys.readouterr().err
     assert picture.read_bytes() == before
 
@@ -310,16 +308,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        segment_image.write_atomically(path, fail)
+        write_file(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_bundled_picture_is_what_its_script_draws():
     drawn = load_script(EXAMPLES / "pictures" / "draw_shapes_picture.py")
     defaults = drawn.parse_arguments([])
-    assert defaults.output == segment_image.BUNDLED_PICTURE
-    with Image.open(segment_image.BUNDLED_PICTURE) as bundled:
+    assert defaults.output == EXAMPLES / "pictures" / "shapes.png"
+    with Image.open(defaults.output) as bundled:
         assert (np.asarray(bundled) == np.asarray(drawn.draw_shapes_picture(defaults.split, defaults.scene))).all()
+        assert (np.asarray(bundled) == np.asarray(example_picture())).all()
 
 
 def test_the_village_is_what_its_script_draws():
