@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
-from psalm_hf.cli import segment
+from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
 from psalm_hf.data.shapes_scene import example_picture, make_scene
@@ -58,7 +58,7 @@ def picture(tmp_path):
 def run(tmp_path, *arguments):
     """Overlay and record of a successful call."""
     prefix = tmp_path / "out" / "result"
-    assert segment.main([*map(str, arguments), "--output", str(prefix)]) == 0
+    assert command.main([*map(str, arguments), "--output", str(prefix)]) == 0
     assert sorted(path.name for path in prefix.parent.iterdir()) == ["result.json", "result.png"]  # and no temporary file
     overlay = Image.open(f"{prefix}.png")
     overlay.load()
@@ -122,10 +122,10 @@ def test_psalm_tiny_finds_the_things_of_the_bundled_picture(tmp_path, monkeypatc
 
 
 def test_a_picture_of_the_users_carries_a_note_on_what_psalm_tiny_knows(tmp_path, picture):
-    options = segment.parse_arguments([str(picture), "--point", "3,3"])
-    assert "drawn shapes" in segment.tiny_note(options)
-    assert segment.tiny_note(segment.parse_arguments([str(picture), "--checkpoint", "own"])) is None
-    assert segment.tiny_note(segment.parse_arguments(["--point", "3,3"])) is None
+    options = command.parse_arguments([str(picture), "--point", "3,3"])
+    assert "drawn shapes" in command.tiny_note(options)
+    assert command.tiny_note(command.parse_arguments([str(picture), "--checkpoint", "own"])) is None
+    assert command.tiny_note(command.parse_arguments(["--point", "3,3"])) is None
 
 
 def test_without_a_prompt_psalm_tiny_looks_for_shapes_and_other_checkpoints_for_what_photographs_show(tmp_path, picture, random_checkpoint):
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_the_users_is_loaded_in_the_wanted_precision(tmp_path):
     saved, processor = build_tiny(seed=1)
     for part in (saved, processor):
         part.save_pretrained(tmp_path)
-    model, _ = load_model(segment.parse_arguments(["--checkpoint", str(tmp_path), "--dtype", "bfloat16"]))
+    model, _ = load_model(command.parse_arguments(["--checkpoint", str(tmp_path), "--dtype", "bfloat16"]))
     assert not model.training
     assert torch.equal(model.lm_head.weight, saved.lm_head.weight.bfloat16())
 
@@ -267,7 +267,7 @@ def test_a_real_photo(tmp_path, photo):
 def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments, message):
     (tmp_path / "text.png").write_text("no picture")
     names = {"picture": picture, "text": tmp_path / "text.png", "folder": tmp_path}
-    status = segment.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
+    status = command.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2
     assert complaint.startswith("error: ") and message in complaint
@@ -287,14 +287,14 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):
-    assert segment.main(arguments) == 2
+    assert command.main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
 
 
 def test_the_picture_is_never_overwritten(picture, capsys):
     before = picture.read_bytes()
-    assert segment.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
+    assert command.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
     assert "would overwrite" in capsys.readouterr().err
     assert picture.read_bytes() == before
 
