@@ -1,4 +1,7 @@
-"""The public names of the package, and their registration with the Auto classes and the pipelines of transformers."""
+"""The public names of the package, and their registration with the Auto classes and the pipelines of transformers.
+
+What loads or saves a checkpoint takes the classes from here: only registered ones save their code and find each other.
+"""
 
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor

@@ -1,6 +1,5 @@
 """The start of a model for a dataset of files: random weights, and a tokenizer that knows the dataset's words."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,11 +7,9 @@ import pytest
 from PIL import Image
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
+from psalm_hf.cli import train
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("pretrain_vision", ROOT / "examples" / "pretrain_vision.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 @pytest.mark.parametrize("given", ["config", "command line"])
@@ -27,7 +24,7 @@ def test_without_steps_there_is_a_random_model_that_reads_the_words_of_its_sourc
     options = ["--sources", json.dumps(sources)] if given == "command line" else []
     path = tmp_path / "start.yaml"
     path.write_text(json.dumps(config if options else config | {"sources": sources}), encoding="utf-8")  # JSON is YAML
-    assert script.main(["--config", str(path), *options]) == 0
+    assert train.main(["--config", str(path), *options]) == 0
 
     tokenizer = PsalmProcessor.from_pretrained(tmp_path / "start").tokenizer
     assert [len(tokenizer.tokenize(word)) for word in ("quokka", "umbrella", "Please")] == [1, 1, 1]  # the last is of the instructions

@@ -1,6 +1,5 @@
 """The training scripts with their committed configs: what trains, what repeats, what survives a kill."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -17,23 +16,15 @@ from safetensors.torch import load_file
 from transformers import BertConfig
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
+from psalm_hf.cli import train
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments
+from psalm_hf.training.start import build_random
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "configs"
 OF_TRAINING = ("learning_rates", "frozen_vision_dropout", "projector_batch_norm", "fully_shard")
 FEW = ["--batch_sizes", "{panoptic: 1, referring: 2, interactive: 1, conversation: 2}", "--eval_strategy", "no"]
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train_stage1, train_stage2 = load_script("train_stage1"), load_script("train_stage2")
 
 
 def stage2(start, output_dir, *overrides):
@@ -67,13 +58,13 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def six_steps(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("six_steps")
-    train_stage2.main(stage2(start, folder, *FEW, "--max_steps", "6", "--logging_steps", "1"))
+    train.main(stage2(start, folder, *FEW, "--max_steps", "6", "--logging_steps", "1"))
     return folder
 
 
-@pytest.mark.parametrize(("script", "arguments"), [(train_stage1, AlignmentArguments), (train_stage2, MixtureArguments)])
-def test_help_explains_every_field(script, arguments):
-    explained = {" ".join(line.split()) for line in script.__doc__.splitlines()}
+@pytest.mark.parametrize("arguments", [AlignmentArguments, MixtureArguments])
+def test_help_explains_every_field(arguments):
+    explained = {" ".join(line.split()) for line in train.__doc__.splitlines()}
     own = [field for field in fields(PsalmTrainingArguments) if field.name in OF_TRAINING]
     for field in (*fields(arguments), *own):
         assert any(line.startswith(f"{field.name} {field.metadata['help']}") for line in explained), field.name
@@ -86,7 +77,7 @@ def test_help_explains_every_field(script, arguments):
 def test_stage_1_trains_what_the_config_names_and_nothing_else(start, tmp_path, overrides, expected):
     config = ["--config", str(CONFIGS / "tiny_stage1.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path)]
     few = ["--per_device_train_batch_size", "2", "--max_steps", "2", "--warmup_steps", "0", "--logging_steps", "1"]
-    train_stage1.main([*config, *few, *overrides])
+    train.main([*config, *few, *overrides])
     before, after = weights(start), weights(tmp_path)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {".".join(name.split(".")[:2]) for name in changed} == expected
@@ -101,12 +92,12 @@ def test_stage_1_reads_captions_from_files(start, tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     source = f"{{dataset: own_jsonl, data_dir: {tmp_path}, cache_dir: {tmp_path / 'cache'}}}"
     config = ["--config", str(CONFIGS / "tiny_stage1.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path / "run")]
-    train_stage1.main([*config, "--source", source, "--per_device_train_batch_size", "2", "--max_steps", "1", "--save_steps", "1"])
+    train.main([*config, "--source", source, "--per_device_train_batch_size", "2", "--max_steps", "1", "--save_steps", "1"])
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_six_steps_of_the_committed_mixture_repeat_bit_for_bit(start, six_steps, tmp_path):
-    train_stage2.main(stage2(start, tmp_path, *FEW, "--max_steps", "6", "--logging_steps", "1"))
+    train.main(stage2(start, tmp_path, *FEW, "--max_steps", "6", "--logging_steps", "1"))
     assert logged(tmp_path, 6) == logged(six_steps, 6)
     assert are_equal(weights(tmp_path), weights(six_steps))
     assert not are_equal(weights(start), weights(six_steps))
@@ -114,7 +105,7 @@ def test_six_steps_of_the_committed_mixture_repeat_bit_for_bit(start, six_steps,
 
 def test_evaluation_on_validation_pictures_is_logged_and_changes_no_weight(start, six_steps, tmp_path):
     evaluation = ["--eval_images", "1", "--eval_strategy", "steps", "--eval_steps", "3"]
-    train_stage2.main(stage2(start, tmp_path, *FEW, "--max_steps", "6", "--logging_steps", "1", *evaluation))
+    train.main(stage2(start, tmp_path, *FEW, "--max_steps", "6", "--logging_steps", "1", *evaluation))
     measured = [entry["step"] for entry in logged(tmp_path, 6) if any(name.startswith("eval_panoptic PQ") for name in entry)]
     assert measured == [3, 6]
     assert are_equal(weights(tmp_path), weights(six_steps))
@@ -126,9 +117,7 @@ def test_a_dataset_of_files_is_measured_during_training(start, tmp_path):
     source = f"{{mine: {{dataset: own_jsonl, data_dir: {tmp_path}, cache_dir: {tmp_path / 'cache'}}}}}"
     evaluation = ["--eval_images", "1", "--eval_strategy", "steps", "--eval_steps", "1", "--eval_sources", source]
     assert (
-        train_stage2.main(
-            stage2(start, tmp_path / "run", *FEW, *evaluation, "--max_steps", "1", "--save_steps", "1", "--eval_strategy", "steps")
-        )
+        train.main(stage2(start, tmp_path / "run", *FEW, *evaluation, "--max_steps", "1", "--save_steps", "1", "--eval_strategy", "steps"))
         == 0
     )
     assert any(name.startswith("eval_mine ") for entry in logged(tmp_path / "run", 1) for name in entry)
@@ -136,7 +125,7 @@ def test_a_dataset_of_files_is_measured_during_training(start, tmp_path):
 
 def test_a_config_can_ask_for_the_other_design(start, tmp_path):
     designs = ["--config", str(CONFIGS / "tiny_designs.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path)]
-    train_stage2.main([*designs, "--batch_sizes", "{panoptic: 2}", "--max_steps", "2", "--model", "{decouple_masks: false}"])
+    train.main([*designs, "--batch_sizes", "{panoptic: 2}", "--max_steps", "2", "--model", "{decouple_masks: false}"])
     model, processor = PsalmForSegmentation.from_pretrained(tmp_path), PsalmProcessor.from_pretrained(tmp_path)
     assert not model.config.decouple_masks and processor.num_queries == 0
     kept = weights(start)["model.language_model.embed_tokens.weight"]
@@ -179,7 +168,7 @@ REFUSED = {
 def test_what_cannot_be_trained_is_one_line_before_any_work(case, start, tmp_path, capsys):
     make, message = REFUSED[case]
     (tmp_path / "files").mkdir()
-    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW, "--max_steps", "1"), *make(tmp_path / "files")]) == 2
+    assert train.main([*stage2(start, tmp_path / "run", *FEW, "--max_steps", "1"), *make(tmp_path / "files")]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "run").exists()
@@ -188,31 +177,31 @@ def test_what_cannot_be_trained_is_one_line_before_any_work(case, start, tmp_pat
 def test_an_engine_that_is_not_installed_is_named_before_any_work(start, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     zero = ["--deepspeed", str(CONFIGS / "deepspeed_zero2.json")]
-    assert train_stage2.main([*stage2(start, tmp_path / "run", *FEW), *zero]) == 2
+    assert train.main([*stage2(start, tmp_path / "run", *FEW), *zero]) == 2
     assert "DeepSpeed is not installed; pip install deepspeed" in capsys.readouterr().err
 
 
 def test_several_gpus_without_a_launcher_are_refused_before_any_work(start, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(PsalmTrainingArguments, "n_gpu", property(lambda self: 4))
-    assert train_stage2.main(stage2(start, tmp_path / "run", *FEW)) == 2
+    assert train.main(stage2(start, tmp_path / "run", *FEW)) == 2
     assert "this process sees 4 GPUs; start one process for each (accelerate launch" in capsys.readouterr().err
 
 
 def test_stage_1_refuses_in_one_line_too(start, tmp_path, capsys):
     config = ["--config", str(CONFIGS / "tiny_stage1.yaml"), "--checkpoint", str(start), "--output_dir", str(tmp_path / "run")]
-    assert train_stage1.main([*config, "--source", "{dataset: llava}"]) == 2
+    assert train.main([*config, "--source", "{dataset: llava}"]) == 2
     assert "error: source caption: unknown dataset 'llava'" in capsys.readouterr().err
-    assert train_stage1.main([*config, "--trainable", "[projector]"]) == 2
+    assert train.main([*config, "--trainable", "[projector]"]) == 2
     assert "error: the model has no submodule 'projector' to train" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_the_first_fifty_steps_of_the_committed_config_repeat_bit_for_bit(tmp_path):
-    for part in load_script("pretrain_vision").build(str(CONFIGS / "tiny_model.yaml"), seed=0):
+    for part in build_random("tiny_model", seed=0):
         part.save_pretrained(tmp_path / "start")
     for run in ("one", "two"):  # warm-up is longer than this, so the rates are those of the whole run
-        train_stage2.main(stage2(tmp_path / "start", tmp_path / run, "--max_steps", "50", "--logging_steps", "1"))
+        train.main(stage2(tmp_path / "start", tmp_path / run, "--max_steps", "50", "--logging_steps", "1"))
     assert logged(tmp_path / "one", 50) == logged(tmp_path / "two", 50)
     assert are_equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
