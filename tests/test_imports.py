@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from psalm_hf.cli.main import VERBS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "psalm_hf"
-SCRIPTS = [path for path in sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("data_scripts/*.py")]) if path.name != "__init__.py"]
+# Programs of their own; the others are another way to call a verb of the command.
+SCRIPTS = [path for path in sorted(ROOT.glob("examples/*.py")) if "psalm_hf.cli" not in path.read_text(encoding="utf-8")]
 
 # Layer -> the layers of the package that it may import, besides itself. A module that is not listed here fails the test below, so
 # that whoever adds one decides where it belongs.
@@ -33,7 +36,20 @@ ALLOWED = {
     "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "spelling", "checkpoints", "public", "evaluation"},
     "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "visualization"},
     "__init__": {"public"},
-    "cli": {"spelling", "structures", "masks", "data", "model", "video", "public", "segments", "dialogue", "following", "training", "evaluation"},
+    "cli": {
+        "spelling",
+        "structures",
+        "masks",
+        "data",
+        "model",
+        "video",
+        "public",
+        "segments",
+        "dialogue",
+        "following",
+        "training",
+        "evaluation",
+    },
 }
 
 
@@ -88,9 +104,36 @@ def test_structures_and_masks_load_without_torch():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_help_is_answered_without_torch(script):
+def test_help_of_a_program_is_answered_without_torch(script):
     code = "import runpy, sys; sys.modules['torch'] = None; script = sys.argv[1]; sys.argv[:] = [script, '--help']; " \
            "runpy.run_path(script, run_name='__main__')"  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("usage:")
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS), ["segmnt"], ["segment", "--taks", "semantic"]])
+def test_the_command_answers_help_and_mistakes_without_torch(words):
+    code = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'psalm'; from psalm_hf.cli.main import main; sys.exit(main())"
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    if "--help" in words:
+        assert result.returncode == 0 and result.stdout.startswith(f"usage: {' '.join(['psalm', *words[:-1]])} ")
+    else:
+        [line] = result.stderr.splitlines()
+        assert (
+            result.returncode == 2
+            and line.startswith("error: psalm ")
+            and line.endswith(f"did you mean {'--task' if words[1:] else 'segment'}?")
+        )
+
+
+@pytest.mark.parametrize("name", ["psalm", "script.py"])
+def test_public_names_are_registered_when_they_are_first_used(name):
+    """At the latest: outside of the command importing the package is enough."""
+    code = (
+        f"import sys; sys.argv[0] = {name!r}; import psalm_hf; "
+        + ("psalm_hf.PsalmConfig; " if name == "psalm" else "")
+        + ("from transformers import AutoConfig; print(type(AutoConfig.for_model('psalm')).__name__)")
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "PsalmConfig"

@@ -71,7 +71,7 @@ def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool
 
 
 def stage_of(config: str | Path, overrides: Overrides = ()) -> type:
-    """`MixtureArguments`, `VisionArguments` or, where nothing speaks for these, `AlignmentArguments`: that of which a config has most fields."""
+    """`AlignmentArguments`, `MixtureArguments` or `VisionArguments`, by the fields that no other has; alignment where there are none."""
     _, given = read_mapping(config, overrides)
     stages = (AlignmentArguments, MixtureArguments, VisionArguments)
     number = Counter(field.name for stage in (*stages, PsalmTrainingArguments) for field in fields(stage))
