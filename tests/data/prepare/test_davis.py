@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from data_scripts.prepare_davis import main
+from psalm_hf.cli import prepare
 from psalm_hf.data import load
 from psalm_hf.masks import bitmap_from_rle
 from tests.data.test_davis import DAVIS, FIRST, MAPS, SECOND, THIRD, draw_sequence
+
+
+def main(arguments):
+    return prepare.main(["davis", *arguments])
 
 
 @pytest.fixture
@@ -45,10 +49,10 @@ def test_what_exists_is_kept(root, capsys):
 
 
 def test_a_missing_file_is_named(root, capsys):
-    assert main([str(root), "--split", "train"]) == 1
+    assert main([str(root), "--split", "train"]) == 2
     assert "ImageSets/2017/train.txt does not exist; see docs/datasets/davis.md" in capsys.readouterr().err
     (root / "2017/trainval/Annotations/480p/dog/00001.png").unlink()
-    assert main([str(root)]) == 1
+    assert main([str(root)]) == 2
     assert "dog/00001.png" in capsys.readouterr().err and not (root / "2017/trainval_val_psalm.json").exists()
 
 

@@ -5,9 +5,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data_scripts.prepare_pascal_context import main
+from psalm_hf.cli import prepare
 from psalm_hf.data.pascal_context import LABELS_OF_59
 from tests.conftest import SAMPLES
+
+
+def main(arguments):
+    return prepare.main(["pascal_context", *arguments])
+
 
 LABELS = np.array([[0, 1, 2], [458, 459, 9]], dtype=np.uint16)  # accordion and wool are none of the 59
 
@@ -60,12 +65,12 @@ def test_what_is_no_label_file_is_named(content, message, root, tmp_path, capsys
     path.unlink()
     if content is not None:
         savemat(path, content)
-    assert main([str(root), str(tmp_path / "d2"), "--splits", "val"]) == 1
+    assert main([str(root), str(tmp_path / "d2"), "--splits", "val"]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_missing_list_is_named(root, tmp_path, capsys):
-    assert main([str(root), str(tmp_path / "d2")]) == 1
+    assert main([str(root), str(tmp_path / "d2")]) == 2
     assert "ImageSets/Main/train.txt: does not exist" in capsys.readouterr().err
 
 

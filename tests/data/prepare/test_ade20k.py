@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.prepare_ade20k import main
+from psalm_hf.cli import prepare
 from tests.conftest import SAMPLES
+
+
+def main(arguments):
+    return prepare.main(["ade20k", *arguments])
+
 
 OBJECT_INFO = "Idx\tRatio\tTrain\tVal\tName\n" + "".join(f"{number}\t0\t0\t0\tname {number}\n" for number in range(1, 151))
 LABELS = np.array([[1, 1, 0], [3, 8, 8]], dtype=np.uint8)  # wall, sky, and beds, which are things
@@ -76,14 +81,14 @@ def test_what_exists_is_kept_and_counted_unless_it_is_to_be_overwritten(root, ca
 )
 def test_a_missing_file_is_named_and_nothing_half_is_left(relative, message, root, capsys):
     (root / relative).unlink()
-    assert main([str(root), "--splits", "val", "--kinds", "panoptic"]) == 1
+    assert main([str(root), "--splits", "val", "--kinds", "panoptic"]) == 2
     assert message in capsys.readouterr().err
     assert not (root / "ade20k_panoptic_val.json").exists() and not list(root.rglob(".*"))
 
 
 def test_a_map_of_another_size_is_named(root, capsys):
     Image.new("RGB", (4, 2)).save(root / "images/validation/x.jpg")
-    assert main([str(root), "--splits", "val", "--kinds", "instance"]) == 1
+    assert main([str(root), "--splits", "val", "--kinds", "instance"]) == 2
     assert "x.png: is 2 x 3, but its image is 2 x 4" in capsys.readouterr().err
 
 

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.prepare_coco_semantic import main
+from psalm_hf.cli import prepare
 from tests.conftest import SAMPLES
+
+
+def main(arguments):
+    return prepare.main(["coco_semantic", *arguments])
+
 
 IDS = np.array([[0, 300, 300], [7, 7, 70000]])
 INFOS = [{"id": 300, "category_id": 90}, {"id": 7, "category_id": 1}, {"id": 70000, "category_id": 200}]
@@ -33,14 +38,14 @@ def test_values_are_positions_of_categories(root, capsys):
 
 
 def test_what_is_wrong_is_named(root, capsys):
-    assert main([str(root)]) == 1
+    assert main([str(root)]) == 2
     assert "panoptic_train2017.json: does not exist" in capsys.readouterr().err
     (root / "panoptic_val2017/1.png").write_bytes(b"\x89PNG")
-    assert main([str(root), "--splits", "val"]) == 1
+    assert main([str(root), "--splits", "val"]) == 2
     assert "panoptic_val2017/1.png cannot be read" in capsys.readouterr().err
     assert not list(root.glob("panoptic_semseg_val2017/.*"))
     (root / "annotations/panoptic_val2017.json").write_text("{}", encoding="utf-8")
-    assert main([str(root), "--splits", "val"]) == 1
+    assert main([str(root), "--splits", "val"]) == 2
     assert "panoptic_val2017.json: not the panoptic annotations of COCO" in capsys.readouterr().err
 
 

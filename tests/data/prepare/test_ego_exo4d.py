@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts import prepare_ego_exo4d
-from data_scripts.prepare_ego_exo4d import main
+from psalm_hf.cli import prepare
+from psalm_hf.data.prepare import ego_exo4d
 from psalm_hf.masks import rle_from_bitmap
 from tests.conftest import SAMPLES
 from tests.data.test_lzstring import pack
+
+
+def main(arguments):
+    return prepare.main(["ego_exo4d", *arguments])
+
 
 EGO, EXO = "aria01_214-1", "cam01"
 MASK = rle_from_bitmap(np.eye(6, 8))
@@ -62,7 +67,7 @@ def videos(tmp_path, monkeypatch):
         yield SimpleNamespace(decode=lambda video: frames)
 
     monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=open_video))
-    monkeypatch.setattr(prepare_ego_exo4d, "MIN_HEIGHT", 6)
+    monkeypatch.setattr(ego_exo4d, "MIN_HEIGHT", 6)
     return tmp_path / "takes"
 
 
@@ -126,7 +131,7 @@ def test_views_without_frames_are_left_out(too_small, relations, videos, tmp_pat
 
 def test_without_frames_of_the_first_person_a_take_is_left_out(relations, tmp_path, capsys):
     draw_frames(tmp_path / "processed/t1" / EXO, 0)
-    assert main([str(relations), str(tmp_path / "processed"), "--split", "val"]) == 1
+    assert main([str(relations), str(tmp_path / "processed"), "--split", "val"]) == 2
     assert f"the first: take t1: there are no frames in {tmp_path}/processed/t1/{EGO}" in capsys.readouterr().err
 
 
@@ -144,14 +149,14 @@ def test_finished_takes_are_kept(relations, videos, tmp_path, capsys):
 
 def test_errors_say_what_to_do(relations, videos, tmp_path, capsys, monkeypatch):
     output = str(tmp_path / "processed")
-    assert main([str(tmp_path / "no.json"), output, "--split", "val"]) == 1
+    assert main([str(tmp_path / "no.json"), output, "--split", "val"]) == 2
     assert "no.json does not exist; see docs/datasets/ego_exo4d.md" in capsys.readouterr().err
-    assert main([str(write(tmp_path / "x.json", [])), output, "--split", "val"]) == 1
+    assert main([str(write(tmp_path / "x.json", [])), output, "--split", "val"]) == 2
     assert "x.json: no relations of Ego-Exo4D" in capsys.readouterr().err
-    assert main([str(relations), output, "--split", "val"]) == 1
+    assert main([str(relations), output, "--split", "val"]) == 2
     assert "no take could be prepared, the first: take t1: there are no frames" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "av", None)  # not installed
-    assert main([str(relations), output, "--split", "val", "--videos", str(videos)]) == 1
+    assert main([str(relations), output, "--split", "val", "--videos", str(videos)]) == 2
     assert "pip install av" in capsys.readouterr().err
 
 

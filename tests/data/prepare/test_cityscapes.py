@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.prepare_cityscapes import main
+from psalm_hf.cli import prepare
 from tests.conftest import SAMPLES
+
+
+def main(arguments):
+    return prepare.main(["cityscapes", *arguments])
+
 
 INSTANCES = np.array([[7, 4, 24], [24001, 29000, 65535]], dtype=np.uint16)
 LABELS = np.array([[7, 4, 24], [24, 29, 255]], dtype=np.uint8)
@@ -38,10 +43,10 @@ def test_what_is_not_evaluated_is_255_and_0_and_groups_are_crowds(root, capsys):
 
 
 def test_another_folder_and_another_file_are_named(root, capsys):
-    assert main([str(root), "--splits", "train"]) == 1
+    assert main([str(root), "--splits", "train"]) == 2
     assert "gtFine/train: no files" in capsys.readouterr().err
     Image.fromarray(INSTANCES + np.uint16(40)).save(root / "gtFine/val/ulm/ulm_0_1_gtFine_instanceIds.png")
-    assert main([str(root), "--splits", "val"]) == 1
+    assert main([str(root), "--splits", "val"]) == 2
     assert "ulm_0_1_gtFine_instanceIds.png: the value" in capsys.readouterr().err
 
 

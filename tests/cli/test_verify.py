@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts import verify_data
+from psalm_hf.cli import verify as command
 from psalm_hf.data.coco import CocoInstance
 from psalm_hf.data.coco_interactive import CocoInteractive
 from psalm_hf.data.llava import LlavaPretrain558k
@@ -48,7 +48,7 @@ def change(root, what):
 
 def verify(capsys, *arguments):
     """Exit status and what was printed, without the progress bar."""
-    status = verify_data.main([*map(str, arguments)])
+    status = command.main([*map(str, arguments)])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
 
@@ -199,7 +199,7 @@ def test_records_that_ask_for_nothing_are_passed_over_when_rows_are_drawn(root, 
 def test_options_that_fail_for_one_split_do_so_before_any_is_checked(root, capsys):
     (root / "annotations/instances_train2017.json").write_text((root / "annotations/instances_val2017.json").read_text())
     status, printed, errors = verify(capsys, "coco_interactive", root)
-    assert status == 1 and not printed and "error: coco_interactive val: give the kind of the prompts" in errors
+    assert status == 2 and not printed and "error: coco_interactive val: give the kind of the prompts" in errors
 
 
 def test_a_split_of_which_the_files_list_nothing_is_left_out(tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_a_split_of_which_the_files_list_nothing_is_left_out(tmp_path, capsys):
     (tmp_path / "processed/split.json").write_text('{"train": [], "val": [], "test": []}')
     status, printed, errors = verify(capsys, "ego_exo4d", tmp_path)
     assert printed.count("left out, its files are absent") == 3 and "BROKEN" not in printed
-    assert status == 1 and "no split of ego_exo4d is in" in errors
+    assert status == 2 and "no split of ego_exo4d is in" in errors
 
 
 def test_rows_are_drawn_and_broken_ones_passed_over(root, tmp_path, capsys, unpublished):
@@ -245,16 +245,15 @@ def test_drawn_datasets_can_be_shown_too(task, tmp_path, capsys):
 )
 def test_what_cannot_be_done_is_refused(arguments, message, root, capsys):
     status, _, errors = verify(capsys, *[root if argument == "ROOT" else argument for argument in arguments])
-    assert status == 1 and errors.startswith("error: ") and message in errors
+    assert status == 2 and errors.startswith("error: ") and message in errors
 
 
 def test_pictures_need_a_folder(root):
-    with pytest.raises(SystemExit):
-        verify_data.main(["coco_instance", str(root), "--show", "2"])
+    assert command.main(["coco_instance", str(root), "--show", "2"]) == 2
 
 
 def test_values_of_options_are_yaml():
-    assert verify_data.read_options(["a=[0, 255]", "b=true", "c=x/{split}.json", "d=null"]) == {
+    assert command.read_options(["a=[0, 255]", "b=true", "c=x/{split}.json", "d=null"]) == {
         "a": [0, 255],
         "b": True,
         "c": "x/{split}.json",

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.prepare_pascal_voc import main
+from psalm_hf.cli import prepare
 from tests.conftest import SAMPLES
+
+
+def main(arguments):
+    return prepare.main(["pascal_voc", *arguments])
+
 
 CLASSES = np.array([[0, 1, 255], [20, 2, 0]], dtype=np.uint8)
 
@@ -37,11 +42,11 @@ def test_indices_become_grey_with_and_without_background(root, tmp_path, capsys)
 
 
 def test_what_is_wrong_is_named(root, tmp_path, capsys):
-    assert main([str(root), str(tmp_path / "d2")]) == 1
+    assert main([str(root), str(tmp_path / "d2")]) == 2
     assert "ImageSets/Segmentation/train.txt: does not exist" in capsys.readouterr().err
     path = root / "VOC2012/SegmentationClass/a.png"
     Image.open(path).convert("RGB").save(path)
-    assert main([str(root), str(tmp_path / "d2"), "--splits", "val"]) == 1
+    assert main([str(root), str(tmp_path / "d2"), "--splits", "val"]) == 2
     assert "SegmentationClass/a.png: expected palette indices" in capsys.readouterr().err
 
 
