@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .command import CommandParser, add_model_options, load_model, refuse
+from .command import CommandParser, add_model_options, check_checkpoint, load_model, refuse
 
 if TYPE_CHECKING:
     from ..dialogue import Dialogue
@@ -59,6 +59,8 @@ def write(text: str) -> None:
 
 def open_dialogue(options: argparse.Namespace) -> "Dialogue":
     """Loads the checkpoint and encodes the picture, which is opened before."""
+    check_checkpoint(options)
+
     from ..data.shapes_scene import example_picture
     from ..dialogue import Dialogue
     from ..model.image_processing_psalm import load_image

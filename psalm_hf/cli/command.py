@@ -68,6 +68,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
 
 
+def check_checkpoint(options: argparse.Namespace) -> None:
+    """Refuses a name that no checkpoint can have, before torch is loaded."""
+    from ..checkpoints import resolve_checkpoint
+
+    resolve_checkpoint(options.checkpoint)
+
+
 def load_model(options: argparse.Namespace) -> tuple:
     """Model in evaluation mode and its processor.
 

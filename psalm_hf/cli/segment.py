@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..spelling import did_you_mean
-from .command import TINY, CommandParser, add_model_options, load_model, run, say
+from .command import TINY, CommandParser, add_model_options, check_checkpoint, load_model, run, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def segment_picture(arguments: list[str] | None) -> None:
     options = parse_arguments(arguments)
+    check_checkpoint(options)
     overlay_path, json_path = output_paths(options)
 
     from ..data.preparation import write_file, write_json
@@ -60,7 +61,6 @@ def segment_picture(arguments: list[str] | None) -> None:
     prompts = read_prompts(options)
     for prompt in prompts:
         processor_arguments(prompt)  # masks of regions are files
-    say(f"loading {options.checkpoint}")
     model, processor = load_model(options)
     say(f"model: {model.num_parameters() / 1e6:.1f} million parameters on {model.device}")
     prompts = [complete_thresholds(prompt, processor) for prompt in prompts]

@@ -20,7 +20,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from .command import CommandParser, add_model_options, load_model, run, say
+from .command import CommandParser, add_model_options, check_checkpoint, load_model, run, say
 
 POLICIES = ("first_last_confident", "last_frame", "released")
 DEFAULT_RATE = 24.0  # frames per second of a video made of a folder
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def follow_objects(arguments: list[str] | None) -> None:
     options = parse_arguments(arguments)
+    check_checkpoint(options)
 
     from ..following import begin_output, follow, join_overlays, read_objects
     from ..video import PsalmVideoSession, count_frames, frame_rate

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ IN_A_CLONE = "examples/configs"
 
 
 def shipped_configs() -> Path:
-    """The folder of the configs that ship: `psalm_hf.configs` of an installation, `examples/configs` of a clone."""
-    if find_spec("psalm_hf.configs") is not None:
-        return Path(str(resources.files("psalm_hf.configs")))
-    return Path(__file__).parents[2] / IN_A_CLONE
+    """The folder of the configs that ship: `examples/configs` of a clone, `psalm_hf.configs` of an installation."""
+    in_a_clone = Path(__file__).parents[2] / IN_A_CLONE
+    return in_a_clone if (in_a_clone / "__init__.py").is_file() else Path(str(resources.files("psalm_hf.configs")))
 
 
 def find_config(name: str | Path, beside: Path | None = None) -> Path:

@@ -1,6 +1,5 @@
 """The main job from the command line to its two files, with random weights except where psalm-tiny is named."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -18,16 +17,9 @@ from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE
 from tests.conftest import SAMPLES
+from tests.examples.scripts import EXAMPLES, load_script
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PSALM_TINY = tiny_checkpoint()
-
-
-def load_script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """docs/own_data.md: its commands, from a folder of pictures to a checkpoint, at tiny size."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -10,17 +9,14 @@ import datasets
 import pytest
 
 from psalm_hf import PsalmForSegmentation
+from psalm_hf.cli.main import main
 from psalm_hf.data.shapes import ShapesStream
 from psalm_hf.tiny import build_tiny
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(line) for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-TINY = {
-    "train_stage2.py": ["--max_steps", "2", "--dataloader_num_workers", "0", "--save_steps", "2", "--use_cpu", "true"],
-    "segment_image.py": [],
-    "verify_data.py": [],
-}
+TINY = {"train": ["--max_steps", "2", "--dataloader_num_workers", "0", "--save_steps", "2", "--use_cpu", "true"]}
 
 
 @pytest.fixture
@@ -49,20 +45,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(command):
-    """`python SCRIPT ARGUMENTS`, in this process; paths of the repository are relative to it, all others to the working folder."""
-    python, script, *arguments = command
-    assert python == "python"
-    specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    arguments = [str(ROOT / word) if word.startswith("examples/configs/") else word for word in arguments]
-    return module.main([*arguments, *TINY[Path(script).name]])
+    """A command of the page, in this process."""
+    name, verb, *arguments = command
+    assert name == "psalm"
+    return main([verb, *arguments, *TINY.get(verb, [])])
 
 
 def test_the_commands_lead_from_pictures_to_a_checkpoint(folder):
-    assert [Path(command[1]).name for command in COMMANDS] == [
-        "verify_data.py", "train_stage2.py", "segment_image.py", "segment_image.py", "train_stage2.py"
-    ]  # fmt: skip
+    assert [command[1] for command in COMMANDS] == ["verify", "train", "segment", "segment", "train"]
     for command in COMMANDS:
         assert run(command) == 0, command
     assert (folder / "pictures/own_jsonl_train.png").is_file() and (folder / "answer.png").is_file()
