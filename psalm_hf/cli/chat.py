@@ -88,7 +88,3 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     if not 0 <= options.threshold <= 1:
         parser.error(f"--threshold must be between 0 and 1, got {options.threshold}")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

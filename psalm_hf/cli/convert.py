@@ -7,7 +7,6 @@ Hub, and opens with `trust_remote_code=True` where psalm_hf is not installed.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from .command import CommandParser, run, say
@@ -37,7 +36,3 @@ def convert(arguments: list[str] | None) -> None:
     model = PsalmForSegmentation.from_pretrained(original, dtype=options.dtype)
     write_checkpoint(options.output, model, PsalmProcessor.from_pretrained(original))
     say(f"wrote {options.output}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

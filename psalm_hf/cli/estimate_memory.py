@@ -7,7 +7,6 @@ folder does not exist yet, the released ones (Swin-B, Phi-1.5, 1024 x 1024). Fie
 """
 
 import argparse
-import sys
 
 from .command import CommandParser, run
 
@@ -34,7 +33,3 @@ def report(arguments: list[str] | None) -> None:
     from ..training.estimate import estimate_memory
 
     print(estimate_memory(options.config, overrides, processes=options.processes, length=options.length))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

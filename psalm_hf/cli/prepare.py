@@ -4,12 +4,13 @@ psalm prepare DATASET FOLDER ...
 psalm prepare DATASET --help
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..spelling import did_you_mean
 from .command import CommandParser, run
@@ -25,6 +26,19 @@ DATASETS = {
     "pascal_voc": "VOC in the layout of open-vocabulary evaluation",
     "refcoco": "RefCOCO, +, g and gRefCOCO as JSON, checked and counted; the released format",
 }
+# Parameter of a `prepare` -> what its values are among (a constant of the module), and what it means.
+CHOICES = {"splits": "SPLITS", "split": "SPLITS", "kinds": "KINDS", "rules": "RULES", "datasets": "DATASETS", "format": "FORMATS"}
+MEANINGS = {
+    "folder": "where the dataset lies, see above",
+    "relations": "relations_{train,val,test}.json",
+    "output": "folder that gets the new files",
+    "split": "of the dataset; one split a call",
+    "datasets": "default: those that are there",
+    "labels": "folder of the .mat files (default: VOC2010/trainval)",
+    "videos": "folder with <take name>/frame_aligned_videos/<camera>.mp4",
+    "num_proc": "processes; the files do not depend on it",
+    "overwrite": "write again what exists",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,93 +49,30 @@ def prepare(arguments: list[str] | None) -> None:
     dataset, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if dataset in ("-h", "--help"):
         width = max(map(len, DATASETS))
-        print(
-            "\n".join(
-                (f"usage: psalm prepare DATASET ...\n\n{__doc__}", *(f"  {name.ljust(width)}  {DATASETS[name]}" for name in DATASETS))
-            )
-        )
+        lines = (f"  {name.ljust(width)}  {text}" for name, text in DATASETS.items())
+        print(f"usage: psalm prepare DATASET ...\n\n{__doc__}", *lines, sep="\n")
         return
     if dataset not in DATASETS:
         raise ValueError(f"nothing can be prepared for {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}")
     module = import_module(f"..data.prepare.{dataset}", __package__)
-    options = parse_arguments(dataset, module, others)
-    positional = [options.pop(name) for name in ("folder", "relations", "output_folder") if name in options]
-    module.prepare(*positional, **options)
+    module.prepare(**vars(parser_of(dataset, module.prepare, module).parse_args(others)))
 
 
-def parse_arguments(dataset: str, module: ModuleType, arguments: list[str]) -> dict:
-    """Arguments of `prepare` of a module, by name."""
+def parser_of(dataset: str, function: Callable, module: ModuleType) -> CommandParser:
+    """Options are the parameters of the function: those that must be given by name are options, the others have places."""
     parser = CommandParser(f"prepare {dataset}", module.__doc__)
-    add_options = {
-        "ade20k": ade20k, "cityscapes": cityscapes, "coco_interactive": coco_interactive, "coco_semantic": coco_semantic, "davis": davis,
-        "ego_exo4d": ego_exo4d, "pascal_context": pascal_context, "pascal_voc": pascal_voc, "refcoco": refcoco,
-    }[dataset]  # fmt: skip
-    add_options(parser, module)
-    parser.add_argument("--overwrite", action="store_true", help="write again what exists")
-    return vars(parser.parse_args(arguments))
-
-
-def add_splits(parser: argparse.ArgumentParser, choices: Sequence[str], default: Sequence[str], *names: str) -> None:
-    parser.add_argument("--splits", *names, nargs="+", choices=tuple(choices), default=list(default), help=f"default: {' '.join(default)}")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes; the output does not depend on it")
-
-
-def ade20k(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="ADEChallengeData2016")
-    parser.add_argument("--kinds", nargs="+", choices=module.KINDS, default=list(module.KINDS), help="what to make")
-    add_splits(parser, module.FOLDERS, tuple(module.FOLDERS))
-
-
-def cityscapes(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="the folder that holds gtFine")
-    add_splits(parser, module.SPLITS, module.SPLITS[:2])
-
-
-def coco_interactive(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="has annotations/instances_{split}2017.json; the output goes there too")
-    add_splits(parser, module.SPLITS, module.SPLITS, "--split")
-    parser.add_argument(
-        "--rules", choices=module.RULES, default=module.RULES[0], help="of the prompts: of the released code, or the paper's"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def coco_semantic(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="the folder of COCO")
-    add_splits(parser, module.SPLITS, module.SPLITS)
-
-
-def davis(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="the folder of DAVIS")
-    parser.add_argument("--split", choices=module.SPLITS, default="val", help="default: val")
-
-
-def ego_exo4d(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("relations", type=Path, help="relations_{train,val,test}.json")
-    parser.add_argument("output_folder", metavar="output", type=Path, help="folder of the takes")
-    parser.add_argument("--split", choices=module.SPLITS, required=True, help="under which split.json lists the takes")
-    parser.add_argument("--videos", type=Path, help="folder with <take name>/frame_aligned_videos/<camera>.mp4")
-
-
-def pascal_context(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="VOCdevkit, the folder that holds VOC2010")
-    parser.add_argument("output_folder", metavar="output", type=Path, help="folder to write into")
-    parser.add_argument("--labels", type=Path, help="folder of the .mat files; default VOC2010/trainval")
-    add_splits(parser, module.FOLDERS, tuple(module.FOLDERS))
-
-
-def pascal_voc(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="VOCdevkit, the folder that holds VOC2012")
-    parser.add_argument("output_folder", metavar="output", type=Path, help="folder to write into")
-    add_splits(parser, module.FOLDERS, tuple(module.FOLDERS))
-
-
-def refcoco(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    parser.add_argument("folder", type=Path, help="has refcoco, refcoco+, refcocog, grefcoco, or some of them")
-    parser.add_argument("--datasets", nargs="+", choices=module.DATASETS, help="default: those that are there")
-    parser.add_argument("--format", choices=module.FORMATS, default=module.FORMATS[0], help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="folder that gets the same folders with the new files; default: the first one")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    for name, parameter in signature(function).parameters.items():
+        default = parameter.default
+        has_place = parameter.kind is not Parameter.KEYWORD_ONLY
+        usual = " ".join(default) if isinstance(default, tuple) else default
+        settings: dict[str, Any] = {"help": MEANINGS.get(name, f"default: {usual}")}
+        if not has_place:
+            settings |= {"required": True} if default is Parameter.empty else {"default": default}
+        if isinstance(default, bool):
+            settings["action"] = "store_true"
+        elif name in CHOICES:
+            settings |= {"choices": getattr(module, CHOICES[name]), **({"nargs": "+"} if name.endswith("s") and name != "rules" else {})}
+        else:
+            settings["type"] = int if isinstance(default, int) else Path
+        parser.add_argument(name if has_place else f"--{name.replace('_', '-')}", **settings)
+    return parser

@@ -14,7 +14,6 @@ at the size of the picture, boxes x0,y0,x1,y1 along pixel edges.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -222,7 +221,3 @@ def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
         raise ValueError(f"--output {options.output} would overwrite the picture {options.image}; choose another prefix")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     return paths
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,6 @@ differ, and nothing else should be wrong.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,3 @@ def verify(arguments: list[str] | None) -> int:
         output=options.output,
     )
     return 0 if is_well else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,6 @@ drawn shapes alone, so on films its masks mean nothing. Policies: see the page o
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 from .command import CommandParser, add_model_options, check_checkpoint, load_model, run, say
@@ -85,7 +84,3 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate: expected a number of frames per second above 0")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,161 +16,11 @@ from pathlib import Path
 from typing import Any
 
 FOLDERS = {"train": "training", "val": "validation"}
+SPLITS = tuple(FOLDERS)
 KINDS = ("semantic", "instance", "panoptic")
 
 # Name and colour of the categories 0..149 as the published panoptic files have them; the colour is the id of a category's first segment.
-PANOPTIC_CATEGORIES = """\
-wall: 120 120 120
-building: 180 120 120
-sky: 6 230 230
-floor: 80 50 50
-tree: 4 200 3
-ceiling: 120 120 80
-road, route: 140 140 140
-bed: 204 5 255
-window : 230 230 230
-grass: 4 250 7
-cabinet: 224 5 255
-sidewalk, pavement: 235 255 7
-person: 150 5 61
-earth, ground: 120 120 70
-door: 8 255 51
-table: 255 6 82
-mountain, mount: 143 255 140
-plant: 204 255 4
-curtain: 255 51 7
-chair: 204 70 3
-car: 0 102 200
-water: 61 230 250
-painting, picture: 255 6 51
-sofa: 11 102 255
-shelf: 255 7 71
-house: 255 9 224
-sea: 9 7 230
-mirror: 220 220 220
-rug: 255 9 92
-field: 112 9 255
-armchair: 8 255 214
-seat: 7 255 224
-fence: 255 184 6
-desk: 10 255 71
-rock, stone: 255 41 10
-wardrobe, closet, press: 7 255 255
-lamp: 224 255 8
-tub: 102 8 255
-rail: 255 61 6
-cushion: 255 194 7
-base, pedestal, stand: 255 122 8
-box: 0 255 20
-column, pillar: 255 8 41
-signboard, sign: 255 5 153
-chest of drawers, chest, bureau, dresser: 6 51 255
-counter: 235 12 255
-sand: 160 150 20
-sink: 0 163 255
-skyscraper: 140 140 200
-fireplace: 250 10 15
-refrigerator, icebox: 20 255 0
-grandstand, covered stand: 31 255 0
-path: 255 31 0
-stairs: 255 224 0
-runway: 153 255 0
-case, display case, showcase, vitrine: 0 0 255
-pool table, billiard table, snooker table: 255 71 0
-pillow: 0 235 255
-screen door, screen: 0 173 255
-stairway, staircase: 31 0 255
-river: 11 200 200
-bridge, span: 255 82 0
-bookcase: 0 255 245
-blind, screen: 0 61 255
-coffee table: 0 255 112
-toilet, can, commode, crapper, pot, potty, stool, throne: 0 255 133
-flower: 255 0 0
-book: 255 163 0
-hill: 255 102 0
-bench: 194 255 0
-countertop: 0 143 255
-stove: 51 255 0
-palm, palm tree: 0 82 255
-kitchen island: 0 255 41
-computer: 0 255 173
-swivel chair: 10 0 255
-boat: 173 255 0
-bar: 0 255 153
-arcade machine: 255 92 0
-hovel, hut, hutch, shack, shanty: 255 0 255
-bus: 255 0 245
-towel: 255 0 102
-light: 255 173 0
-truck: 255 0 20
-tower: 255 184 184
-chandelier: 0 31 255
-awning, sunshade, sunblind: 0 255 61
-street lamp: 0 71 255
-booth: 255 0 204
-tv: 0 255 194
-plane: 0 255 82
-dirt track: 0 10 255
-clothes: 0 112 255
-pole: 51 0 255
-land, ground, soil: 0 194 255
-bannister, banister, balustrade, balusters, handrail: 0 122 255
-escalator, moving staircase, moving stairway: 0 255 163
-ottoman, pouf, pouffe, puff, hassock: 255 153 0
-bottle: 0 255 10
-buffet, counter, sideboard: 255 112 0
-poster, posting, placard, notice, bill, card: 143 255 0
-stage: 82 0 255
-van: 163 255 0
-ship: 255 235 0
-fountain: 8 184 170
-conveyer belt, conveyor belt, conveyer, conveyor, transporter: 133 0 255
-canopy: 0 255 92
-washer, automatic washer, washing machine: 184 0 255
-plaything, toy: 255 0 31
-pool: 0 184 255
-stool: 0 214 255
-barrel, cask: 255 0 112
-basket, handbasket: 92 255 0
-falls: 0 224 255
-tent: 112 224 255
-bag: 70 184 160
-minibike, motorbike: 163 0 255
-cradle: 153 0 255
-oven: 71 255 0
-ball: 255 0 163
-food, solid food: 255 204 0
-step, stair: 255 0 143
-tank, storage tank: 0 255 235
-trade name: 133 255 0
-microwave: 255 0 235
-pot: 245 0 255
-animal: 255 0 122
-bicycle: 255 245 0
-lake: 10 190 212
-dishwasher: 214 255 0
-screen: 0 204 255
-blanket, cover: 20 0 255
-sculpture: 255 255 0
-hood, exhaust hood: 0 153 255
-sconce: 0 41 255
-vase: 0 255 204
-traffic light: 41 0 255
-tray: 41 255 0
-trash can: 173 0 255
-fan: 0 245 255
-pier: 71 0 255
-crt screen: 122 0 255
-plate: 0 255 184
-monitor: 0 92 255
-bulletin board: 184 255 0
-shower: 0 133 255
-radiator: 255 214 0
-glass, drinking glass: 25 194 194
-clock: 102 255 0
-flag: 92 0 255
-"""
+PANOPTIC_CATEGORIES = Path(__file__).parents[1] / "labels" / "ade20k_150_panoptic.txt"
 # The published instance files name the categories by their first synonym, but for this one.
 INSTANCE_NAMES = {89: "television receiver"}
 
@@ -180,7 +30,7 @@ def panoptic_categories() -> list[dict[str, Any]]:
     from ..ade20k import CLASS_OF_INSTANCE
 
     categories = []
-    for id, line in enumerate(PANOPTIC_CATEGORIES.splitlines()):
+    for id, line in enumerate(PANOPTIC_CATEGORIES.read_text(encoding="utf-8").splitlines()):
         name, colour = line.split(": ")
         is_thing = int(id + 1 in CLASS_OF_INSTANCE)
         categories.append({"name": name, "id": id, "isthing": is_thing, "color": list(map(int, colour.split()))})
@@ -361,18 +211,9 @@ def prepare_panoptic(folder: Path, split: str, num_proc: int, overwrite: bool) -
 
 
 def prepare(
-    folder: Path, *, splits: Sequence[str] = tuple(FOLDERS), kinds: Sequence[str] = KINDS, num_proc: int = 1, overwrite: bool = False
+    folder: Path, *, splits: Sequence[str] = SPLITS, kinds: Sequence[str] = KINDS, num_proc: int = 1, overwrite: bool = False
 ) -> None:
-    """Makes the files of the kinds.
-
-    Args:
-        folder: ADEChallengeData2016.
-        num_proc: processes.
-        overwrite: write again what exists.
-
-    Raises:
-        ValueError: a file that is missing or is not of ADE20K.
-    """
+    """Makes the files of some kinds, from the folder ADEChallengeData2016. Raises ValueError for a file that is missing or wrong."""
     makers = {"semantic": prepare_semantic, "instance": prepare_instance, "panoptic": prepare_panoptic}
     for split in splits:
         for kind in kinds:

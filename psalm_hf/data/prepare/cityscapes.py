@@ -125,16 +125,7 @@ def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: b
 
 
 def prepare(folder: Path, *, splits: Sequence[str] = SPLITS[:2], num_proc: int = 1, overwrite: bool = False) -> None:
-    """Makes train ids and panoptic files.
-
-    Args:
-        folder: holds gtFine.
-        num_proc: processes.
-        overwrite: write again what exists.
-
-    Raises:
-        ValueError: a file that is missing or is not of Cityscapes.
-    """
+    """Makes train ids and panoptic files, from the folder that holds gtFine. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         for make in (prepare_train_ids, prepare_panoptic):
             make(folder / "gtFine", split, num_proc, overwrite)

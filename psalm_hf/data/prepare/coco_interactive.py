@@ -121,7 +121,7 @@ def _in_processes(parts: list, num_proc: int):
 
 
 def prepare(
-    data_dir: Path,
+    folder: Path,
     *,
     splits: Sequence[str] = SPLITS,
     rules: str = RULES[0],
@@ -129,26 +129,20 @@ def prepare(
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Makes the files of the splits.
-
-    Args:
-        data_dir: folder with annotations/instances_{split}2017.json; the output goes there too.
-        rules: of the prompts, see docs/visual_prompts.md.
-        num_proc: processes; the output does not depend on it.
-        overwrite: draw again what exists.
+    """Makes the files of the splits, beside the annotations of COCO; they do not depend on the number of processes.
 
     Raises:
-        ValueError: a file that is missing or is not of COCO; numbers out of their range.
+        ValueError: a file that is missing or of another dataset; numbers out of their range.
     """
     if seed < 0 or num_proc < 1:
         raise ValueError("--seed must be at least 0, and --num-proc at least 1")
     for split in splits:
-        instances = data_dir / f"annotations/instances_{split}2017.json"
-        output = data_dir / f"coco_interactive_{split}_{'psalm' if rules == 'released' else 'paper'}.json"
+        instances = folder / f"annotations/instances_{split}2017.json"
+        output = folder / f"coco_interactive_{split}_{'psalm' if rules == 'released' else 'paper'}.json"
         if output.exists() and not overwrite:
             print(f"kept {output}, which exists; --overwrite draws it again", file=sys.stderr)
-            for folder in part_folders(output):
-                shutil.rmtree(folder, ignore_errors=True)
+            for left in part_folders(output):
+                shutil.rmtree(left, ignore_errors=True)
             continue
         try:
             make(instances, output, rules=rules, seed=seed, num_proc=num_proc)

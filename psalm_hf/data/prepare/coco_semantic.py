@@ -49,15 +49,6 @@ def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> N
 
 
 def prepare(folder: Path, *, splits: Sequence[str] = SPLITS, num_proc: int = 1, overwrite: bool = False) -> None:
-    """Makes the maps of the splits.
-
-    Args:
-        folder: of COCO.
-        num_proc: processes.
-        overwrite: write again what exists.
-
-    Raises:
-        ValueError: a file that is missing or is not of COCO.
-    """
+    """Makes the maps of the splits, in the folder of COCO. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         prepare_split(folder, split, num_proc, overwrite)

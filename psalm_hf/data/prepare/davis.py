@@ -7,7 +7,6 @@ relative to the folder. psalm_hf itself does not need the file: `load("davis2017
 in the released file, a frame is only asked for the objects that its annotation shows.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -59,35 +58,27 @@ def write_items(data_dir: Path, split: str, root: str, output: Path) -> int:
     """Write the file; returns the number of items."""
     from tqdm import tqdm
 
+    from ..preparation import write_json
+
     sequences = (data_dir / f"{root}ImageSets/2017/{split}.txt").read_text(encoding="utf-8").split()
     items: list[dict] = []
     for sequence in tqdm(sequences, desc=f"DAVIS {split}", unit="sequence"):
         items += items_of_sequence(data_dir, root, sequence, len(items))
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(items), encoding="ascii")
-    os.replace(unfinished, output)
+    write_json(output, items)
     return len(items)
 
 
-def prepare(data_dir: Path, *, split: str = "val", overwrite: bool = False) -> None:
-    """Makes the file of a split.
-
-    Args:
-        data_dir: folder of DAVIS.
-        overwrite: write again what exists.
-
-    Raises:
-        ValueError: a file that is missing or cannot be read.
-    """
+def prepare(folder: Path, *, split: str = "val", overwrite: bool = False) -> None:
+    """Makes the file of a split, in the folder of DAVIS. Raises ValueError for a file that is missing or cannot be read."""
     from ..davis import root_of
 
-    root = root_of(str(data_dir))
-    output = data_dir / ("2017" if root else ".") / f"trainval_{split}_psalm.json"
+    root = root_of(str(folder))
+    output = folder / ("2017" if root else ".") / f"trainval_{split}_psalm.json"
     if output.exists() and not overwrite:
         print(f"kept {output}, which exists; --overwrite writes it again", file=sys.stderr)
         return
     try:
-        number = write_items(data_dir, split, root, output)
+        number = write_items(folder, split, root, output)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} does not exist; see docs/datasets/davis.md for the files") from error
     print(f"wrote {output}: {number} frames", file=sys.stderr)

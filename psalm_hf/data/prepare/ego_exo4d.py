@@ -97,6 +97,7 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
         FileNotFoundError: the video of the first-person camera is missing.
     """
     from ..ego_exo4d import ego_camera
+    from ..preparation import write_json
 
     try:
         masks, annotated, broken = unpacked_masks(relations["object_masks"])
@@ -141,13 +142,6 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
     return broken
 
 
-def write_json(file: Path, content: object) -> None:
-    """Complete, or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, file)
-
-
 def prepare(relations: Path, output: Path, *, split: str, videos: Path | None = None, overwrite: bool = False) -> None:
     """Unpacks all takes of the relations file.
 
@@ -162,6 +156,8 @@ def prepare(relations: Path, output: Path, *, split: str, videos: Path | None = 
         ImportError: videos, and PyAV is not installed.
     """
     from tqdm import tqdm
+
+    from ..preparation import write_json
 
     try:
         takes = json.loads(relations.read_text(encoding="utf-8"))["annotations"]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDERS = {"train": "training", "val": "validation"}
+SPLITS = tuple(FOLDERS)
 UNLABELLED = {59: 255, 459: 65535}
 
 
@@ -63,20 +64,14 @@ def prepare(
     output: Path,
     *,
     labels: Path | None = None,
-    splits: Sequence[str] = tuple(FOLDERS),
+    splits: Sequence[str] = SPLITS,
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Makes the layout of the splits.
-
-    Args:
-        folder: VOCdevkit, which holds VOC2010. output: written into.
-        labels: folder of the .mat files; default VOC2010/trainval.
-        num_proc: processes.
-        overwrite: write again what exists.
+    """Makes the layout, from VOCdevkit, which holds VOC2010, and the .mat files (default VOC2010/trainval), in `output`.
 
     Raises:
-        ValueError: a file that is missing or is not of Pascal Context.
+        ValueError: a file that is missing or of another dataset.
     """
     voc = folder / "VOC2010"
     for split in splits:

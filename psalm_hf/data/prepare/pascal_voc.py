@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDERS = {"train": "training", "val": "validation"}
+SPLITS = tuple(FOLDERS)
 
 
 def write_map(job: tuple[Path, bool, Path]) -> None:
@@ -43,16 +44,7 @@ def prepare_split(folder: Path, output: Path, split: str, num_proc: int, overwri
         make_files(write_map, jobs, title=f"annotations_pascal{number} {split}", overwrite=overwrite, num_proc=num_proc)
 
 
-def prepare(folder: Path, output: Path, *, splits: Sequence[str] = tuple(FOLDERS), num_proc: int = 1, overwrite: bool = False) -> None:
-    """Makes the layout of the splits.
-
-    Args:
-        folder: VOCdevkit, which holds VOC2012. output: written into.
-        num_proc: processes.
-        overwrite: write again what exists.
-
-    Raises:
-        ValueError: a file that is missing or is not of VOC.
-    """
+def prepare(folder: Path, output: Path, *, splits: Sequence[str] = SPLITS, num_proc: int = 1, overwrite: bool = False) -> None:
+    """Makes the layout, from VOCdevkit, which holds VOC2012, in `output`. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         prepare_split(folder, output, split, num_proc, overwrite)

@@ -153,29 +153,22 @@ def table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
 
 
 def prepare(
-    data_dir: Path,
+    folder: Path,
     *,
     datasets: Sequence[str] | None = None,
     format: str = FORMATS[0],
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Checks each file of refs before anything of it is written.
-
-    Args:
-        data_dir: folder with refcoco, refcoco+, refcocog, grefcoco, or some of them.
-        datasets: default those that are there.
-        output: folder that gets the same folders with the new files; default data_dir itself.
-        overwrite: write files again that exist.
+    """Checks each file of refs before anything of it is written, into `output` or beside it; default: all datasets that are there.
 
     Raises:
-        ValueError: a file that cannot be read, or refs that are broken.
-        FileNotFoundError: no refs.
+        ValueError, FileNotFoundError: a file that cannot be read, refs that are broken, or none.
     """
-    output = output or data_dir
+    output = output or folder
     written, kept, rows = 0, 0, []
-    for dataset, files in groupby(find_refs(data_dir, datasets), key=itemgetter(0)):
-        instances = Instances(data_dir / dataset / "instances.json")
+    for dataset, files in groupby(find_refs(folder, datasets), key=itemgetter(0)):
+        instances = Instances(folder / dataset / "instances.json")
         for _, division, path in files:
             refs = read_refs(path)
             check_all(refs, instances, path)
