@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Importing the package registers its classes with transformers, which takes seconds. The `psalm` command (its script, or `python -m`) alone
-# answers --help and mistakes before that: there the first public name that is used does it.
-if TYPE_CHECKING or not (sys.argv[:1] == ["-m"] or Path(sys.argv[0] if sys.argv else "").stem == "psalm"):
+
+def _is_command() -> bool:
+    """Whether this process is the `psalm` command: its script, or `python -m psalm_hf.cli.VERB`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # while Python looks for the module
+        return any(word.startswith("psalm_hf.cli.") for word in sys.orig_argv)
+    return Path(program).stem == "psalm"
+
+
+# Importing the package registers its classes with transformers, which takes seconds. The command alone answers --help and mistakes before
+# that: there the first public name that is used does it.
+if TYPE_CHECKING or not _is_command():
     from .public import *  # noqa: F403
     from .public import __all__  # noqa: F401
 

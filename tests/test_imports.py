@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import psalm_hf
 from psalm_hf.cli.main import VERBS
 
 ROOT = Path(__file__).parents[1]
@@ -136,13 +137,28 @@ def test_the_command_answers_help_and_mistakes_without_torch(words):
         )
 
 
-@pytest.mark.parametrize("name", ["psalm", "script.py"])
-def test_public_names_are_registered_when_they_are_first_used(name):
-    """At the latest: outside of the command importing the package is enough."""
+@pytest.mark.parametrize(
+    ("program", "words", "expected"),
+    [
+        ("/usr/bin/psalm", [], True),
+        ("-m", ["python", "-m", "psalm_hf.cli.main", "train"], True),  # as it is while Python looks for the module
+        ("-m", ["python", "-m", "own.module"], False),
+        ("script.py", [], False),
+        ("", [], False),
+    ],
+)
+def test_only_the_command_registers_late(program, words, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert psalm_hf._is_command() == expected
+
+
+def test_what_the_command_trains_is_registered():
+    """A folder that was saved before that would lack its code; so what trains takes the classes from `public.py`."""
     code = (
-        f"import sys; sys.argv[0] = {name!r}; import psalm_hf; "
-        + ("psalm_hf.PsalmConfig; " if name == "psalm" else "")
-        + ("from transformers import AutoConfig; print(type(AutoConfig.for_model('psalm')).__name__)")
+        "import sys; sys.argv[0] = 'psalm'; import psalm_hf; early = 'torch' in sys.modules; import psalm_hf.training; "
+        "from transformers import AutoConfig; from psalm_hf.model.modeling_psalm import PsalmForSegmentation; "
+        "print(early, PsalmForSegmentation._auto_class, type(AutoConfig.for_model('psalm')).__name__)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.strip() == "PsalmConfig"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "AutoModel", "PsalmConfig"]

@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
         self.has_fields = has_fields
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
-        args = sys.argv[1:] if args is None else list(args)
+        self._args = args = sys.argv[1:] if args is None else list(args)
         if not self.has_fields:  # before what is missing is named: a misspelt option is why it is missing
             self._check_names(args[: args.index("--")] if "--" in args else args)
         return super().parse_known_args(args, namespace)
@@ -38,6 +38,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         if choice := re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message):
             message += did_you_mean(choice[1], re.findall(r"[^', ]+", choice[2]))
+        if missing := re.search(r"are required: (.*)", message):  # perhaps it was taken for a field
+            message += next(filter(None, (did_you_mean(word, missing[1].split(", ")) for word in self._args if word.startswith("--"))), "")
         raise ValueError(message)
 
     def _check_names(self, args: Sequence[str]) -> None:
