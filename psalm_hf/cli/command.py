@@ -66,7 +66,7 @@ def refuse(error: Exception) -> int:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Those of `load_model`."""
     parser.add_argument("--checkpoint", default=TINY, help=f"folder or Hub id; also an original PSALM folder (default: {TINY})")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
 
 
@@ -83,15 +83,10 @@ def load_model(options: argparse.Namespace) -> tuple:
     Raises:
         ValueError, OSError: no such checkpoint or device.
     """
-    import torch
+    from ..devices import pick_device
+    from ..public import PsalmForSegmentation, PsalmProcessor
 
-    from psalm_hf import PsalmForSegmentation, PsalmProcessor
-
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter: torch was built without it
-        raise ValueError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+    device = pick_device(options.device)
     processor = PsalmProcessor.from_pretrained(options.checkpoint)
     model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype)
     return model.to(device).eval(), processor

@@ -46,7 +46,7 @@ def test_the_help_of_a_verb_says_how_it_is_called(verb, capsys):
         (["segment", "--task", "semantc"], "did you mean semantic?"),
         (["segment", "--categories", "cup", "wall", "--stuff", "wal"], "--categories cup, wall; did you mean wall?"),
         (["segment", "--checkpoint", "psalm-tniy"], "psalm-tniy: there is no such folder; did you mean psalm-tiny?"),
-        (["segment", "--device", "cuda:99"], "--device cuda:99: cannot be used ("),
+        (["segment", "--device", "cuda:99"], "--device cuda:99: torch finds no such device on this machine, only cpu"),
         (["video", "clip", "--box", "1", "2", "3", "4", "5", "--polcy", "released"], "did you mean --policy?"),
         (["chat", "--dtype", "float23"], "did you mean float32?"),
         (["convert", "original"], "the following arguments are required: output"),
