@@ -29,20 +29,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def read_fields(pairs: list[str]) -> dict:
-    """`["--field", "value", ...]` -> fields, values read as YAML."""
-    import yaml
-
-    if len(pairs) % 2 or not all(name.startswith("--") for name in pairs[::2]):
-        raise ValueError(f"fields of PsalmConfig are pairs `--field value`, got {' '.join(pairs)}")
-    return {name[2:]: yaml.safe_load(value) for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
-
-
-def build(options: argparse.Namespace, fields: dict) -> None:
+def build(options: argparse.Namespace, pairs: list[str]) -> None:
     import torch
 
     from psalm_hf import build_starting_point
     from psalm_hf.checkpoints.writing import check_absent, write_checkpoint
+    from psalm_hf.training.configs import read_overrides
 
     check_absent(options.output)
     torch.manual_seed(options.seed)
@@ -53,7 +45,7 @@ def build(options: argparse.Namespace, fields: dict) -> None:
         projector=options.projector,
         prompt_style=options.prompt_style,
         dtype=options.dtype,
-        **fields,
+        **read_overrides(pairs),
     )
     write_checkpoint(options.output, model, processor)
     print(f"wrote {options.output}: {model.num_parameters():,} parameters", file=sys.stderr)
@@ -62,7 +54,7 @@ def build(options: argparse.Namespace, fields: dict) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options, pairs = parse_arguments(arguments)
     try:
-        build(options, read_fields(pairs))
+        build(options, pairs)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

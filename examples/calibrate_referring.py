@@ -60,7 +60,7 @@ def check_folder(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"--checkpoint {folder}: no {CONFIG} in it, which would get the thresholds; give a folder written by save_pretrained "
-            "(data_scripts/convert_checkpoint.py makes one of an original PSALM folder)"
+            "(psalm convert makes one of an original PSALM folder)"
         )
 
 

@@ -1,44 +1,29 @@
-"""psalm_hf: PSALM (ECCV 2024) as a Hugging Face-native segmentation library."""
+"""psalm_hf: PSALM (ECCV 2024) as a Hugging Face-native segmentation library. Its public names are those of `public.py`."""
 
-import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
-
-from .checkpoints import tiny_checkpoint
-from .model.configuration_psalm import OriginalPsalmConfig, PsalmConfig
-from .model.image_processing_psalm import PsalmImageProcessor, load_image
-from .model.modeling_psalm import AUTO_CLASSES, PsalmForSegmentation, PsalmImageFeatures, PsalmModel, PsalmSegmentationOutput
-from .model.processing_psalm import PsalmProcessor
-from .model.starting_point import build_starting_point
-from .pipeline import PromptableSegmentationPipeline  # importing it registers pipeline("promptable-segmentation")
-from .video import PsalmVideoSession
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
-AutoConfig.register(OriginalPsalmConfig.model_type, OriginalPsalmConfig)
-for name in AUTO_CLASSES:
-    getattr(transformers, name).register(PsalmConfig, PsalmForSegmentation)
-AutoProcessor.register(PsalmConfig, PsalmProcessor)
-# One class for both backends: pixels are Pillow's, bit for bit, wherever torchvision is installed too.
-AutoImageProcessor.register(PsalmConfig, image_processor_classes={"torchvision": PsalmImageProcessor, "pil": PsalmImageProcessor})
 
-# A saved or pushed folder carries its own code, so that it also loads where psalm_hf is not installed (trust_remote_code=True).
-PsalmConfig.register_for_auto_class()
-PsalmForSegmentation.register_for_auto_class("AutoModel")
-PsalmProcessor.register_for_auto_class()
-PsalmImageProcessor.register_for_auto_class()
+def _is_command() -> bool:
+    """Whether this process is the `psalm` command: its script, or `python -m psalm_hf.cli.VERB`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # while Python looks for the module
+        return any(word.startswith("psalm_hf.cli.") for word in sys.orig_argv)
+    return Path(program).stem == "psalm"
 
-__all__ = [
-    "PromptableSegmentationPipeline",
-    "PsalmConfig",
-    "PsalmForSegmentation",
-    "PsalmImageFeatures",
-    "PsalmImageProcessor",
-    "PsalmModel",
-    "PsalmProcessor",
-    "PsalmSegmentationOutput",
-    "PsalmVideoSession",
-    "build_starting_point",
-    "load_image",
-    "tiny_checkpoint",
-]
+
+# Importing the package registers its classes with transformers, which takes seconds. The command alone answers --help and mistakes before
+# that: there the first public name that is used does it.
+if TYPE_CHECKING or not _is_command():
+    from .public import *  # noqa: F403
+    from .public import __all__  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".public", __name__), name)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
+from .checkpoints import TINY, checkpoint_folder
 from .model.image_processing_psalm import load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmSegmentationOutput
 from .model.rows import RowInfo
@@ -323,4 +324,10 @@ def _picture(mask: Tensor) -> Image.Image:
     return Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
 
 
-PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=PromptableSegmentationPipeline, pt_model=PsalmForSegmentation, type="multimodal")
+PIPELINE_REGISTRY.register_pipeline(
+    TASK,
+    pipeline_class=PromptableSegmentationPipeline,
+    pt_model=PsalmForSegmentation,
+    default={"model": (str(checkpoint_folder(TINY)), "main")},  # a folder has no revisions, but transformers asks for one
+    type="multimodal",
+)

@@ -7,28 +7,66 @@ from pathlib import Path
 
 import pytest
 
+import psalm_hf
+from psalm_hf.cli.main import VERBS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "psalm_hf"
-SCRIPTS = [path for path in sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("data_scripts/*.py")]) if path.name != "__init__.py"]
+# Programs of their own; the others are another way to call a verb of the command.
+SCRIPTS = [path for path in sorted(ROOT.glob("examples/*.py")) if "psalm_hf.cli" not in path.read_text(encoding="utf-8")]
 
 # Layer -> the layers of the package that it may import, besides itself. A module that is not listed here fails the test below, so
 # that whoever adds one decides where it belongs.
 ALLOWED = {
     "structures": set(),
     "masks": set(),
-    "data": {"structures", "masks"},
+    "data": {"structures", "masks", "spelling", "visualization"},
     "metrics": {"structures", "masks"},
     "model": set(),
     "visualization": {"structures", "masks"},
     "video": {"structures", "masks", "model"},
     "devices": set(),
     "tiny": {"model", "devices"},
-    "checkpoints": set(),
-    "pipeline": {"model"},
+    "spelling": set(),
+    "checkpoints": {"spelling"},
+    "pipeline": {"model", "checkpoints"},
+    "public": {"model", "video", "checkpoints", "pipeline"},
+    "segments": {"masks", "tasks", "visualization"},
+    "dialogue": {"model", "visualization"},
+    "following": {"masks", "data", "video", "evaluation", "visualization"},
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
-    "training": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "checkpoints", "devices"},
+    "training": {
+        "structures",
+        "masks",
+        "data",
+        "metrics",
+        "model",
+        "video",
+        "tasks",
+        "spelling",
+        "checkpoints",
+        "public",
+        "evaluation",
+        "devices",
+    },
     "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "tasks", "visualization"},
-    "__init__": {"model", "video", "tiny", "checkpoints", "pipeline"},
+    "__init__": {"public"},
+    "cli": {
+        "spelling",
+        "devices",
+        "checkpoints",
+        "structures",
+        "masks",
+        "data",
+        "model",
+        "video",
+        "public",
+        "segments",
+        "dialogue",
+        "following",
+        "training",
+        "evaluation",
+    },
 }
 
 
@@ -83,9 +121,59 @@ def test_structures_and_masks_load_without_torch():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_help_is_answered_without_torch(script):
+def test_help_of_a_program_is_answered_without_torch(script):
     code = "import runpy, sys; sys.modules['torch'] = None; script = sys.argv[1]; sys.argv[:] = [script, '--help']; " \
            "runpy.run_path(script, run_name='__main__')"  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("usage:")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in VERBS if (PACKAGE / "cli" / f"{verb.replace('-', '_')}.py").is_file()),
+        ["segmnt"],
+        ["segment", "--taks", "semantic"],
+    ],
+)
+def test_the_command_answers_help_and_mistakes_without_torch(words):
+    code = "import sys; sys.modules['torch'] = None; sys.argv[0] = 'psalm'; from psalm_hf.cli.main import main; sys.exit(main())"
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    if "--help" in words:
+        assert result.returncode == 0 and result.stdout.startswith(f"usage: {' '.join(['psalm', *words[:-1]])} ")
+    else:
+        [line] = result.stderr.splitlines()
+        assert (
+            result.returncode == 2
+            and line.startswith("error: psalm ")
+            and line.endswith(f"did you mean {'--task' if words[1:] else 'segment'}?")
+        )
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "expected"),
+    [
+        ("/usr/bin/psalm", [], True),
+        ("-m", ["python", "-m", "psalm_hf.cli.main", "train"], True),  # as it is while Python looks for the module
+        ("-m", ["python", "-m", "own.module"], False),
+        ("script.py", [], False),
+        ("", [], False),
+    ],
+)
+def test_only_the_command_registers_late(program, words, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert psalm_hf._is_command() == expected
+
+
+def test_what_the_command_trains_is_registered():
+    """A folder that was saved before that would lack its code; so what trains takes the classes from `public.py`."""
+    code = (
+        "import sys; sys.argv[0] = 'psalm'; import psalm_hf; early = 'torch' in sys.modules; import psalm_hf.training; "
+        "from transformers import AutoConfig; from psalm_hf.model.modeling_psalm import PsalmForSegmentation; "
+        "print(early, PsalmForSegmentation._auto_class, type(AutoConfig.for_model('psalm')).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "AutoModel", "PsalmConfig"]

@@ -63,6 +63,11 @@ def test_an_expression_gets_one_entry_with_what_it_means_and_an_absent_thing_non
     assert iou(answer[0], triangle) > 0.9 and iou(answer[1], np.any(dotted, axis=0)) > 0.9
 
 
+def test_without_a_model_psalm_tiny_answers(segmenter):
+    default = pipeline("promptable-segmentation", device="cpu")
+    assert comparable(default(PICTURE, expressions="all dotted things")) == comparable(segmenter(PICTURE, expressions="all dotted things"))
+
+
 def test_no_target_threshold_none_always_gives_an_answer(segmenter):
     (moon,) = segmenter(PICTURE, expressions="the yellow moon", no_target_threshold=None)
     assert moon["label"] == "the yellow moon" and moon["score"] < 0.87

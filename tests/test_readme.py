@@ -12,6 +12,7 @@ import pytest
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmSegmentationOutput
 from psalm_hf.model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
+from psalm_hf.training.configs import find_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,16 +65,25 @@ def test_links_between_the_pages_lead_somewhere(page):
 
 def test_the_first_two_shell_blocks_install_and_then_run_the_job_and_the_tests():
     job, tests = blocks("bash")
-    assert job.startswith("pip install") and "examples/segment_image.py" in job
+    assert job.startswith("pip install") and job.endswith("&& psalm segment\n")
     assert tests.startswith("pip install") and "[test]" in tests and "pytest" in tests
 
 
 @pytest.mark.parametrize("command", [line for block in blocks("console") for line in block.splitlines()])
-def test_a_command_names_a_script_and_options_that_exist(command):
-    script = next(word for word in command.split() if word.endswith(".py"))
-    assert (ROOT / script).is_file()
-    usage = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"--[a-z-]+", command.split(script)[1])) <= set(re.findall(r"--[a-z-]+", usage))
+def test_a_command_names_a_verb_or_script_and_options_that_exist(command):
+    name, *others = command.split()
+    if name == "psalm":
+        verb, *others = others
+    else:
+        script = next(word for word in others if word.endswith(".py"))
+        others = others[others.index(script) + 1 :]
+        called = re.search(r"from psalm_hf\.cli\.(\w+) import main", (ROOT / script).read_text(encoding="utf-8"))
+        verb = called and called[1].replace("_", "-")
+    program = ["-m", "psalm_hf.cli.main", verb] if verb else [str(ROOT / script)]
+    usage = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {word for word in others if word.startswith("--")} <= set(re.findall(r"--[a-z0-9-]+", usage))
+    if "--config" in others:
+        find_config(others[others.index("--config") + 1])
 
 
 def test_the_prompts_page_quotes_every_human_turn():

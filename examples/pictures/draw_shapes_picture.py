@@ -1,4 +1,4 @@
-"""Draws shapes.png, the picture that `segment_image.py` uses when it is given none: a scene of the shapes world that training never sees.
+"""Draws shapes.png, the picture that `psalm segment` uses when it is given none: a scene of the shapes world that training never sees.
 
     python examples/pictures/draw_shapes_picture.py [OUTPUT --split unseen --scene 7]
 

@@ -1,9 +1,18 @@
-"""Checkpoints that ship with the package, in folders as `from_pretrained` takes them."""
+"""Checkpoints that ship with the package, in folders as `from_pretrained` takes them, and what else a checkpoint may be called."""
 
 from importlib import resources
 from pathlib import Path
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from ..spelling import did_you_mean
+
 TINY = "psalm-tiny"
+
+
+def checkpoint_folder(name: str) -> Path:
+    """Where a checkpoint that ships lies, or would lie."""
+    return Path(str(resources.files(__name__))) / name
 
 
 def tiny_checkpoint() -> Path:
@@ -12,10 +21,35 @@ def tiny_checkpoint() -> Path:
     Raises:
         FileNotFoundError: the package was installed without the weights.
     """
-    folder = Path(str(resources.files(__name__))) / TINY
+    folder = checkpoint_folder(TINY)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{folder}: the weights of {TINY} are absent from this installation; install psalm_hf again from a complete checkout, or train "
             "them as docs/training.md says and write them there with examples/pack_checkpoint.py"
         )
     return folder
+
+
+def resolve_checkpoint(name: str | Path) -> str:
+    """What `from_pretrained` of transformers reads, for what a user may call a checkpoint. THE resolver, of everything that takes one.
+
+    Args:
+        name: a folder; a Hub id, which is returned as it is; or "psalm-tiny", unless there is a folder of that name.
+
+    Raises:
+        FileNotFoundError: no folder, and a name that no repository can have, or almost the one of a checkpoint that ships; see also
+            `tiny_checkpoint`.
+    """
+    if Path(name).exists():
+        return str(name)
+    if str(name) == TINY:
+        return str(tiny_checkpoint())
+    advice = did_you_mean(str(name), [TINY])
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        advice = advice or f"; give a folder, a Hub id (OWNER/NAME), or {TINY}, which ships with psalm_hf"
+    if advice:
+        siblings = [str(path) for path in Path(name).parent.glob("*/") if (path / "config.json").is_file()]
+        raise FileNotFoundError(f"{name}: there is no such folder{did_you_mean(str(name), siblings) or advice}")
+    return str(name)

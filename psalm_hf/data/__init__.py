@@ -432,11 +432,13 @@ def load(
             no rows.
         FileNotFoundError: the folder or a file of annotations does not exist.
     """
+    from ..spelling import did_you_mean
+
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(DATASETS)}")
+        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(DATASETS)}{did_you_mean(name, DATASETS)}")
     entry = DATASETS[name]
     if entry.splits and split not in entry.splits:
-        raise ValueError(f"{name}: unknown split {split!r}, expected one of {', '.join(entry.splits)}")
+        raise ValueError(f"{name}: unknown split {split!r}, expected one of {', '.join(entry.splits)}{did_you_mean(split, entry.splits)}")
     if entry.needs_files and data_dir is None:
         raise ValueError(f"{name}: is read from files; give the folder that holds them as data_dir")
 
@@ -448,7 +450,9 @@ def load(
     known = {field.name for field in fields(builder_class.BUILDER_CONFIG_CLASS)} - {field.name for field in fields(RowConfig)}
     unknown = sorted(options.keys() - known)
     if unknown:
-        raise ValueError(f"{name}: unknown option {', '.join(unknown)}, expected {', '.join(sorted(known)) or 'none'}")
+        raise ValueError(
+            f"{name}: unknown option {', '.join(unknown)}, expected {', '.join(sorted(known)) or 'none'}{did_you_mean(unknown[0], known)}"
+        )
     builder = builder_class(
         cache_dir=None if cache_dir is None else str(cache_dir),
         config_name=name,  # in the name of the cached rows, where the datasets of a module must differ

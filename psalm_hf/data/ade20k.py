@@ -183,7 +183,7 @@ class Ade20kPanopticConfig(CocoConfig):
 
 
 class Ade20kPanoptic(CocoPanoptic):
-    """Things and stuff without overlap, from the files that data_scripts/prepare_ade20k.py writes; ids 0..149."""
+    """Things and stuff without overlap, from the files that `psalm prepare ade20k` writes; ids 0..149."""
 
     BUILDER_CONFIG_CLASS = Ade20kPanopticConfig
     docs_page = "docs/datasets/ade20k.md"

@@ -1,7 +1,7 @@
 """COCO-Interactive: objects of COCO that are meant by a point, a scribble, a box or a mask. See docs/datasets/coco_interactive.md.
 
 The prompts are drawn from the instance annotations while the rows are made, or read from a file: the published one, or one of
-data_scripts/make_coco_interactive.py.
+`psalm prepare coco_interactive`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from ..spelling import did_you_mean
 from ..structures import Condition, Sample
 from . import DATASETS, load
 from .features import SampleDataset
@@ -222,11 +223,15 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"source {name}: expected options such as {{dataset: own_jsonl, data_dir: FOLDER}}, got {options!r}")
     dataset = options.get("dataset", "shapes")
     if dataset not in DATASETS:
-        raise ValueError(f"source {name}: unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}")
+        raise ValueError(
+            f"source {name}: unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(str(dataset), DATASETS)}"
+        )
     entry, is_shapes = DATASETS[dataset], dataset == "shapes"
     known = ("dataset", *(field.name for field in fields(ShapesStream))) if is_shapes else (*_OF_SOURCES, *entry.options)
     if unknown := sorted(options.keys() - set(known)):
-        raise ValueError(f"source {name}: {dataset} has no option {', '.join(unknown)}, expected {', '.join(known)}")
+        raise ValueError(
+            f"source {name}: {dataset} has no option {', '.join(unknown)}, expected {', '.join(known)}{did_you_mean(unknown[0], known)}"
+        )
     if is_shapes:
         try:
             ShapesStream(**{"task": name} | {option: value for option, value in options.items() if option != "dataset"})
@@ -237,7 +242,10 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
     for option, default, allowed in (("split", "train", entry.splits), ("condition", None, (None, *conditions))):
         value = options.get(option, default)
         if allowed and value not in allowed:
-            raise ValueError(f"source {name}: {dataset} has no {option} {value!r}, expected one of {', '.join(filter(None, allowed))}")
+            raise ValueError(
+                f"source {name}: {dataset} has no {option} {value!r}, expected one of {', '.join(filter(None, allowed))}"
+                + did_you_mean(str(value), filter(None, allowed))
+            )
     buffer = options.get("shuffle_buffer", SHUFFLE_BUFFER)
     if not isinstance(buffer, int) or buffer < 1 or ("shuffle_buffer" in options and not options.get("streaming")):
         raise ValueError(f"source {name}: shuffle_buffer is {buffer!r}; give the rows of the buffer, at least 1, and streaming: true")

@@ -53,7 +53,7 @@ class VocBuilder(LabelMapBuilder):
 
 @dataclass
 class VocSemanticConfig(LabelMapConfig):
-    """`layout`: "devkit": `data_dir` is VOCdevkit; "d2": it is what data_scripts/prepare_pascal_voc.py writes."""
+    """`layout`: "devkit": `data_dir` is VOCdevkit; "d2": it is what `psalm prepare pascal_voc` writes."""
 
     layout: str = "devkit"
 

@@ -283,7 +283,7 @@ class ReferBuilder(FileBuilder):
         ]
         raise FileNotFoundError(
             f"{self.title}: there is none of {', '.join(candidates)} in {self.config.data_dir}; splits that have a file: "
-            f"{', '.join(splits) or 'none'}; data_scripts/prepare_refcoco.py --format psalm_json writes them, see {self.docs_page}"
+            f"{', '.join(splits) or 'none'}; psalm prepare refcoco --format psalm_json writes them, see {self.docs_page}"
         )
 
     def _released_files(self, split: str) -> tuple[str, str, str]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from ..masks import rle_from_bitmap
 
@@ -317,6 +318,11 @@ class Canvas:
             things=things,
             stuff={name: mask for name, mask in stuff.items() if mask.any()},
         )
+
+
+def example_picture() -> Image.Image:
+    """The picture that commands take when they are given none: a scene that training never sees, RGB, 128 x 128."""
+    return Image.fromarray(make_scene("test", 41).image)
 
 
 def _place_things(canvas: Canvas, dice: Dice, with_held_out: bool) -> bool:

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from .compatibility import CACHE_NAMES
-from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, original_config_fields, read_shapes
+from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, locate_checkpoint, original_config_fields, read_shapes
 
 SWIN_BASE = {
     "model_type": "swin",
@@ -138,8 +138,9 @@ class PsalmConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As `PreTrainedConfig.from_pretrained`; the config.json of an original PSALM folder is translated."""
-        found = super().from_pretrained(pretrained_model_name_or_path, **({"name_or_path": str(pretrained_model_name_or_path)} | kwargs))
+        """As `PreTrainedConfig.from_pretrained`; the config.json of an original PSALM folder is translated. "psalm-tiny" ships."""
+        source = locate_checkpoint(pretrained_model_name_or_path)
+        found = super().from_pretrained(source, **({"name_or_path": str(source)} | kwargs))
         if "name_or_path" not in kwargs:  # it was for `from_dict`; a configuration alone does not remember where it comes from
             (found[0] if isinstance(found, tuple) else found).name_or_path = ""
         return found

@@ -8,6 +8,8 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +157,18 @@ def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()}
 
 
-# --------------------------------------------------------------------------------------------------- original PSALM folders
+# --------------------------------------------------------------------------------------------------- names and original folders
+
+
+def locate_checkpoint(name: Any) -> Any:
+    """The folder of a checkpoint that ships with psalm_hf, by its name; any other name, and where psalm_hf is not installed, as it is.
+
+    Raises:
+        FileNotFoundError: see `psalm_hf.checkpoints.resolve_checkpoint`.
+    """
+    if name is None or "/" in str(name) or Path(name).exists() or find_spec("psalm_hf") is None:
+        return name
+    return import_module("psalm_hf.checkpoints").resolve_checkpoint(name)
 
 
 def locate_original_folder(name_or_path: Any, options: Mapping[str, Any], patterns: list[str]) -> Path | None:

@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 from .batch import Rows, compacted, positions, read_rows, shared_prefix
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
-from .convert_psalm_checkpoint import load_original_checkpoint, locate_original_folder
+from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
 from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
 
@@ -260,7 +260,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load a folder or Hub repository: our own format, or an original PSALM checkpoint (`model_type: llava_phi`).
+        """Load a folder or Hub repository: our own format, or an original PSALM checkpoint (`model_type: llava_phi`); or "psalm-tiny".
 
         Takes the keywords of `PreTrainedModel.from_pretrained`. Loading is strict: nothing is initialised silently.
 
@@ -268,7 +268,8 @@ class PsalmPreTrainedModel(PreTrainedModel):
             ValueError: keys are missing, unexpected or of another shape; the message lists them. `ignore_mismatched_sizes=True`
                 turns this off, and new weights are initialised.
         """
-        original = None
+        original, name = None, pretrained_model_name_or_path
+        pretrained_model_name_or_path = locate_checkpoint(name)
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
         if original is not None:
@@ -284,6 +285,8 @@ class PsalmPreTrainedModel(PreTrainedModel):
         _check_ties(model, original or pretrained_model_name_or_path)
         if original is not None:
             model.name_or_path = model.config.name_or_path = str(original)
+        elif str(name) != str(pretrained_model_name_or_path):  # a name that everybody can load, where its folder is of this machine
+            model.name_or_path = model.config.name_or_path = str(name)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):

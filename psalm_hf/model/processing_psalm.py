@@ -22,7 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
-from .convert_psalm_checkpoint import locate_original_folder
+from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder
 from .image_processing_psalm import Frame, PsalmImageProcessor, Size, load_image, place_mask, place_polygons, read_bitmap
 from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
 from .prompts import (
@@ -128,7 +128,8 @@ class PsalmProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PsalmProcessor:
-        """As of every processor; also accepts an ORIGINAL PSALM folder or Hub id, see `processor_from_original_folder`."""
+        """As of every processor; also accepts "psalm-tiny", and an ORIGINAL PSALM folder or Hub id (`processor_from_original_folder`)."""
+        pretrained_model_name_or_path = locate_checkpoint(pretrained_model_name_or_path)
         try:
             folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])
         except OSError:  # a processor saved alone has no config.json

@@ -1,19 +1,20 @@
 """What can be set in a training run's YAML file, and reading it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import strtobool
 
 from ..model.compatibility import CHECKPOINTING
 from ..model.configuration_psalm import PsalmConfig
+from ..spelling import did_you_mean
+from .configs import find_config, read_mapping
 from .lora import read_lora
 from .quantization import check_bits
 
@@ -91,6 +92,10 @@ class PsalmTrainingArguments(TrainingArguments):
             )
 
 
+# Fields that name a config of somebody else: a path, a file beside the config, or one that ships.
+FILES = {"deepspeed", "model_file"}
+
+
 def _read_rate(name: str, rate: Any) -> float:
     try:
         number = float(rate)  # YAML reads 1e-3 as text
@@ -151,7 +156,8 @@ class MixtureArguments:
 
     def __post_init__(self):
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
-            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see docs/model.md")
+            advice = did_you_mean(unknown[0], PsalmConfig.__dataclass_fields__)
+            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see docs/model.md{advice}")
         read_lora(self.lora)
         check_bits(self.language_model_bits)
         if self.lora and self.model:
@@ -165,36 +171,37 @@ class MixtureArguments:
             raise ValueError("language_model_bits: quantised weights do not learn; give lora: {rank: 16} too, or leave the field out")
 
 
-def read_config(config: str | Path, overrides: Sequence[str], classes: Sequence[type]) -> tuple[Any, ...]:
+def read_config(config: str | Path, overrides: Sequence[str] | Mapping[str, Any], classes: Sequence[type]) -> tuple[Any, ...]:
     """The objects that a YAML file and a command line describe.
 
     Args:
-        config: YAML file with fields of all classes, in any order.
-        overrides: `["--field", "value", ...]`, stronger than the file; values are read as YAML.
+        config: YAML file with fields of all classes, in any order, or the name of one that ships, see `configs.find_config`.
+        overrides: `{"field": value}`, or `["--field", "value", ...]` whose values are read as YAML; stronger than the file.
         classes: dataclasses.
 
     Returns:
-        One object per class.
+        One object per class, made by `HfArgumentParser` of transformers.
 
     Raises:
         ValueError: overrides that are no pairs, a field that no class has, a missing field, text where something else is expected.
+        FileNotFoundError: no such file, or none that it names.
     """
-    if len(overrides) % 2 or not all(name.startswith("--") for name in overrides[::2]):
-        raise ValueError(f"overrides are pairs `--field value`, got {' '.join(overrides)}")
-    given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    given |= {name[2:]: yaml.safe_load(value) for name, value in zip(overrides[::2], overrides[1::2], strict=True)}
-
+    path, given = read_mapping(config, overrides)
     hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
     known = {field.name: field for cls in classes for field in fields(cls)}
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(
             f"{config}: no such fields: {', '.join(unknown)}; those of {' and '.join(cls.__name__ for cls in classes)} are known"
+            + did_you_mean(unknown[0], known)
         )
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
     if missing := sorted(required - given.keys()):
         raise ValueError(f"{config}: missing fields: {', '.join(missing)}")
     values = {name: _read_value(f"{config}: {name}", value, hints[name]) for name, value in given.items()}
-    return tuple(cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values}) for cls in classes)
+    for name in FILES & values.keys():
+        if isinstance(values[name], str):  # DeepSpeed's may also be written into the config
+            values[name] = str(find_config(values[name], beside=path.parent))
+    return HfArgumentParser(classes).parse_dict(values)
 
 
 def _read_value(where: str, value: Any, hint: Any) -> Any:

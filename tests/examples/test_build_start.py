@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
-from tests.examples.test_segment_image import EXAMPLES, load_script
+from tests.examples.scripts import EXAMPLES, load_script
 from tests.model.test_starting_point import SMALL, save_language_model
 
 build_start = load_script(EXAMPLES / "build_start.py")

@@ -10,7 +10,7 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.evaluation.calibration import choose_thresholds, score_answers
 from psalm_hf.evaluation.shapes_referring import calibration_samples
 from psalm_hf.tiny import build_tiny
-from tests.examples.test_segment_image import EXAMPLES, load_script
+from tests.examples.scripts import EXAMPLES, load_script
 
 script = load_script(EXAMPLES / "calibrate_referring.py")
 evaluate = load_script(EXAMPLES / "evaluate.py")

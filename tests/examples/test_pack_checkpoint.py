@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.tiny import build_tiny
-from tests.examples.test_segment_image import EXAMPLES, load_script
+from tests.examples.scripts import EXAMPLES, load_script
 from tests.test_checkpoints import PACKED
 
 pack_checkpoint = load_script(EXAMPLES / "pack_checkpoint.py")

@@ -17,8 +17,8 @@ from transformers import (
     AutoProcessor,
 )
 
-from data_scripts import convert_checkpoint
 from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmModel, PsalmProcessor
+from psalm_hf.cli import convert
 from psalm_hf.model.convert_psalm_checkpoint import (
     convert_original_weights,
     detectron2_as_original,
@@ -204,14 +204,14 @@ def test_auto_classes_open_an_original_folder(original):
 @pytest.mark.golden
 def test_convert_script_writes_a_complete_folder_or_none(original, tmp_path, capsys):
     folder, output = original(), tmp_path / "converted"
-    assert convert_checkpoint.main([str(folder), str(output)]) == 2  # no vocabulary in the folder: the processor cannot be built
+    assert convert.main([str(folder), str(output)]) == 2  # no vocabulary in the folder: the processor cannot be built
     assert not output.exists() and list(tmp_path.iterdir()) == [folder]
     for name in ("vocab.json", "merges.txt", "added_tokens.json"):
         (folder / name).write_bytes((GOLDEN / "prompts" / name).read_bytes())
-    assert convert_checkpoint.main([str(folder), str(output)]) == 0
+    assert convert.main([str(folder), str(output)]) == 0
     assert type(PsalmProcessor.from_pretrained(output)) is PsalmProcessor
     PsalmForSegmentation.from_pretrained(output)
-    assert convert_checkpoint.main([str(folder), str(output)]) == 2
+    assert convert.main([str(folder), str(output)]) == 2
     assert "exists already" in capsys.readouterr().err
 
 

@@ -1,11 +1,13 @@
 """Config files and what overrides them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from transformers import IntervalStrategy
 
-from psalm_hf.training.arguments import read_config
+from psalm_hf.training.arguments import PsalmTrainingArguments, read_config
+from psalm_hf.training.configs import find_config, read_overrides, shipped_configs
 
 
 @dataclass
@@ -59,3 +61,65 @@ def test_what_yaml_reads_otherwise_is_read_as_meant(read):
 def test_a_config_that_cannot_be_meant_is_refused(read, text, overrides, message):
     with pytest.raises(ValueError, match=message):
         read(text, *overrides)
+
+
+def test_what_was_probably_meant_by_a_field_is_said(read):
+    with pytest.raises(ValueError, match="config.yaml: no such fields: stepz; those of Data and Run are known; did you mean steps?"):
+        read("{source: here, weights: {}, stepz: 5}")
+
+
+def test_a_file_that_is_no_list_of_fields_is_refused(read):
+    for text, message in (
+        ("- source", "config.yaml: expected fields and values, got \"\\['source'\\]\""),
+        ("{source: [", "config.yaml: is no YAML"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(text)
+
+
+def test_overrides_are_words_or_a_mapping(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("{source: here, weights: {panoptic: 1}}")
+    as_words = read_config(path, ["--steps", "7", "--rate=1e-3"], (Data, Run))
+    assert as_words == read_config(path, {"steps": 7, "rate": 1e-3}, (Data, Run)) == (Data("here", {"panoptic": 1}), Run(7, 1e-3))
+
+
+def test_dashes_in_the_name_of_a_field_are_underscores_and_values_are_yaml():
+    words = ["--max-steps", "5", "--model={num_queries: 50}", "--output_dir", "a-b", "--seed", "-1", "--text", "a=b"]
+    assert read_overrides(words) == {"max_steps": 5, "model": {"num_queries": 50}, "output_dir": "a-b", "seed": -1, "text": "a=b"}
+    with pytest.raises(ValueError, match="--model {a:: the value is no YAML"):
+        read_overrides(["--model", "{a:"])
+
+
+@pytest.mark.parametrize("name", ["tiny_shapes", "tiny_shapes.yaml", "examples/configs/tiny_shapes.yaml"])
+def test_a_config_that_ships_is_found_by_name_in_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == shipped_configs() / "tiny_shapes.yaml"
+    (tmp_path / "tiny_shapes.yaml").touch()
+    assert find_config("tiny_shapes.yaml") == Path("tiny_shapes.yaml")  # a path comes first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny_shape", "tiny_shape: there is no such file, and no config of that name ships with psalm_hf; did you mean tiny_shapes?"),
+        ("runs/tiny_shapes", "runs/tiny_shapes: there is no such file.*did you mean tiny_shapes?"),  # that folder has none
+        ("wibble", "those that ship are accelerate_cpu, .*tiny_vision"),
+    ],
+)
+def test_a_config_that_is_nowhere_says_what_there_is(name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        find_config(name)
+
+
+@pytest.mark.parametrize("named", ["mine.json", "deepspeed_zero2.json", "deepspeed_zero2", "examples/configs/deepspeed_zero2.json"])
+def test_a_file_that_a_config_names_may_lie_beside_it_or_ship(named, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    monkeypatch.setattr(PsalmTrainingArguments, "__post_init__", lambda self: None)  # which would begin to run DeepSpeed
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.json").write_text("{}")
+    (tmp_path / "run" / "config.yaml").write_text(f"{{deepspeed: {named}, output_dir: out}}")
+    monkeypatch.chdir(tmp_path)
+    (training,) = read_config("run/config.yaml", [], (PsalmTrainingArguments,))
+    expected = "run/mine.json" if named == "mine.json" else shipped_configs() / "deepspeed_zero2.json"
+    assert training.deepspeed == str(expected)

@@ -10,6 +10,7 @@ from psalm_hf.data.mixture import check_mixture, check_source
 from psalm_hf.model.compatibility import CHECKPOINTING
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
+from psalm_hf.training.configs import find_config
 from psalm_hf.training.trainer import freeze_vision_tower, train_only
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
@@ -103,7 +104,7 @@ def test_the_released_script_has_ten_epochs_of_its_four_data_sets():
     samples = 118_287 + (42_404 + 42_278 + 42_226) + 117_266 + 200_000
     assert CONTENT["stage2_released"]["max_steps"] == 10 * samples // 64
     assert CONTENT["stage2_released"]["sources"]["interactive"]["rules"] == "released"
-    assert Path(CONTENT["stage2_released"]["deepspeed"]) == Path("examples/configs/deepspeed_zero2.json")
+    assert find_config(CONTENT["stage2_released"]["deepspeed"], beside=CONFIGS) == CONFIGS / "deepspeed_zero2.json"
     assert set(CONTENT["stage2_released"]["batch_sizes"].values()) == {4}
 
 

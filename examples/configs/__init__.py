@@ -1,0 +1,1 @@
+"""Configs of training, launchers and engines; installed as `psalm_hf.configs`."""

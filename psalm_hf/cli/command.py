@@ -1,0 +1,96 @@
+"""What all verbs share: options with suggestions, errors in one line, a checkpoint loaded."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..spelling import did_you_mean
+
+TINY = "psalm-tiny"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Options of a verb. What is wrong with them is a ValueError, which says what was probably meant.
+
+    Args:
+        verb: as it is typed.
+        description: text of the help.
+        has_fields: any further `--field value` is taken, and returned by `parse_known_args`.
+    """
+
+    def __init__(self, verb: str, description: str | None, *, has_fields: bool = False):
+        super().__init__(
+            prog=f"psalm {verb}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=not has_fields,
+        )
+        self.has_fields = has_fields
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        self._args = args = sys.argv[1:] if args is None else list(args)
+        if not self.has_fields:  # before what is missing is named: a misspelt option is why it is missing
+            self._check_names(args[: args.index("--")] if "--" in args else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> None:
+        if choice := re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message):
+            message += did_you_mean(choice[1], re.findall(r"[^', ]+", choice[2]))
+        if missing := re.search(r"are required: (.*)", message):  # perhaps it was taken for a field
+            message += next(filter(None, (did_you_mean(word, missing[1].split(", ")) for word in self._args if word.startswith("--"))), "")
+        raise ValueError(message)
+
+    def _check_names(self, args: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for name in (word.partition("=")[0] for word in args if word.startswith("--")):
+            if not any(option.startswith(name) for option in known):
+                raise ValueError(f"{self.prog} has no option {name}{did_you_mean(name, known) or '; see --help'}")
+
+
+def run(command: Callable[[list[str] | None], int | None], arguments: list[str] | None) -> int:
+    """Exit status of a command: its own, or 2 after a line that says what is wrong."""
+    try:
+        return command(arguments) or 0
+    except (ValueError, OSError, ImportError) as error:
+        return refuse(error)
+
+
+def refuse(error: Exception) -> int:
+    """One line on the standard error, and exit status 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `load_model`."""
+    parser.add_argument("--checkpoint", default=TINY, help=f"folder or Hub id; also an original PSALM folder (default: {TINY})")
+    parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
+
+
+def check_checkpoint(options: argparse.Namespace) -> None:
+    """Refuses a name that no checkpoint can have, before torch is loaded."""
+    from ..checkpoints import resolve_checkpoint
+
+    resolve_checkpoint(options.checkpoint)
+
+
+def load_model(options: argparse.Namespace) -> tuple:
+    """Model in evaluation mode and its processor.
+
+    Raises:
+        ValueError, OSError: no such checkpoint or device.
+    """
+    from ..devices import pick_device
+    from ..public import PsalmForSegmentation, PsalmProcessor
+
+    device = pick_device(options.device)
+    processor = PsalmProcessor.from_pretrained(options.checkpoint)
+    model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype)
+    return model.to(device).eval(), processor
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,38 @@
+"""Converts an original PSALM folder (`model_type: llava_phi`) into a psalm_hf folder: safetensors, own names, processor included.
+
+    psalm convert ORIGINAL OUTPUT [--dtype float32]
+
+`PsalmForSegmentation.from_pretrained(ORIGINAL)` works without this step; a converted folder loads faster, can be pushed to the
+Hub, and opens with `trust_remote_code=True` where psalm_hf is not installed.
+"""
+
+import argparse
+from pathlib import Path
+
+from .command import CommandParser, run, say
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser("convert", __doc__)
+    parser.add_argument("original", help="folder or Hub id of the original checkpoint")
+    parser.add_argument("output", type=Path, help="folder to write; must not exist yet")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: as stored")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run(convert, arguments)
+
+
+def convert(arguments: list[str] | None) -> None:
+    options = parse_arguments(arguments)
+
+    from ..checkpoints import resolve_checkpoint
+    from ..checkpoints.writing import check_absent, write_checkpoint
+    from ..public import PsalmForSegmentation, PsalmProcessor
+
+    check_absent(options.output)  # before gigabytes are read
+    original = resolve_checkpoint(options.original)
+    model = PsalmForSegmentation.from_pretrained(original, dtype=options.dtype)
+    write_checkpoint(options.output, model, PsalmProcessor.from_pretrained(original))
+    say(f"wrote {options.output}")

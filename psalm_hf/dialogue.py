@@ -1,0 +1,192 @@
+"""A dialogue about a picture, in words and masks: what `psalm chat` holds."""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import TextStreamer
+
+from .model.image_processing_psalm import load_image
+from .visualization import draw_segmentation
+
+COMMANDS = {
+    "/segment": ("TEXT", "what TEXT means, in a picture"),
+    "/categories": ("A, B, ...", "everything that is one of these, in a picture"),
+    "/image": ("PATH", "go on with another picture"),
+    "/new": ("", "forget what was said"),
+    "/help": ("", "show this list"),
+}
+HELP = "\n".join(f"  {f'{name} {argument}':<24}{text}" for name, (argument, text) in COMMANDS.items())
+
+
+class Dialogue:
+    """What was said about one picture, and how to go on.
+
+    Args:
+        model, processor: a `PsalmForSegmentation` in eval mode and its processor.
+        write: takes pieces of text for the user.
+        output: prefix of the pictures that are written.
+        max_new_tokens: of an answer.
+        temperature: of sampling; 0 = the most probable words.
+        threshold: class probability that a segment of /categories needs.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        write: Callable[[str], None],
+        *,
+        output: str = "chat",
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        threshold: float = 0.8,
+    ):
+        self.model, self.processor, self.write = model, processor, write
+        self.output, self.threshold, self.max_new_tokens, self.temperature = output, threshold, max_new_tokens, temperature
+        self.image: Image.Image | None = None
+        self.image_features: Any = None
+        self.messages: list[dict[str, str]] = []
+
+    def look_at(self, path: str) -> None:
+        """Opens a picture, encodes it, and begins a new dialogue about it.
+
+        Raises:
+            ValueError: it cannot be opened; then nothing has changed.
+        """
+        self.show(load_image(path), path)
+
+    def show(self, image: Image.Image, name: str) -> None:
+        """Encodes a picture, and begins a new dialogue about it."""
+        pixels = self.processor.image_processor([image], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            self.image_features = self.model.get_image_features(pixels.to(self.model.device))
+        self.image, self.messages = image, []
+        self.write(f"{name}: {image.width} x {image.height} pixels\n")
+
+    def take(self, line: str) -> None:
+        """Does what one line asks for.
+
+        Raises:
+            ValueError, OSError: it cannot be done; the dialogue is as before.
+        """
+        name, text = [*line.split(None, 1), "", ""][:2]
+        text = text.strip()
+        if not line.startswith("/"):
+            self.ask(line)
+        elif name not in COMMANDS:
+            raise ValueError(f"no command {name}; there are {', '.join(COMMANDS)}")
+        elif bool(text) != bool(COMMANDS[name][0]):
+            raise ValueError(f"{name} takes {COMMANDS[name][0] or 'nothing behind it'}, got {text!r}")
+        elif name == "/segment":
+            self.segment(text)
+        elif name == "/categories":
+            self.find([category.strip() for category in text.split(",")])
+        elif name == "/image":
+            self.look_at(text)
+        elif name == "/new":
+            self.messages = []
+            self.write("What was said is forgotten.\n")
+        else:
+            self.write(f"{HELP}\n")
+
+    def ask(self, question: str) -> None:
+        """Answers in words, while they come; question and answer join the dialogue when the answer is complete."""
+        messages = [*self.messages, {"role": "user", "content": question}]
+        inputs = self._inputs(conversations=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
+        length, longest = inputs["input_ids"].shape[1], self.processor.max_length
+        if length >= longest:
+            raise ValueError(f"the dialogue has {length} tokens, and with an answer at most {longest} fit; forget what was said by /new")
+        tokenizer = self.processor.tokenizer
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        tokens = self.model.generate(
+            **inputs,
+            **sampling,
+            max_new_tokens=min(self.max_new_tokens, longest - length),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            streamer=word_streamer(tokenizer, self.write),
+        )
+        answer = tokenizer.decode(tokens[0, length:], skip_special_tokens=True).strip()
+        if answer:
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+        else:
+            self.write("(no answer)")
+        self.write("\n")
+
+    def segment(self, expression: str) -> None:
+        """Outlines what an expression means."""
+        outputs, size = self._segmentation(expressions=[expression])
+        (found,) = self.processor.post_process_referring_segmentation(outputs, target_sizes=size)
+        if found["no_target"]:
+            self.write(f"nothing in the picture is {expression!r} (score {found['score']:.2f})\n")
+        else:
+            self._draw(found["segmentation"][None], [expression], [found["score"]])
+
+    def find(self, categories: list[str]) -> None:
+        """Outlines everything that belongs to one of the categories."""
+        outputs, size = self._segmentation(categories=categories)
+        (found,) = self.processor.post_process_panoptic_segmentation(outputs, threshold=self.threshold, target_sizes=size)
+        segments = found["segments_info"]
+        if not segments:
+            self.write(f"nothing in the picture is {' or '.join(categories)} with a score of {self.threshold}\n")
+            return
+        masks = [found["segmentation"] == segment["id"] for segment in segments]
+        self._draw(masks, [categories[segment["label_id"]] for segment in segments], [segment["score"] for segment in segments])
+
+    def _inputs(self, **prompt: Any) -> dict[str, Any]:
+        """What the model takes, with the picture as it was encoded."""
+        inputs = self.processor(images=self.image, return_tensors="pt", **prompt).to(self.model.device)
+        del inputs["pixel_values"]
+        return {**inputs, "image_features": self.image_features}
+
+    def _segmentation(self, **prompt: Any) -> tuple[Any, Any]:
+        """Outputs of the model, and the size of the picture."""
+        inputs = self._inputs(**prompt)
+        with torch.no_grad():
+            return self.model(**inputs), inputs["original_sizes"]
+
+    def _draw(self, masks: Any, labels: list[str], scores: list[float]) -> None:
+        path = free_path(self.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_segmentation(self.image, [mask.cpu().numpy() for mask in masks], labels, scores).save(path)
+        self.write(f"wrote {path}: {', '.join(f'{label} ({score:.2f})' for label, score in zip(labels, scores, strict=True))}\n")
+
+
+def converse(dialogue: Dialogue, lines: Iterable[str]) -> None:
+    """Takes line after line. What cannot be done is said, and the dialogue goes on."""
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            dialogue.take(line.strip())
+        except (ValueError, OSError) as error:
+            dialogue.write(f"{' '.join(str(error).split())}\n")
+        except KeyboardInterrupt:
+            dialogue.write(" (stopped)\n")
+
+
+def word_streamer(tokenizer: Any, write: Callable[[str], None]) -> TextStreamer:
+    """What `generate` hands its tokens to, and what writes them as text, word by word."""
+
+    class WordStreamer(TextStreamer):
+        has_begun = False
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            text = text if self.has_begun else text.lstrip()  # the blank in front of the first word
+            self.has_begun |= bool(text)
+            if text:
+                write(text)
+
+    return WordStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def free_path(prefix: str) -> Path:
+    """The first of PREFIX_1.png, PREFIX_2.png, ... that does not exist."""
+    number = 1
+    while (path := Path(f"{prefix}_{number}.png")).exists():
+        number += 1
+    return path

@@ -1,0 +1,176 @@
+"""Objects of a first frame, followed through a video into a folder of masks, overlays and scores: what `psalm video` does."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .data.davis import object_numbers
+from .data.preparation import write_file
+from .data.segment_map import read_segment_map
+from .evaluation.formats.davis import paint_objects, save_painted
+from .masks import rle_from_bitmap
+from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
+from .visualization import draw_segmentation, label_colors
+
+STATE = "state.safetensors"
+
+
+def read_objects(
+    first_mask: Path | None = None, boxes: list[list[float]] = (), points: list[list[float]] = ()
+) -> dict[int, dict[str, Any]]:
+    """Object number -> region of the first frame, ascending: in DAVIS files higher numbers cover lower ones.
+
+    Args:
+        first_mask: picture whose pixel values are the numbers of the objects; 0 and 255 are none.
+        boxes: [number, x0, y0, x1, y1]. points: [number, x, y]; those of one number add up.
+
+    Raises:
+        ValueError: a number that is none of 1 to 254 or is given twice, a picture without objects.
+    """
+    objects: dict[int, dict[str, Any]] = {}
+    if first_mask:
+        annotation = read_segment_map(first_mask)
+        objects = {number: {"mask": annotation == number} for number in object_numbers(annotation)}
+        if wrong := [number for number in objects if not 0 < number < 255]:
+            raise ValueError(
+                f"--first-mask {first_mask}: has the object {wrong[0]}, but numbers go from 1 to 254; it may be a coloured "
+                "picture, and pixel VALUES are needed: save it in gray or with a palette"
+            )
+        if not objects:
+            raise ValueError(f"--first-mask {first_mask}: has no object, every pixel is 0 or 255")
+    for number, *corners in boxes:
+        _add_object(objects, number, "box", corners)
+    grouped: dict[float, list] = {}
+    for number, *point in points:
+        grouped.setdefault(number, []).append(point)
+    for number, places in grouped.items():
+        _add_object(objects, number, "points", places)
+    return dict(sorted(objects.items()))
+
+
+def _add_object(objects: dict[int, dict[str, Any]], number: float, kind: str, prompt: list) -> None:
+    if number != int(number) or not 0 < number < 255:
+        raise ValueError(f"--{kind}: object {number:g}; numbers go from 1 to 254, because they become pixel values")
+    if int(number) in objects:
+        raise ValueError(f"--{kind}: object {number:g} is given twice; give every object its own number")
+    objects[int(number)] = {kind: prompt}
+
+
+def begin_output(output: Path, task: dict[str, Any]) -> None:
+    """Makes the folders, or sees to it that they are those of the same task.
+
+    Args:
+        task: what must be the same for a run to go on; written as task.json.
+
+    Raises:
+        ValueError: the folder holds another task, or other files.
+    """
+    record = output / "task.json"
+    if record.is_file() and (output / STATE).is_file():
+        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(task))
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            raise ValueError(
+                f"--output {output}: was begun with {changed[0]} {before.get(changed[0])!r}, now it is {now[changed[0]]!r}; "
+                "give the same options, or another folder"
+            )
+        return
+    if output.exists() and not record.is_file() and any(output.iterdir()):
+        raise ValueError(f"--output {output}: holds other files; give a new folder")
+    for name in ("masks", "overlays"):
+        (output / name).mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(task, indent=1), encoding="utf-8")
+
+
+def follow(
+    session: PsalmVideoSession,
+    source: str | Path,
+    objects: dict[int, dict[str, Any]],
+    output: Path,
+    *,
+    num_frames: int | None = None,
+    total: int | None = None,
+    save_every: int = 10,
+) -> None:
+    """Frame after frame, from where an earlier run stopped.
+
+    Args:
+        source: folder of pictures or video file, see `read_frames`.
+        objects: see `read_objects`.
+        output: a folder that `begin_output` made.
+        num_frames: where to stop. total: how many the bar shows.
+        save_every: frames between two saved states of the session.
+
+    Raises:
+        ValueError: a frame that is broken or of another size; what was tracked before it is saved.
+    """
+    state = output / STATE
+    # Given masks are the answer for the first frame; boxes and points are tracked in it, to see what they mean.
+    tracked_from = 1 if all("mask" in region for region in objects.values()) else 0
+    done = 0
+    if state.is_file():
+        session.load(state)
+        done = session.num_tracked + tracked_from
+    _keep_scores(output / "scores.jsonl", done)
+    frames = islice(read_frames(source, done), None if num_frames is None else max(0, num_frames - done))
+    bar = tqdm(frames, total=total, initial=done, unit="frame", desc="track")
+    try:
+        for index, frame in enumerate(bar, done):
+            if index == 0:
+                session.add_objects(frame.image, objects)
+            if index >= tracked_from:
+                result = session.track(frame.image)
+                masks, scores = {number: mask.numpy() for number, mask in result.masks.items()}, result.scores
+            else:
+                masks, scores = {}, dict.fromkeys(objects, 1.0)
+            if index == 0:
+                scores = {**scores, **{number: 1.0 for number, region in objects.items() if "mask" in region}}
+                masks |= {number: region["mask"] for number, region in objects.items() if "mask" in region}
+            write_frame(output, frame, masks, scores)
+            if (index + 1) % save_every == 0:
+                session.save(state)
+    except ValueError:  # of a frame that is broken or of another size: the session has not changed since the frame before
+        if session.object_ids:
+            session.save(state)
+        raise
+    finally:
+        bar.close()
+    session.save(state)
+
+
+def _keep_scores(file: Path, lines: int) -> None:
+    """Cuts lines off that belong to frames after the saved state: they are tracked again."""
+    kept = file.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if file.is_file() else []
+    file.write_text("".join(kept), encoding="utf-8")
+
+
+def write_frame(output: Path, frame: VideoFrame, masks: dict[int, Any], scores: dict[int, float]) -> None:
+    """The files of one frame: the painted numbers, an overlay, and a line of scores."""
+    size = (frame.image.height, frame.image.width)
+    painted = paint_objects([rle_from_bitmap(mask) for mask in masks.values()], list(masks), size, f"frame {frame.name}")
+    shown = [number for number in masks if (painted == number).any()]
+    overlay = draw_segmentation(
+        frame.image,
+        [painted == number for number in shown],
+        [str(number) for number in shown],
+        colors=label_colors([str(number) for number in masks]),
+        legend=False,
+    )
+    write_file(output / "overlays" / f"{frame.name}.jpg", lambda file: overlay.save(file, format="JPEG", quality=90))
+    write_file(output / "masks" / f"{frame.name}.png", lambda file: save_painted(painted, file))
+    with open(output / "scores.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}}) + "\n")
+
+
+def join_overlays(output: Path, video: Path, rate: float) -> None:
+    """The overlays of a folder as a video of `rate` frames per second."""
+
+    def pictures() -> Iterator:
+        for frame in read_frames(output / "overlays"):
+            yield frame.image
+
+    video.parent.mkdir(parents=True, exist_ok=True)
+    write_video(video, pictures(), rate)

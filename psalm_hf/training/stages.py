@@ -1,0 +1,181 @@
+"""A config -> a trained checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import resolve_checkpoint
+from ..data import mixture
+from ..data.collator import PsalmCollator
+from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
+from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
+from .configs import read_mapping
+from .lora import add_adapters, check_run, merge_adapter, merged_folder, read_lora
+from .quantization import quantization_options
+from .resuming import check_schedule, last_checkpoint
+from .start import VisionArguments, make_start
+from .trainer import PsalmTrainer, train_only
+
+Overrides = Sequence[str] | Mapping[str, Any]
+Run = AlignmentArguments | MixtureArguments
+
+
+def train(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> PsalmTrainer | None:
+    """Trains what a config describes, and writes the checkpoint into its `output_dir`.
+
+    Args:
+        config, overrides, resume: as of `build_trainer`; also a config of vision pretraining, which cannot be resumed.
+
+    Returns:
+        The trainer, or None for vision pretraining. After a SIGTERM (`was_terminated`) there is a complete checkpoint to resume from, and
+        no model at the end.
+
+    Raises:
+        ValueError, OSError, ImportError: see `build_trainer`; before anything is trained.
+    """
+    return prepare(config, overrides, resume=resume)()
+
+
+def prepare(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> Callable[[], PsalmTrainer | None]:
+    """`train` in two steps: all that can be refused is refused here, and what is returned trains."""
+    if stage_of(config, overrides) is VisionArguments:
+        if resume:
+            raise ValueError(f"{config}: vision pretraining keeps no checkpoint to go on from; start it without resuming")
+        return partial(make_start, *read_config(config, overrides, (VisionArguments,)))
+    run, training = read_run(config, overrides)
+    return partial(_train, _build(run, training, resume), getattr(run, "merge_adapter", False))
+
+
+def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> PsalmTrainer:
+    """The trainer of a run of stage 1 or 2, ready for `train()`.
+
+    Everything that can be refused is refused here: first what the config says, then what the files hold.
+
+    Args:
+        config: YAML file, or the name of a config that ships (`psalm_hf.configs`), such as "tiny_shapes".
+        overrides: `{"max_steps": 5}`, or words of a command line, `["--max-steps", "5"]`; stronger than the config.
+        resume: `args.resume_from_checkpoint` becomes the last complete checkpoint of `output_dir`.
+
+    Raises:
+        ValueError: what cannot be meant or does not fit together, with what was probably meant; see `read_config`, `check_mixture`,
+            `check_schedule`.
+        OSError: a checkpoint, folder or file that does not exist.
+        ImportError: a library that the run needs.
+    """
+    if stage_of(config, overrides) is VisionArguments:
+        raise ValueError(f"{config}: is a config of vision pretraining, which needs no trainer; psalm_hf.training.train runs it")
+    return _build(*read_run(config, overrides), resume)
+
+
+def stage_of(config: str | Path, overrides: Overrides = ()) -> type:
+    """`AlignmentArguments`, `MixtureArguments` or `VisionArguments`, by the fields that no other has; alignment where there are none."""
+    _, given = read_mapping(config, overrides)
+    stages = (AlignmentArguments, MixtureArguments, VisionArguments)
+    number = Counter(field.name for stage in (*stages, PsalmTrainingArguments) for field in fields(stage))
+    return max(stages, key=lambda stage: sum(field.name in given for field in fields(stage) if number[field.name] == 1))
+
+
+def read_run(config: str | Path, overrides: Overrides = ()) -> tuple[Run, PsalmTrainingArguments]:
+    """What a config of stage 1 or 2 says."""
+    return read_config(config, overrides, (stage_of(config, overrides), PsalmTrainingArguments))
+
+
+def _build(run: Run, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
+    resolve_checkpoint(run.checkpoint)  # a name that cannot be one is refused before all others
+    parts = _mixture_parts if isinstance(run, MixtureArguments) else _alignment_parts
+    return parts(run, training, resume)
+
+
+def _batches(
+    weights: dict[str, float], batch_sizes: dict[str, int], training: PsalmTrainingArguments, resume: bool
+) -> mixture.OneTaskPerBatch:
+    """The batches of a run, which must be those of the checkpoint that it goes on from."""
+    batches_per_step = training.gradient_accumulation_steps * training.world_size
+    batches = mixture.OneTaskPerBatch(weights, batch_sizes, training.max_steps, training.seed, batches_per_step)
+    if resume:
+        training.resume_from_checkpoint = last_checkpoint(training.output_dir)
+        check_schedule(training.resume_from_checkpoint, batches.schedule)
+    return batches
+
+
+def _alignment_parts(run: AlignmentArguments, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
+    mixture.check_source("caption", run.source)
+    batches = _batches({"caption": 1.0}, {"caption": training.per_device_train_batch_size}, training, resume)
+    processor = PsalmProcessor.from_pretrained(run.checkpoint)
+    captions = mixture.open_source("caption", run.source, image_size=processor.image_processor.image_size, seed=training.seed)
+    model = PsalmForSegmentation.from_pretrained(run.checkpoint, **training.loading_options)
+    train_only(model, run.trainable)
+    return PsalmTrainer(
+        model=model,
+        args=training,
+        train_dataset=mixture.TaskSources({"caption": captions}),
+        batch_sampler=batches,
+        data_collator=PsalmCollator(processor, prompt_style="plain", seed=training.seed),
+        processing_class=processor,
+    )
+
+
+def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
+    mixture.check_mixture(run.weights, run.batch_sizes, run.sources)
+    lora = read_lora(run.lora)
+    if lora:
+        check_run(training, merge=run.merge_adapter)
+    batches = _batches(run.weights, run.batch_sizes, training, resume)
+
+    psalm_config = PsalmConfig.from_pretrained(run.checkpoint, **run.model)
+    num_queries = psalm_config.num_queries if psalm_config.decouple_masks else 0
+    processor = PsalmProcessor.from_pretrained(run.checkpoint, num_queries=num_queries)
+    size = processor.image_processor.image_size
+    sources = {name: mixture.open_source(name, run.sources.get(name, {}), image_size=size, seed=training.seed) for name in run.weights}
+
+    model = PsalmForSegmentation.from_pretrained(
+        run.checkpoint,
+        config=psalm_config,
+        ignore_mismatched_sizes=bool(run.model),
+        **training.loading_options,
+        **quantization_options(run.language_model_bits, training),
+    )
+    if lora:
+        model = add_adapters(model, processor, lora, learning_rates=training.learning_rates, seed=training.seed)
+    return PsalmTrainer(
+        model=model,
+        args=training,
+        train_dataset=mixture.TaskSources(sources),
+        batch_sampler=batches,
+        data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
+        evaluation=measurement(run, processor, training.per_device_eval_batch_size) if run.eval_images else None,
+        processing_class=processor,
+    )
+
+
+def measurement(run: MixtureArguments, processor: PsalmProcessor, batch_size: int) -> Callable:
+    """What is measured during training: every task of the shapes world, or the datasets that the config names."""
+    from ..evaluation.datasets import evaluate_dataset, first_images
+    from ..evaluation.shapes import evaluate_shapes
+
+    if not run.eval_sources:
+        return partial(evaluate_shapes, processor=processor, split="validation", num_images=run.eval_images, batch_size=batch_size)
+    datasets = {
+        name: first_images(mixture.open_dataset(name, {"split": "val"} | options), run.eval_images)
+        for name, options in run.eval_sources.items()
+    }
+
+    def measure(model) -> dict[str, float]:
+        reports = {name: evaluate_dataset(model, processor, dataset, batch_size=batch_size) for name, dataset in datasets.items()}
+        return {f"{name} {metric}": value for name, report in reports.items() for metric, value in report.percent.items()}
+
+    return measure
+
+
+def _train(trainer: PsalmTrainer, merges: bool) -> PsalmTrainer:
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    if not trainer.was_terminated:
+        trainer.save_model()
+        if merges and trainer.is_world_process_zero():
+            merge_adapter(trainer.args.output_dir, merged_folder(trainer.args))
+    # Threads of a process group that is still open when Python ends may want the interpreter once more: the process then aborts.
+    trainer.accelerator.end_training()
+    return trainer

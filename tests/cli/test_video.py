@@ -1,0 +1,223 @@
+"""The video script from the command line to its files, with random weights: what it writes, and how it goes on."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psalm_hf import PsalmVideoSession, checkpoints, following
+from psalm_hf.cli import video
+from psalm_hf.tiny import build_tiny
+from psalm_hf.video.memory import POLICIES
+from tests.conftest import SAMPLES
+from tests.model.full_checkpoint import write_full_folder
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def random_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("random")
+    for part in build_tiny(seed=0):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def default_checkpoint(monkeypatch, random_checkpoint):
+    """Random weights where the script would take psalm-tiny: what it does is the same, and needs no trained weights."""
+    monkeypatch.setattr(checkpoints, "tiny_checkpoint", lambda: random_checkpoint)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A folder of five frames."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def first_mask(tmp_path):
+    """Objects 1 and 4, and a void pixel."""
+    annotation = np.zeros(SIZE, dtype=np.uint8)
+    annotation[5:25, 5:25], annotation[20:40, 30:60], annotation[0, 0] = 1, 4, 255
+    path = tmp_path / "first.png"
+    Image.fromarray(annotation).save(path)
+    return path
+
+
+def run(*arguments):
+    return video.main([*map(str, arguments)])
+
+
+def maps(output):
+    """Frame -> (H, W) numbers of the objects."""
+    found = {}
+    for path in sorted((output / "masks").iterdir()):
+        with Image.open(path) as picture:
+            assert picture.mode == "P" and picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+            found[path.stem] = np.asarray(picture)
+    return found
+
+
+def scores(output):
+    return [json.loads(line) for line in (output / "scores.jsonl").read_text().splitlines()]
+
+
+def test_an_annotated_first_frame_is_followed_to_the_end(clip, first_mask, tmp_path):
+    output = tmp_path / "out"
+    assert run(clip, "--first-mask", first_mask, "--output", output, "--policy", "last_frame") == 0
+    names = [str(number) for number in range(5)]
+    found = maps(output)
+    annotation = np.asarray(Image.open(first_mask)).copy()
+    annotation[0, 0] = 0
+    assert list(found) == names and (found["0"] == annotation).all()
+    assert all(picture.shape == SIZE and set(np.unique(picture)) <= {0, 1, 4} for picture in found.values())
+    assert any(picture.any() for name, picture in found.items() if name != "0")
+    assert sorted(path.name for path in (output / "overlays").iterdir()) == [f"{name}.jpg" for name in names]
+    lines = scores(output)
+    assert [line["frame"] for line in lines] == names and lines[0]["scores"] == {"1": 1, "4": 1}
+    assert all(0 <= score <= 1 for line in lines for score in line["scores"].values())
+    session = PsalmVideoSession(*build_tiny(seed=0), "last_frame")
+    session.load(output / "state.safetensors")  # which refuses another policy's
+    assert session.object_ids == (1, 4) and session.num_tracked == 4
+
+
+def test_boxes_and_points_are_tracked_in_the_first_frame_too(clip, tmp_path):
+    output = tmp_path / "out"
+    assert run(clip, "--box", 2, 5, 5, 30, 30, "--point", 1, 50, 30, "--point", 1, 55, 33, "--frames", 2, "--output", output) == 0
+    lines = scores(output)
+    assert [list(line["scores"]) for line in lines] == [["1", "2"]] * 2 and lines[0]["scores"]["1"] < 1
+
+
+@pytest.mark.parametrize("start", [["--first-mask", "first.png"], ["--box", 2, 5, 5, 30, 30]])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_path, monkeypatch, start):
+    monkeypatch.chdir(tmp_path)
+    arguments = [clip, *start, "--policy", "last_frame", "--save-every", 2, "--output"]
+    assert run(*arguments, "whole") == 0
+    tracked = []
+    write_frame, track = following.write_frame, PsalmVideoSession.track
+
+    def power_cut(output, frame, *rest):
+        write_frame(output, frame, *rest)
+        if frame.name == "2":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(following, "write_frame", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, "cut")
+    assert len(maps(Path("cut"))) == 3
+    monkeypatch.setattr(PsalmVideoSession, "track", lambda session, *rest: tracked.append(1) or track(session, *rest))
+    assert run(*arguments, "cut") == 0
+    assert len(tracked) == 3  # 2, after the state that was saved last, and the two that were left
+    whole, cut = maps(Path("whole")), maps(Path("cut"))
+    assert whole.keys() == cut.keys() and all((whole[name] == cut[name]).all() for name in whole)
+    assert scores(Path("whole")) == scores(Path("cut"))
+    assert run(*arguments, "cut") == 0 and len(tracked) == 3  # nothing is left to do
+    assert scores(Path("whole")) == scores(Path("cut"))
+
+
+def test_a_broken_last_frame_leaves_what_was_written_and_can_be_mended(clip, first_mask, tmp_path, capsys):
+    good = (clip / "4.png").read_bytes()
+    (clip / "4.png").write_bytes(good[:100])
+    arguments = [clip, "--first-mask", first_mask, "--output", tmp_path / "out"]
+    assert run(*arguments) == 2
+    assert "4.png: not an image" in capsys.readouterr().err
+    assert list(maps(tmp_path / "out")) == ["0", "1", "2", "3"] and len(scores(tmp_path / "out")) == 4
+    assert (tmp_path / "out" / "state.safetensors").is_file()  # although --save-every is 10
+    (clip / "4.png").write_bytes(good)
+    assert run(*arguments) == 0
+    assert len(maps(tmp_path / "out")) == 5 and len(scores(tmp_path / "out")) == 5
+
+
+def test_a_frame_of_another_size_stops_there(clip, first_mask, tmp_path, capsys):
+    Image.new("RGB", (50, 50)).save(clip / "3.png")
+    assert run(clip, "--first-mask", first_mask, "--output", tmp_path / "out") == 2
+    assert "is 50 high and 50 wide, but the frames before were 48 high and 64 wide" in capsys.readouterr().err
+    assert list(maps(tmp_path / "out")) == ["0", "1", "2"]
+
+
+def test_other_options_in_the_same_folder_are_refused(clip, first_mask, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(clip, "--first-mask", first_mask, "--frames", 1, "--output", output) == 0
+    assert run(clip, "--first-mask", first_mask, "--policy", "released", "--output", output) == 2
+    assert "was begun with policy 'first_last_confident', now it is 'released'" in capsys.readouterr().err
+    assert run(clip, "--first-mask", first_mask, "--output", clip) == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (["--box", 1, 5, 5, 30, 30, "--point", 1, 5, 5], "object 1 is given twice"),
+        (["--box", 0, 5, 5, 30, 30], "object 0; numbers go from 1 to 254"),
+        (["--box", 1.5, 5, 5, 30, 30], "object 1.5; numbers"),
+        (["--point", 1, 500, 5], "object 1: the point"),
+        (["--first-mask", "nothing.png"], "nothing.png: has no object"),
+        (["--first-mask", "small.png"], r"object 1: has shape (9, 9)"),
+        (["--first-mask", "missing.png"], "missing.png"),
+    ],
+)
+def test_wrong_prompts_are_named_before_anything_is_tracked(clip, tmp_path, monkeypatch, capsys, prompt, message):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros(SIZE, dtype=np.uint8)).save("nothing.png")
+    Image.fromarray(np.ones((9, 9), dtype=np.uint8)).save("small.png")
+    assert run(clip, *prompt, "--output", "out") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/masks/*"))
+
+
+def test_a_source_without_frames_is_refused(tmp_path, first_mask, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", "--first-mask", first_mask, "--output", tmp_path / "out") == 2
+    assert "empty: has no pictures" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(tmp_path / "empty") == 2
+    assert "say what to follow" in capsys.readouterr().err
+
+
+def test_video_files_go_in_and_out(clip, tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed; pip install psalm_hf[video]")
+    from psalm_hf.video import count_frames, frame_rate, read_frames, write_video
+
+    source, overlay = tmp_path / "clip.mp4", tmp_path / "videos" / "overlay.mp4"
+    write_video(source, (frame.image for frame in read_frames(clip)), rate=10)
+    assert run(source, "--box", 2, 5, 5, 30, 30, "--output", tmp_path / "out", "--video", overlay) == 0
+    assert list(maps(tmp_path / "out")) == [f"{number:05d}" for number in range(5)]
+    assert count_frames(overlay) == 5 and frame_rate(overlay) == 10
+
+
+@pytest.mark.golden
+@pytest.mark.samples
+@pytest.mark.slow
+def test_an_original_folder_of_full_size_runs_end_to_end(tmp_path, tmp_path_factory):
+    """Weights of the recipe, which recognise nothing. About 6 GB of disk, 9 of memory and a minute per frame on a CPU."""
+    folder = write_full_folder(Path(os.environ.get("PSALM_FULL_CHECKPOINT", tmp_path_factory.mktemp("full"))))
+    sequence = "480p/car-shadow"
+    root, output = SAMPLES / "DAVIS/2017/trainval", tmp_path / "out"
+    first_mask = root / "Annotations" / sequence / "00000.png"
+    source = root / "JPEGImages" / sequence
+    assert run(source, "--first-mask", first_mask, "--checkpoint", folder, "--frames", 3, "--output", output) == 0
+    found = maps(output)
+    assert list(found) == ["00000", "00001", "00002"] and {picture.shape for picture in found.values()} == {(480, 854)}
+    assert (found["00000"] == np.asarray(Image.open(first_mask))).all()
+
+
+@pytest.mark.samples
+@pytest.mark.slow
+def test_psalm_tiny_runs_through_every_sequence_of_the_davis_sample(tmp_path, tiny_checkpoint):
+    root = SAMPLES / "DAVIS/2017/trainval"
+    for source in sorted((root / "JPEGImages/480p").iterdir()):
+        first_mask, output = root / "Annotations/480p" / source.name / "00000.png", tmp_path / source.name
+        assert run(source, "--first-mask", first_mask, "--checkpoint", tiny_checkpoint, "--output", output) == 0
+        assert sorted(maps(output)) == sorted(path.stem for path in source.glob("*.jpg"))
+
+
+def test_the_script_offers_every_policy():
+    assert set(video.POLICIES) == set(POLICIES)
