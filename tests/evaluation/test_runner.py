@@ -6,7 +6,6 @@ import pytest
 
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
 from psalm_hf.evaluation.measures import ReferringMeasure, SemanticMeasure
-from psalm_hf.evaluation.results import flat, joint_results, markdown_row
 from psalm_hf.evaluation.runner import AnsweredRows, Processes, judge
 from tests.evaluation.test_datasets import CAT, CATEGORIES, DOG, picture, rows_of, stripe
 
@@ -58,30 +57,3 @@ def test_a_mask_of_another_size_is_refused_by_its_picture():
     wrong = {0: {"referring": {"mask": {"size": [4, 4], "counts": "`0"}, "score": 1.0, "no_target": False}}}
     with pytest.raises(ValueError, match=r"image one, record None, prediction: a mask of size \(4, 4\), but the image is \(128, 128\)"):
         judge(part_of(ReferringMeasure(), ROWS[0]), wrong, lambda found: found, Processes())
-
-
-def test_names_that_two_parts_share_are_told_apart():
-    parts = {"ego2exo": {"percent": {"region IoU": 1.0, "only": 2.0}}, "exo2ego": {"percent": {"region IoU": 3.0}}}
-    assert flat(parts) == {"ego2exo region IoU": 1.0, "only": 2.0, "exo2ego region IoU": 3.0}
-
-
-def test_parts_are_judged_together():
-    measures = [ReferringMeasure(), ReferringMeasure()]
-    for row, measure in enumerate(measures):
-        measure.add(ROWS[0], ANSWERS[row]["referring"])
-    found = joint_results([[measure] for measure in measures])
-    assert found["counts"]["expressions with a target"] == 2
-    assert found["percent"]["referring gIoU"] == pytest.approx(100 * (0.5 + 1) / 2)
-
-
-def test_the_row_has_main_numbers_and_the_papers():
-    results = {
-        "benchmark": "coco_panoptic",
-        "split": "val",
-        "protocol": {"name": "released"},
-        "percent": {"panoptic PQ": 50.04, "panoptic PQ, small": 1.0, "panoptic RQ": 2.0, "region mIoU, point": 3.0},
-        "published": {"": {"numbers": {"panoptic PQ": 55.9}}},
-        "parts": {"": {"counts": {"pictures": 5000}}},
-    }
-    assert markdown_row(results).splitlines()[0] == "| benchmark | split | protocol | pictures | panoptic PQ | region mIoU, point |"
-    assert markdown_row(results).splitlines()[2] == "| coco_panoptic | val | released | 5000 | 50.0 (55.9) | 3.0 |"
