@@ -34,8 +34,6 @@ the current step, with a complete checkpoint. Several processes, DeepSpeed, FSDP
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -46,31 +44,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def measurement(mixture, processor, batch_size: int) -> Callable:
-    """What is measured during training: every task of the shapes world, or the datasets that the config names."""
-    from psalm_hf.data.mixture import open_dataset
-    from psalm_hf.evaluation.datasets import evaluate_dataset, first_images
-    from psalm_hf.evaluation.shapes import evaluate_shapes
-
-    if not mixture.eval_sources:
-        return partial(evaluate_shapes, processor=processor, split="validation", num_images=mixture.eval_images, batch_size=batch_size)
-    datasets = {
-        name: first_images(open_dataset(name, {"split": "val"} | options), mixture.eval_images)
-        for name, options in mixture.eval_sources.items()
-    }
-
-    def measure(model) -> dict[str, float]:
-        reports = {name: evaluate_dataset(model, processor, dataset, batch_size=batch_size) for name, dataset in datasets.items()}
-        return {f"{name} {metric}": value for name, report in reports.items() for metric, value in report.percent.items()}
-
-    return measure
-
-
 def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     """Everything that can be refused is refused here: first what the config says, then what the files hold."""
     from psalm_hf import PsalmConfig, PsalmForSegmentation, PsalmProcessor
     from psalm_hf.data.collator import PsalmCollator
     from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources, check_mixture, open_source
+    from psalm_hf.evaluation.evaluation import measurement
     from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments, read_config
     from psalm_hf.training.lora import add_adapters, check_run, merged_folder, read_lora
     from psalm_hf.training.quantization import quantization_options
@@ -103,7 +82,10 @@ def build_trainer(config: str, overrides: list[str], resume: bool) -> tuple:
     )
     if lora:
         model = add_adapters(model, processor, lora, learning_rates=training.learning_rates, seed=training.seed)
-    evaluation = measurement(mixture, processor, training.per_device_eval_batch_size) if mixture.eval_images else None
+    evaluation = None
+    if mixture.eval_images:
+        sizes = {"images": mixture.eval_images, "batch_size": training.per_device_eval_batch_size}
+        evaluation = measurement(processor, **sizes, sources=mixture.eval_sources)
     trainer = PsalmTrainer(
         model=model,
         args=training,

@@ -1,4 +1,4 @@
-"""Measures on pictures of four rows: what counts, what counts nowhere, and what is refused. Through a model: test_datasets.py."""
+"""Measures on pictures of four rows: what counts, what counts nowhere, and what is refused. Through a model: test_runner.py."""
 
 import pickle
 
@@ -11,9 +11,12 @@ from psalm_hf.evaluation.measures import (
     GroupedIoU,
     InstanceMeasure,
     PanopticMeasure,
+    PanopticThresholds,
     ReferringMeasure,
+    ReferringRule,
     RegionMeasure,
     SemanticMeasure,
+    ThingsFound,
     areas_of,
     meant,
     measures_of,
@@ -136,6 +139,53 @@ def test_a_group_is_the_sum_of_whatever_belongs_to_it():
     iou.of(("a",)).update(np.ones(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool))
     assert {name: part.compute()["mIoU"] for name, part in iou.by_group().items()} == {"a": 50, "b": 100}
     assert iou.whole().compute()["mIoU"] == 50
+
+
+def test_a_variant_has_answers_and_numbers_of_its_own():
+    half = PanopticMeasure(CATEGORIES, PanopticThresholds(0.5, 0.5), variant="thresholds 0.5")
+    half.add(sample(Segment(rows(0), CAT)), {"segments": [{"category_id": CAT, "mask": rows(0)}]})
+    assert half.name == "panoptic_thresholds_0.5" and half.numbers()["panoptic PQ, thresholds 0.5"] == 100
+    assert half.per_category() == {} and list(half.protocol()) == ["panoptic, thresholds 0.5"]
+
+
+def test_the_best_query_of_a_rule_is_rejected_where_the_rule_rejects():
+    assert ReferringRule(0.6, "threshold").best_query == ReferringRule(None, "processor", no_target_threshold=0.6)
+    rule = ReferringRule(0.9, "processor", no_target_threshold=0.8)
+    assert rule.best_query == ReferringRule(None, "processor", no_target_threshold=0.8)
+    assert ReferringRule(0.9, "area", 7).best_query == ReferringRule(None, "area", 7)
+
+
+def test_with_a_target_given_nothing_is_no_answer_and_expressions_without_one_do_not_count():
+    measure = ReferringMeasure(variant="best query", target_given=True)
+    assert measure.numbers() == {}  # no expression with a target: nothing is defined
+    measure.add(expression(tags=("relation",)), referred(0))
+    measure.add(expression(Segment(rows(0)), tags=("ordinal",)), referred(0, 1, no_target=True))
+    numbers = measure.numbers()
+    assert (numbers["referring gIoU, best query, target given"], numbers["referring cIoU, ordinal, best query, target given"]) == (50, 50)
+    assert not any("acc" in name or "relation" in name for name in numbers)
+    assert measure.name == "referring_best_query" and measure.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ([(CAT, (0, 1))], True),
+        ([(CAT, (0,))], False),  # IoU 0.5 is not above one half
+        ([(CAT, (0, 1, 2))], True),  # 2 of 3
+        ([(GRASS, (0, 1))], False),  # right mask, wrong name
+        ([], False),
+    ],
+)
+def test_a_thing_is_found_by_its_category_and_more_than_half(answer, found):
+    measure = ThingsFound("panoptic", [CAT], {"small": (0, 5), "large": (5, 100)}, lambda sample: ["seen"])
+    segments = [{"category_id": category, "mask": rows(*where)} for category, where in answer]
+    measure.add(sample(Segment(rows(0, 1), CAT), Segment(rows(2), GRASS)), {"segments": segments})
+    assert measure.numbers() == dict.fromkeys(("things found, all", "things found, large", "things found, seen"), 100 * found)
+    assert measure.counts() == {"things, all": 1, "things, large": 1, "things, seen": 1}
+    total = ThingsFound("panoptic", [CAT], {}, lambda sample: [])
+    total += measure
+    total += measure
+    assert total.numbers() == measure.numbers() and total.counts()["things, all"] == 2
 
 
 MEASURES = {
