@@ -6,7 +6,7 @@
 Without --split, all splits of the dataset whose files are there. Nothing is written but the pictures: `OUTPUT/DATASET_SPLIT_N.png`,
 where N is the number of the record from 0, and `OUTPUT/DATASET_SPLIT.png` with all of them.
 
-The exit status is 1 if a record is broken or a count differs from the published one. A part of a dataset is legitimate: then its counts
+The exit status is 2 if a record is broken or a count differs from the published one. A part of a dataset is legitimate: then its counts
 differ, and nothing else should be wrong.
 """
 
@@ -295,7 +295,7 @@ def builders(options: argparse.Namespace, cache_dir: str) -> Iterator[Any]:
     entry = DATASETS[options.dataset]
     if entry.needs_files and (options.folder is None or not os.path.isdir(options.folder)):
         raise FileNotFoundError(
-            f"the folder {options.folder} does not exist; give the data_dir of {options.dataset}, see {entry.docs_page}"
+            f"the folder {options.folder} does not exist; give the data_dir of {options.dataset}, see the docs page {entry.docs_page}"
         )
     if not entry.splits and not options.split:
         raise ValueError(f"{options.dataset}: a split may have any name; say which with --split")
@@ -335,10 +335,10 @@ def main(arguments: list[str] | None = None) -> int:
                 results.append(verify_split(waiting.pop(0), options))  # which is freed then, with what it has read
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1
+            return 2
     if not results:
         print(f"error: no split of {options.dataset} is in {options.folder}", file=sys.stderr)
-    return 0 if results and all(results) else 1
+    return 0 if results and all(results) else 2
 
 
 if __name__ == "__main__":

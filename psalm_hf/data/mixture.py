@@ -247,10 +247,13 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
     if not isinstance(buffer, int) or buffer < 1 or ("shuffle_buffer" in options and not options.get("streaming")):
         raise ValueError(f"source {name}: shuffle_buffer is {buffer!r}; give the rows of the buffer, at least 1, and streaming: true")
     if entry.needs_files and options.get("data_dir") is None:
-        raise ValueError(f"source {name}: {dataset} is read from files; give the folder that holds them as data_dir, see {entry.docs_page}")
+        raise ValueError(
+            f"source {name}: {dataset} is read from files; give the folder that holds them as data_dir, see the docs page {entry.docs_page}"
+        )
     if entry.needs_files and not Path(options["data_dir"]).expanduser().is_dir():
         raise FileNotFoundError(
-            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, see {entry.docs_page}"
+            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, "
+            f"see the docs page {entry.docs_page}"
         )
 
 

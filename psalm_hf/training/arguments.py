@@ -151,7 +151,7 @@ class MixtureArguments:
 
     def __post_init__(self):
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
-            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see docs/model.md")
+            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see the docs page The model")
         read_lora(self.lora)
         check_bits(self.language_model_bits)
         if self.lora and self.model:
