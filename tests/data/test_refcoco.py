@@ -194,7 +194,7 @@ def test_image_ids_may_be_text(root, tmp_path):
 
 
 def test_a_split_that_the_file_does_not_have_is_refused_with_those_it_has(root, tmp_path):
-    with pytest.raises(ValueError, match=r"refcoco test: refcoco/refs\(unc\).p has no split .test., it has val, train, testA; see the docs page"):
+    with pytest.raises(ValueError, match=r"refs\(unc\).p has no split 'test', it has val, train, testA; see the docs page"):
         load("refcoco", "test", root, cache_dir=tmp_path)
 
 
