@@ -82,6 +82,7 @@ def test_groups_share_all_counts_and_the_mean_of_a_whole_is_that_of_its_parts(ti
     expressions = "expressions with a target"
     for parts in (("below 2 %", "larger"), ("seen", "held_out"), ("one_target", "several_targets")):
         assert counts[expressions] == sum(counts.get(f"{expressions}, {part}", 0) for part in parts)
+    assert "expressions without target, seen" not in counts  # what means nothing is no pair that was seen
     weights = [counts[f"regions, box, {part}"] for part in ("seen", "held_out")]
     means = [results.percent[f"region mIoU, box, {part}"] for part in ("seen", "held_out")]
     assert results.percent["region mIoU, box"] == pytest.approx(np.average(means, weights=weights))

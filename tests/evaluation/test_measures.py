@@ -170,7 +170,7 @@ def test_with_a_target_given_nothing_is_no_answer_and_expressions_without_one_do
     ("answer", "found"),
     [
         ([(CAT, (0, 1))], True),
-        ([(CAT, (0,))], False),  # IoU 0.5 is not above one half
+        ([(CAT, (0, 1, 2, 3))], False),  # an IoU of 0.5 is not above one half
         ([(CAT, (0, 1, 2))], True),  # 2 of 3
         ([(GRASS, (0, 1))], False),  # right mask, wrong name
         ([], False),
