@@ -1,9 +1,10 @@
 """Packs a trained checkpoint to be shipped: float16 weights that load in float32, the processor, a model card, and nothing else.
 
-    python examples/pack_checkpoint.py --checkpoint outputs/tiny/stage2_second --results results.json --output FOLDER
+    python examples/pack_checkpoint.py --checkpoint DIR --results TEST/results.json UNSEEN/results.json --output FOLDER
 
---results is what `evaluate_shapes.py --output` wrote. Its thresholds of expressions go into the processor. In the card, $parameters
-(millions), $megabytes (of the weights), $results (a table), $images, $no_target and $further_targets (of the measurement) are filled in.
+--results are files that `psalm evaluate --benchmark shapes` wrote, one per split, after `psalm calibrate` had written thresholds of
+expressions into the processor. In the card, $parameters (millions), $megabytes (of the weights), $results (a table), $images, $no_target
+and $further_targets (of the measurement) are filled in.
 
 `save_pretrained` also copies the modules of the model, for machines without psalm_hf. What is packed here is loaded by psalm_hf, and needs
 none.
@@ -20,49 +21,48 @@ from string import Template
 from typing import Any
 
 CARD = Path(__file__).parent / "cards" / "psalm_tiny.md"
-# Of the many numbers of evaluate_shapes.py, those for the card: how they are called there -> here.
+# Of the many numbers of an evaluation, those for the card: how they are called there -> here.
 REPORTED = {
     "panoptic PQ, thresholds 0.5": "panoptic PQ",
     "panoptic PQ-things, thresholds 0.5": "panoptic PQ, things",
     "panoptic PQ-stuff, thresholds 0.5": "panoptic PQ, stuff",
     "semantic mIoU": "semantic mIoU",
     "instance AP": "instance AP",
-    "referring cIoU, with target, scored": "referring cIoU, expressions with a target",
-    "referring cIoU, attribute, scored": "of these, attributes",
-    "referring cIoU, superlative, scored": "superlatives",
-    "referring cIoU, ordinal, scored": "ordinals",
-    "referring cIoU, relation, scored": "relations",
-    "referring gIoU, all, scored": "referring gIoU, all expressions",
+    "referring cIoU, target given": "referring cIoU, expressions with a target",
+    "referring cIoU, attribute, target given": "of these, attributes",
+    "referring cIoU, superlative, target given": "superlatives",
+    "referring cIoU, ordinal, target given": "ordinals",
+    "referring cIoU, relation, target given": "relations",
+    "referring gIoU": "referring gIoU, all expressions",
     "referring N-acc": "expressions without a target that were recognised (N-acc)",
     "referring T-acc": "expressions with a target that were recognised (T-acc)",
     "region mIoU, point": "region mIoU, point",
     "region mIoU, scribble": "region mIoU, scribble",
     "region mIoU, box": "region mIoU, box",
     "region mIoU, mask": "region mIoU, mask",
-    "answers right, all": "answers right",
+    "text accuracy": "answers right",
 }
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="folder written by save_pretrained")
-    parser.add_argument("--results", required=True, type=Path, help="JSON file of evaluate_shapes.py")
+    parser.add_argument("--results", required=True, type=Path, nargs="+", help="results.json of psalm evaluate --benchmark shapes")
     parser.add_argument("--card", type=Path, default=CARD, help="model card to fill in (default: examples/cards/psalm_tiny.md)")
     parser.add_argument("--output", required=True, type=Path, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it holds something")
     return parser.parse_args(arguments)
 
 
-def pack(checkpoint: str, results: Path, card: Path, output: Path, overwrite: bool) -> None:
+def pack(checkpoint: str, results: list[Path], card: Path, output: Path, overwrite: bool) -> None:
     """Writes beside the output and renames at the end: a folder that exists is complete."""
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: exists and is not an empty folder; give another one or --overwrite")
-    record = json.loads(results.read_text(encoding="utf-8"))
-    measured = card_fields(record, results)
+    measured = card_fields({path: json.loads(path.read_text(encoding="utf-8")) for path in results})
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        parameters = write_checkpoint(checkpoint, unfinished, record["thresholds"])
+        parameters = write_checkpoint(checkpoint, unfinished)
         megabytes = (unfinished / "model.safetensors").stat().st_size / 1e6
         template = Template(card.read_text(encoding="utf-8"))
         text = template.substitute(measured, parameters=f"{parameters / 1e6:.1f}", megabytes=f"{megabytes:.1f}")
@@ -76,17 +76,14 @@ def pack(checkpoint: str, results: Path, card: Path, output: Path, overwrite: bo
         raise
 
 
-def write_checkpoint(checkpoint: str, folder: Path, thresholds: dict[str, float]) -> int:
-    """Everything but the card. `thresholds`: of `evaluate_shapes.py`. Returns the number of parameters."""
+def write_checkpoint(checkpoint: str, folder: Path) -> int:
+    """Everything but the card. Returns the number of parameters."""
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
 
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype="float32")
     # The model itself stays float32, and so says config.json.
     model.save_pretrained(folder, state_dict=half_state(model.state_dict()), max_shard_size="1TB")
-    processor = PsalmProcessor.from_pretrained(
-        checkpoint, referring_threshold=thresholds["further_targets"], no_target_threshold=thresholds["no_target"]
-    )
-    processor.save_pretrained(folder)
+    PsalmProcessor.from_pretrained(checkpoint).save_pretrained(folder)
     drop_code(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -133,30 +130,35 @@ def put_in_place(unfinished: Path, output: Path) -> None:
             raise
 
 
-def card_fields(record: dict, name: Path) -> dict[str, str]:
-    """What the card says about the measurement, from the file of evaluate_shapes.py.
+def card_fields(records: dict[Path, dict]) -> dict[str, str]:
+    """What the card says about the measurement, from the files of psalm evaluate.
 
     Raises:
-        ValueError: another file, or one without all numbers of the card.
+        ValueError: another file, or one without all numbers of the card; expressions that were not measured by calibrated thresholds.
     """
-    if not record.get("splits") or not record.get("thresholds"):
-        raise ValueError(f"{name}: no 'splits' and 'thresholds' in it; give the file that evaluate_shapes.py --output wrote")
-    for split, report in record["splits"].items():
-        missing = REPORTED.keys() - report["percent"].keys()
-        if missing:
-            raise ValueError(f"{name}, split {split}: no {', '.join(sorted(missing))}; measure again with the present evaluate_shapes.py")
-    thresholds = {key: f"{record['thresholds'][key]:.2f}" for key in ("no_target", "further_targets")}
-    return {"images": str(record["images"]), "results": results_table(record["splits"]), **thresholds}
+    for name, record in records.items():
+        if record.get("benchmark") != "shapes" or record["protocol"].get("no_target") != "processor":
+            raise ValueError(f"{name}: not of the benchmark shapes with calibrated thresholds; run psalm calibrate, then psalm evaluate")
+        if missing := REPORTED.keys() - record["percent"].keys():
+            raise ValueError(f"{name}: no {', '.join(sorted(missing))}; measure all parts with the present psalm evaluate")
+    first = next(iter(records.values()))
+    chosen = first["protocol"]
+    return {
+        "images": str(first["parts"]["panoptic"]["counts"]["pictures"]),
+        "results": results_table(list(records.values())),
+        "no_target": f"{chosen['no_target_threshold']:.2f}",
+        "further_targets": f"{chosen['referring_threshold']:.2f}",
+    }
 
 
-def results_table(splits: dict[str, dict]) -> str:
+def results_table(records: list[dict]) -> str:
     """In Markdown: the numbers of every split, each with that of a trivial answer in brackets where there is one."""
-    lines = [f"| percent | {' | '.join(splits)} |", f"| --- |{' --- |' * len(splits)}"]
+    lines = [f"| percent | {' | '.join(record['split'] for record in records)} |", f"| --- |{' --- |' * len(records)}"]
     for key, title in REPORTED.items():
         cells = [title]
-        for report in splits.values():
-            baseline = report["baselines"].get(key.removesuffix(", scored"))  # a trivial answer has no scores
-            cells.append(f"{report['percent'][key]:.1f}" + ("" if baseline is None else f" ({baseline:.1f})"))
+        for record in records:
+            baseline = record["baselines"].get(key)
+            cells.append(f"{record['percent'][key]:.1f}" + ("" if baseline is None else f" ({baseline:.1f})"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -22,12 +22,12 @@ from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import open_source
 from psalm_hf.data.shapes_scene import make_scene
 from psalm_hf.devices import kept_torch_state, pick_device
+from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
 from psalm_hf.evaluation.calibration import score_answers
 from psalm_hf.evaluation.measures import measures_of
 from psalm_hf.evaluation.records import Records, read_answer
 from psalm_hf.evaluation.runner import Processes, answer, judge
-from psalm_hf.evaluation.shapes import evaluate_shapes
 from psalm_hf.evaluation.text_measures import ShapesQuestionMeasure
 from psalm_hf.evaluation.text_runner import answer_text
 from psalm_hf.evaluation.video_measures import VideoMeasure
@@ -391,7 +391,7 @@ def test_calibration_has_the_scores_of_the_cpu(trained, processor):
 
 
 def test_shapes_have_the_numbers_of_the_cpu(trained, processor):
-    expected, found = (evaluate_shapes(model, processor, split="test", num_images=1, batch_size=1) for model in trained)
+    expected, found = (evaluate(model, processor, "shapes", split="test", limit=1, batch_size=1).percent for model in trained)
     assert found == pytest.approx(expected, abs=1)
 
 

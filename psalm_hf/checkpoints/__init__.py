@@ -25,7 +25,7 @@ def tiny_checkpoint() -> Path:
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{folder}: the weights of {TINY} are absent from this installation; install psalm_hf again from a complete checkout, or train "
-            "them as docs/training.md says and write them there with examples/pack_checkpoint.py"
+            "them as the docs page Training says and write them there with examples/pack_checkpoint.py"
         )
     return folder
 

@@ -1,6 +1,7 @@
 """What all verbs share: options with suggestions, errors in one line, a checkpoint loaded."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -59,7 +60,8 @@ def run(command: Callable[[list[str] | None], int | None], arguments: list[str] 
 
 def refuse(error: Exception) -> int:
     """One line on the standard error, and exit status 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    where = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 

@@ -6,7 +6,7 @@
 Without --split, all splits of the dataset whose files are there. Nothing is written but the pictures: `OUTPUT/DATASET_SPLIT_N.png`,
 where N is the number of the record from 0, and `OUTPUT/DATASET_SPLIT.png` with all of them.
 
-The exit status is 1 if a record is broken or a count differs from the published one. A part of a dataset is legitimate: then its counts
+The exit status is 2 if a record is broken or a count differs from the published one. A part of a dataset is legitimate: then its counts
 differ, and nothing else should be wrong.
 """
 
@@ -76,4 +76,4 @@ def verify(arguments: list[str] | None) -> int:
         num_shown=options.show,
         output=options.output,
     )
-    return 0 if is_well else 1
+    return 0 if is_well else 2

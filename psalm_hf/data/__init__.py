@@ -23,7 +23,7 @@ class DatasetEntry:
         splits: what `load` takes as `split`; () = any name.
         options: what `load` takes besides, see the page.
         needs_files: whether `load` needs a `data_dir`.
-        docs_page: where the dataset is described.
+        docs_page: title of the page of the documentation that describes it, or its beginning.
         summary: what it is, in a line.
     """
 
@@ -69,7 +69,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "validation", "test", "unseen"),
             options=("num_images", "task", "seed", "image_size", "prompts_per_image", "phrase_percent", "region_kind"),
             needs_files=False,
-            docs_page="docs/shapes.md",
+            docs_page="The shapes world",
             summary="drawn things on textured stuff; every task; endless, seeded, no download",
         ),
         "moving_shapes": DatasetEntry(
@@ -78,7 +78,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "validation", "test", "unseen"),
             options=("num_clips", "num_frames", "seed", "image_size", "oracle"),
             needs_files=False,
-            docs_page="docs/shapes.md",
+            docs_page="The shapes world",
             summary="drawn things that move: objects of a clip's first frame, found in the others",
         ),
         "two_view_shapes": DatasetEntry(
@@ -87,7 +87,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "validation", "test", "unseen"),
             options=("num_pairs", "direction", "seed", "image_size", "oracle"),
             needs_files=False,
-            docs_page="docs/shapes.md",
+            docs_page="The shapes world",
             summary="drawn things in two pictures: objects of one, found in the other",
         ),
         "coco_panoptic": DatasetEntry(
@@ -96,7 +96,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty"),
             needs_files=True,
-            docs_page="docs/datasets/coco.md",
+            docs_page="COCO 2017",
             summary="COCO 2017: 80 things and 53 kinds of stuff that cover the picture",
         ),
         "coco_instance": DatasetEntry(
@@ -105,7 +105,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty"),
             needs_files=True,
-            docs_page="docs/datasets/coco.md",
+            docs_page="COCO 2017",
             summary="COCO 2017: objects of 80 categories",
         ),
         "coco_semantic": DatasetEntry(
@@ -114,7 +114,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "masks"),
             needs_files=True,
-            docs_page="docs/datasets/coco.md",
+            docs_page="COCO 2017",
             summary="COCO 2017: one mask for each of the 133 panoptic categories",
         ),
         "coco_interactive": DatasetEntry(
@@ -123,7 +123,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "kind", "source", "rules", "seed", "file", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/coco_interactive.md",
+            docs_page="COCO-Interactive",
             summary="COCO-Interactive: objects of COCO meant by points, scribbles, boxes or masks",
         ),
         "lvis": DatasetEntry(
@@ -132,7 +132,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "annotation_folder", "image_folder", "names"),
             needs_files=True,
-            docs_page="docs/datasets/lvis.md",
+            docs_page="LVIS v1",
             summary="LVIS v1: objects of 1203 categories on pictures of COCO, not all annotated",
         ),
         "davis2017": DatasetEntry(
@@ -141,7 +141,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "oracle"),
             needs_files=True,
-            docs_page="docs/datasets/davis.md",
+            docs_page="DAVIS 2017",
             summary="DAVIS 2017: objects of a video's first frame, found in the others",
         ),
         "ego_exo4d": DatasetEntry(
@@ -150,7 +150,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "direction", "oracle", "frame_folder", "annotation_folder"),
             needs_files=True,
-            docs_page="docs/datasets/ego_exo4d.md",
+            docs_page="Ego-Exo4D",
             summary="Ego-Exo4D: objects of a first-person view, found in another view, or the other way round",
         ),
         "refcoco": DatasetEntry(
@@ -159,7 +159,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/refcoco.md",
+            docs_page="RefCOCO",
             summary="RefCOCO: expressions, each for one object of a COCO picture",
         ),
         "refcoco+": DatasetEntry(
@@ -168,7 +168,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/refcoco.md",
+            docs_page="RefCOCO",
             summary="RefCOCO+: the same without words of place",
         ),
         "refcocog": DatasetEntry(
@@ -177,7 +177,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/refcoco.md",
+            docs_page="RefCOCO",
             summary="RefCOCOg: longer expressions",
         ),
         "grefcoco": DatasetEntry(
@@ -186,7 +186,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "image_folder", "keep_empty", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/grefcoco.md",
+            docs_page="gRefCOCO",
             summary="gRefCOCO: expressions for any number of objects, or for none",
         ),
         "reasonseg": DatasetEntry(
@@ -195,7 +195,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "protocol", "keep_empty", "rasterisation"),
             needs_files=True,
-            docs_page="docs/datasets/reasonseg.md",
+            docs_page="ReasonSeg",
             summary="ReasonSeg: instructions that have to be reasoned about",
         ),
         "own_coco": DatasetEntry(
@@ -204,7 +204,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "images", "masks", "keep_empty"),
             needs_files=True,
-            docs_page="docs/own_data.md",
+            docs_page="Own data",
             summary="own data: instances or panoptic segments in COCO's format",
         ),
         "own_pairs": DatasetEntry(
@@ -213,7 +213,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=(),
             options=(*_FILE_OPTIONS, "images", "masks", "categories", "ignore"),
             needs_files=True,
-            docs_page="docs/own_data.md",
+            docs_page="Own data",
             summary="own data: pairs of picture and label map",
         ),
         "own_labelme": DatasetEntry(
@@ -222,7 +222,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "categories", "skip_shapes", "keep_empty", "task"),
             needs_files=True,
-            docs_page="docs/own_data.md",
+            docs_page="Own data",
             summary="own data: shapes drawn with Labelme",
         ),
         "own_jsonl": DatasetEntry(
@@ -231,7 +231,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "categories", "task"),
             needs_files=True,
-            docs_page="docs/own_data.md",
+            docs_page="Own data",
             summary="own data: JSON lines with categories, sentences or conversations",
         ),
         "llava_mix665k": DatasetEntry(
@@ -240,7 +240,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "text_only"),
             needs_files=True,
-            docs_page="docs/datasets/llava.md",
+            docs_page="LLaVA",
             summary="LLaVA-1.5 instruction data: conversations about pictures, and some without",
         ),
         "llava_pretrain_558k": DatasetEntry(
@@ -249,7 +249,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
             needs_files=True,
-            docs_page="docs/datasets/llava.md",
+            docs_page="LLaVA",
             summary="LLaVA-1.5 alignment data: pictures and captions, in files or tar shards",
         ),
         "llava_pretrain_595k": DatasetEntry(
@@ -258,7 +258,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
             needs_files=True,
-            docs_page="docs/datasets/llava.md",
+            docs_page="LLaVA",
             summary="LLaVA alignment data of CC3M: pictures and captions, in files or tar shards",
         ),
         "vqav2": DatasetEntry(
@@ -267,7 +267,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test_dev", "test"),
             options=(*_FILE_OPTIONS, "instruction"),
             needs_files=True,
-            docs_page="docs/datasets/vqav2.md",
+            docs_page="VQA v2",
             summary="open questions about COCO pictures, ten answers each",
         ),
         "scienceqa": DatasetEntry(
@@ -276,7 +276,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test", "trainval", "minitrain", "minival", "minitest"),
             options=(*_FILE_OPTIONS, "text_only", "instruction"),
             needs_files=True,
-            docs_page="docs/datasets/scienceqa.md",
+            docs_page="ScienceQA",
             summary="multiple-choice questions of school science, some with a picture",
         ),
         "mmbench": DatasetEntry(
@@ -285,7 +285,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("dev", "test"),
             options=(*_FILE_OPTIONS, "file", "language", "instruction", "rotations"),
             needs_files=True,
-            docs_page="docs/datasets/mmbench.md",
+            docs_page="MMBench",
             summary="multiple-choice questions about pictures, English or Chinese",
         ),
         "pope": DatasetEntry(
@@ -294,7 +294,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("random", "popular", "adversarial"),
             options=(*_FILE_OPTIONS, "file", "image_folder", "instruction"),
             needs_files=True,
-            docs_page="docs/datasets/pope.md",
+            docs_page="POPE",
             summary="is this object in the picture? yes or no",
         ),
         "ade20k_semantic": DatasetEntry(
@@ -303,7 +303,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "masks"),
             needs_files=True,
-            docs_page="docs/datasets/ade20k.md",
+            docs_page="ADE20K",
             summary="ADE20K: 150 categories, things and stuff",
         ),
         "ade20k_instance": DatasetEntry(
@@ -312,7 +312,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/ade20k.md",
+            docs_page="ADE20K",
             summary="ADE20K: objects of 100 categories",
         ),
         "ade20k_panoptic": DatasetEntry(
@@ -321,7 +321,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/ade20k.md",
+            docs_page="ADE20K",
             summary="ADE20K: 100 things and 50 kinds of stuff, from prepared files",
         ),
         "cityscapes_semantic": DatasetEntry(
@@ -330,7 +330,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "masks"),
             needs_files=True,
-            docs_page="docs/datasets/cityscapes.md",
+            docs_page="Cityscapes",
             summary="Cityscapes, fine: 19 categories",
         ),
         "cityscapes_instance": DatasetEntry(
@@ -339,7 +339,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/cityscapes.md",
+            docs_page="Cityscapes",
             summary="Cityscapes, fine: objects of 8 categories",
         ),
         "cityscapes_panoptic": DatasetEntry(
@@ -348,7 +348,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/cityscapes.md",
+            docs_page="Cityscapes",
             summary="Cityscapes, fine: 8 things and 11 kinds of stuff",
         ),
         "voc20": DatasetEntry(
@@ -357,7 +357,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "layout"),
             needs_files=True,
-            docs_page="docs/datasets/pascal_voc.md",
+            docs_page="Pascal VOC 2012",
             summary="Pascal VOC 2012: 20 categories, the background is not counted",
         ),
         "voc21": DatasetEntry(
@@ -366,7 +366,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "layout"),
             needs_files=True,
-            docs_page="docs/datasets/pascal_voc.md",
+            docs_page="Pascal VOC 2012",
             summary="Pascal VOC 2012: 20 categories and the background",
         ),
         "voc_instance": DatasetEntry(
@@ -375,7 +375,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/pascal_voc.md",
+            docs_page="Pascal VOC 2012",
             summary="Pascal VOC 2012: objects of 20 categories",
         ),
         "pc59": DatasetEntry(
@@ -384,7 +384,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/pascal_context.md",
+            docs_page="Pascal Context",
             summary="Pascal Context: the 59 most frequent categories",
         ),
         "pc459": DatasetEntry(
@@ -393,7 +393,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
             needs_files=True,
-            docs_page="docs/datasets/pascal_context.md",
+            docs_page="Pascal Context",
             summary="Pascal Context: all 459 categories",
         ),
     }
@@ -474,5 +474,7 @@ def load(
     if not builder.info.splits[split].num_examples:
         if options.get("on_error") == "skip":
             raise ValueError(f"{name} {split}: no rows are left; load it with on_error='raise' to see what is wrong with the first record")
-        raise ValueError(f"{name} {split}: no rows: no record has anything to ask for with these options; see {entry.docs_page}")
+        raise ValueError(
+            f"{name} {split}: no rows: no record has anything to ask for with these options; see the docs page {entry.docs_page}"
+        )
     return SampleDataset(builder.as_dataset(split=split), builder.categories, builder.task)

@@ -84,7 +84,7 @@ def ade20k_categories(builder: FileBuilder, first_id: int) -> tuple[Category, ..
     try:
         names = names_from_lines(builder.lines(NAMES))
     except ValueError as error:
-        raise ValueError(f"{builder.title}: {error}; see {builder.docs_page}") from error
+        raise ValueError(f"{builder.title}: {error}; see the docs page {builder.docs_page}") from error
     if builder.config.names == "synonyms":
         names = dict(enumerate(joined_names("ade20k"), 1))
     return tuple(Category(number - 1 + first_id, name, is_thing=number in CLASS_OF_INSTANCE) for number, name in names.items())
@@ -106,7 +106,7 @@ class Ade20kSemantic(SemanticMapBuilder):
     """One mask per category; ids 1..150, those of objectInfo150.txt, whichever maps are read."""
 
     BUILDER_CONFIG_CLASS = Ade20kSemanticConfig
-    docs_page = "docs/datasets/ade20k.md"
+    docs_page = "ADE20K"
     published = PUBLISHED
 
     @property
@@ -138,7 +138,7 @@ class Ade20kInstance(LabelMapBuilder):
     """One mask per object, from `annotations_instance`; 100 of the ids 0..149, as in the derived files."""
 
     task = "instance"
-    docs_page = "docs/datasets/ade20k.md"
+    docs_page = "ADE20K"
     published = PUBLISHED
 
     @property
@@ -186,7 +186,7 @@ class Ade20kPanoptic(CocoPanoptic):
     """Things and stuff without overlap, from the files that `psalm prepare ade20k` writes; ids 0..149."""
 
     BUILDER_CONFIG_CLASS = Ade20kPanopticConfig
-    docs_page = "docs/datasets/ade20k.md"
+    docs_page = "ADE20K"
     published = PUBLISHED
 
     @property

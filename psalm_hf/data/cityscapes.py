@@ -46,7 +46,7 @@ VOID_LABELS = [*sorted({*LABEL_IDS} - {category.id for category in CATEGORIES}),
 class CityscapesBuilder(LabelMapBuilder):
     """The layout, which the three have in common."""
 
-    docs_page = "docs/datasets/cityscapes.md"
+    docs_page = "Cityscapes"
     published = {"train": {"images": 2975}, "val": {"images": 500}, "test": {"images": 1525}}
     map_kind = "instanceIds"
 
@@ -74,7 +74,9 @@ class CityscapesBuilder(LabelMapBuilder):
         for city in sorted({*self.cities(images), *self.cities(maps)}):
             missing = [folder for folder in self.folders if city not in self.cities(folder)]
             if missing:
-                raise ValueError(f"{self.title}: there is no {missing[0]}/{city} in {self.config.data_dir}; see {self.docs_page}")
+                raise ValueError(
+                    f"{self.title}: there is no {missing[0]}/{city} in {self.config.data_dir}; see the docs page {self.docs_page}"
+                )
             records += self.pairs(
                 f"{images}/{city}", f"{maps}/{city}", image_end="_leftImg8bit.png", map_end=f"_gtFine_{self.map_kind}.png"
             )

@@ -33,7 +33,7 @@ class CocoBuilder(FileBuilder):
     """What the three have in common: one JSON file per split that lists images, annotations and categories."""
 
     BUILDER_CONFIG_CLASS = CocoConfig
-    docs_page = "docs/datasets/coco.md"
+    docs_page = "COCO 2017"
     published = {"train": {"images": 118_287}, "val": {"images": 5_000}}
     content: ClassVar[str]  # of the file: "panoptic" or "instances"
 

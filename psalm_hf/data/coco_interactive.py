@@ -70,7 +70,7 @@ class CocoInteractive(RegionBuilder):
     """One row per image: its objects without crowds, and one prompt for each. Objects without a prompt of that kind are left out."""
 
     BUILDER_CONFIG_CLASS = CocoInteractiveConfig
-    docs_page = "docs/datasets/coco_interactive.md"
+    docs_page = "COCO-Interactive"
     published = {"train": {"images": 117_266}, "val": {"images": 4_952}}
 
     @property
@@ -95,7 +95,9 @@ class CocoInteractive(RegionBuilder):
             return images_with_annotations(content["images"], content["annotations"])
         content = self.json(self.file)
         if not isinstance(content, list) or not all(isinstance(item, Mapping) for item in content):
-            raise ValueError(f"{self.title}: {self.path(self.file)} is no list of images with prompts; see {self.docs_page} for what it is")
+            raise ValueError(
+                f"{self.title}: {self.path(self.file)} is no list of images with prompts; see the docs page {self.docs_page} for what it is"
+            )
         return [ImageRecord(item.get("image_info"), item.get("anns", [])) for item in content]
 
     def counts(self) -> dict[str, int]:

@@ -45,7 +45,7 @@ class Davis2017(RegionBuilder):
     """One row per frame but the first of each sequence: all objects of the first frame are regions, drawn on that frame."""
 
     BUILDER_CONFIG_CLASS = DavisConfig
-    docs_page = "docs/datasets/davis.md"
+    docs_page = "DAVIS 2017"
     published = {"train": {"sequences": 60}, "val": {"sequences": 30, "frames": 1999, "objects": 61}}
 
     @property

@@ -66,7 +66,7 @@ class EgoExo4D(RegionBuilder):
     """One row per time and pair of views: the picture is the target view, the regions are masks in the query view."""
 
     BUILDER_CONFIG_CLASS = EgoExo4DConfig
-    docs_page = "docs/datasets/ego_exo4d.md"
+    docs_page = "Ego-Exo4D"
 
     def annotation_files(self) -> tuple[str, ...]:
         """The list of takes; pairs and frames, where there are such files; of every take its folder, whose time changes with the views
@@ -165,7 +165,7 @@ class EgoExo4D(RegionBuilder):
         takes = self._read_json(self._split_file)
         if isinstance(takes, Mapping) and not takes.get(self.config.split):  # of anything else, `records` says what it is
             raise FileNotFoundError(
-                f"{self.title}: {self.path(self._split_file)} lists no takes for {self.config.split}; see {self.docs_page}"
+                f"{self.title}: {self.path(self._split_file)} lists no takes for {self.config.split}; see the docs page {self.docs_page}"
             )
         return fingerprint
 
@@ -194,7 +194,7 @@ class EgoExo4D(RegionBuilder):
         elif os.path.isfile(self.path(self._relations_file)):
             file, looked = self._relations_file, self.json(self._relations_file, keys=["annotations"])["annotations"]
             if take not in looked:
-                raise ValueError(f"{self.title}: {file} has no take {take}, but split.json lists it; see {self.docs_page}")
+                raise ValueError(f"{self.title}: {file} has no take {take}, but split.json lists it; see the docs page {self.docs_page}")
             looked = looked[take]["object_masks"]
         else:
             return found
@@ -207,7 +207,7 @@ class EgoExo4D(RegionBuilder):
             except KeyError as error:
                 raise ValueError(
                     f"{self.title}: {file}, take {take}, object {name}: there is no {error}, but {take}/annotation.json has masks of this "
-                    f"object; see {self.docs_page}"
+                    f"object; see the docs page {self.docs_page}"
                 ) from error
         return listed
 
@@ -236,10 +236,10 @@ def read_take(file: str | Path) -> Mapping[str, Any]:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file}: cannot be read ({error}), but its masks of full resolution are the truth; see {EgoExo4D.docs_page}"
+            f"{file}: cannot be read ({error}), but its masks of full resolution are the truth; see the docs page {EgoExo4D.docs_page}"
         ) from error
     if not isinstance(content, Mapping) or "masks" not in content:
-        raise ValueError(f"{file}: expected a JSON object with 'masks'; see {EgoExo4D.docs_page}")
+        raise ValueError(f"{file}: expected a JSON object with 'masks'; see the docs page {EgoExo4D.docs_page}")
     return content
 
 

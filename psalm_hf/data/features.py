@@ -140,6 +140,19 @@ class SampleDataset:
     def __iter__(self) -> Iterator[Sample]:
         return map(self.sample, self.rows)
 
+    def first_images(self, number: int) -> SampleDataset:
+        """The rows on the first `number` pictures; not of a stream.
+
+        Raises:
+            ValueError: fewer than one picture.
+        """
+        if number < 1:
+            raise ValueError(f"expected at least 1 picture, got {number}")
+        ids = self.rows["image_id"]
+        kept = set(list(dict.fromkeys(ids))[:number])
+        rows = self.rows.select([index for index, image_id in enumerate(ids) if image_id in kept])
+        return SampleDataset(rows, self.categories, self.task)
+
     def sample(self, row: Mapping[str, Any]) -> Sample:
         """A row of this dataset as a sample."""
         return sample_from_row(row, self._names, self.task)

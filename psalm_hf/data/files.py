@@ -93,7 +93,7 @@ class BrokenRecordError(DatasetGenerationError, ValueError):
 class FileBuilder(RowBuilder):
     """Base of the builders that read files. A subclass gives
 
-    * `docs_page`, which error messages point to;
+    * `docs_page`, title of the page of the documentation that error messages point to;
     * `annotation_files()`, paths below `data_dir` that its rows are made of. When one of them changes, the rows are made again;
     * `read_categories()` and `records()`, which read them with `json`;
     * `describe(record)`, a record's file and id as messages name it;
@@ -247,7 +247,7 @@ class FileBuilder(RowBuilder):
                 elif self.config.on_error == "skip":
                     left_out, first_problem = left_out + 1, first_problem or row
                 else:
-                    remedy = f"correct it, or leave such records out with on_error='skip'; see {self.docs_page}"
+                    remedy = f"correct it, or leave such records out with on_error='skip'; see the docs page {self.docs_page}"
                     raise BrokenRecordError(f"{row}; {remedy}") from row.__cause__
         if self._is_making_rows:
             if self.config.on_error == "skip":
@@ -281,7 +281,7 @@ class FileBuilder(RowBuilder):
         def read() -> Sequence[Any]:
             records = self.records()
             if not records:
-                raise ValueError(f"{self.title}: no records in {self.annotation_files()[0]}; see {self.docs_page}")
+                raise ValueError(f"{self.title}: no records in {self.annotation_files()[0]}; see the docs page {self.docs_page}")
             return records
 
         return self._once("records", read)
@@ -290,7 +290,7 @@ class FileBuilder(RowBuilder):
         if not os.path.isdir(self.config.data_dir):
             raise FileNotFoundError(
                 f"{self.title}: the folder {self.config.data_dir} does not exist; give the one that holds {self.annotation_files()[0]} "
-                f"as data_dir, see {self.docs_page}"
+                f"as data_dir, see the docs page {self.docs_page}"
             )
         # Part of the name of the cached rows. datasets itself only looks at the arguments, and would give the rows of an older file.
         self.hash = self._fingerprint()
@@ -303,7 +303,8 @@ class FileBuilder(RowBuilder):
                 status = os.stat(self.path(relative))
             except FileNotFoundError:
                 raise FileNotFoundError(
-                    f"{self.title}: there is no {relative} in {self.config.data_dir}; see {self.docs_page} for the files and where they lie"
+                    f"{self.title}: there is no {relative} in {self.config.data_dir}; "
+                    f"see the docs page {self.docs_page} for the files and where they lie"
                 ) from None
             stamps.append((relative, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
@@ -314,11 +315,13 @@ class FileBuilder(RowBuilder):
                 content = json.load(file)
         except ValueError as error:
             raise ValueError(
-                f"{self.title}: {self.path(relative)} is not a JSON file ({error}); download it again, see {self.docs_page}"
+                f"{self.title}: {self.path(relative)} is not a JSON file ({error}); download it again, see the docs page {self.docs_page}"
             ) from error
         missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
         if missing:
-            raise ValueError(f"{self.title}: {self.path(relative)} has no {', '.join(missing)}; see {self.docs_page} for what it is")
+            raise ValueError(
+                f"{self.title}: {self.path(relative)} has no {', '.join(missing)}; see the docs page {self.docs_page} for what it is"
+            )
         return content
 
     def _once(self, name: str, read: Callable[[], Any]) -> Any:

@@ -22,7 +22,7 @@ class GRefCoco(ReferBuilder):
     """One segment per object that an expression means."""
 
     BUILDER_CONFIG_CLASS = GRefCocoConfig
-    docs_page = "docs/datasets/grefcoco.md"
+    docs_page = "gRefCOCO"
     folder = "grefcoco"
     refs_name = "grefs"
     published_as = "json"

@@ -63,7 +63,7 @@ class LlavaBuilder(FileBuilder):
     """What all have in common: a JSON list of records with `id`, `image` and `conversations`."""
 
     BUILDER_CONFIG_CLASS = LlavaConfig
-    docs_page = "docs/datasets/llava.md"
+    docs_page = "LLaVA"
     published_file: ClassVar[str]
 
     @property
@@ -83,7 +83,9 @@ class LlavaBuilder(FileBuilder):
         """In the order of the file."""
         content = self.json(self.file)
         if not isinstance(content, list):
-            raise ValueError(f"{self.title}: {self.path(self.file)} is not a list of conversations; see {self.docs_page} for what it is")
+            raise ValueError(
+                f"{self.title}: {self.path(self.file)} is not a list of conversations; see the docs page {self.docs_page} for what it is"
+            )
         return content
 
     def describe(self, record: Mapping[str, Any]) -> str:
@@ -169,7 +171,7 @@ def read_shard(path: str, shard: str) -> Iterator[ShardRecord]:
     try:
         archive = tarfile.open(path, "r|")
     except tarfile.ReadError as error:
-        raise ValueError(f"{path} is not a tar file ({error}); download it again, see {LlavaBuilder.docs_page}") from error
+        raise ValueError(f"{path} is not a tar file ({error}); download it again, see the docs page {LlavaBuilder.docs_page}") from error
     key, members, problem = "", {}, None
     with archive:
         try:
@@ -235,7 +237,7 @@ class LlavaPretrain(LlavaBuilder):
         folder = Path(self.config.data_dir)
         found = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)))
         if not found and self.config.shards is not None:
-            raise FileNotFoundError(f"{self.title}: no file in {folder} has a name like {pattern}; see {self.docs_page}")
+            raise FileNotFoundError(f"{self.title}: no file in {folder} has a name like {pattern}; see the docs page {self.docs_page}")
         return found
 
     @property

@@ -35,7 +35,7 @@ class Lvis(CocoInstance):
     """One mask per object. What is known not to be in a picture, and what is not annotated exhaustively there, are tags of its row."""
 
     BUILDER_CONFIG_CLASS = LvisConfig
-    docs_page = "docs/datasets/lvis.md"
+    docs_page = "LVIS v1"
     published = {}
 
     @property

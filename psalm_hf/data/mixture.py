@@ -138,7 +138,7 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
     if not options.get("streaming"):
         return EndlessEpochs(open_dataset(name, {"dataset": dataset, "split": "train"} | options), seed)
     condition, shuffle_buffer = options.pop("condition", None), options.pop("shuffle_buffer", SHUFFLE_BUFFER)
-    with _named(name, dataset):
+    with named_source(name, dataset):
         return StreamedEpochs(load(dataset, **{"split": "train"} | options), seed, shuffle_buffer, condition)
 
 
@@ -155,12 +155,12 @@ def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
     check_source(name, options)
     options = dict(options)
     dataset, condition = options.pop("dataset"), options.pop("condition", None)
-    with _named(name, dataset):
-        return _with_condition(load(dataset, **options), condition)
+    with named_source(name, dataset):
+        return with_condition(load(dataset, **options), condition)
 
 
 @contextmanager
-def _named(name: str, dataset: str) -> Iterator[None]:
+def named_source(name: str, dataset: str) -> Iterator[None]:
     """Errors of what is done inside say which source they are about."""
     try:
         yield
@@ -170,7 +170,12 @@ def _named(name: str, dataset: str) -> Iterator[None]:
         raise FileNotFoundError(f"source {name}, dataset {dataset}: {error}") from error
 
 
-def _with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:
+def with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:
+    """The rows of one condition; None = all, which must have the same.
+
+    Raises:
+        ValueError: no such rows; rows of several conditions and none is chosen.
+    """
     found = samples.rows.unique("condition")
     if not found:
         raise ValueError("no rows")
@@ -250,10 +255,13 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
     if not isinstance(buffer, int) or buffer < 1 or ("shuffle_buffer" in options and not options.get("streaming")):
         raise ValueError(f"source {name}: shuffle_buffer is {buffer!r}; give the rows of the buffer, at least 1, and streaming: true")
     if entry.needs_files and options.get("data_dir") is None:
-        raise ValueError(f"source {name}: {dataset} is read from files; give the folder that holds them as data_dir, see {entry.docs_page}")
+        raise ValueError(
+            f"source {name}: {dataset} is read from files; give the folder that holds them as data_dir, see the docs page {entry.docs_page}"
+        )
     if entry.needs_files and not Path(options["data_dir"]).expanduser().is_dir():
         raise FileNotFoundError(
-            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, see {entry.docs_page}"
+            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, "
+            f"see the docs page {entry.docs_page}"
         )
 
 

@@ -59,7 +59,7 @@ class Mmbench(FileBuilder):
     """One row per line of the table, or per rotation of it."""
 
     BUILDER_CONFIG_CLASS = MmbenchConfig
-    docs_page = "docs/datasets/mmbench.md"
+    docs_page = "MMBench"
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {"dev": {"questions": 1_164}}
 
     @cached_property
@@ -165,7 +165,8 @@ class Mmbench(FileBuilder):
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
                 raise ValueError(
-                    f"{self.title}: {self.path(self.file)} has no column {', '.join(missing)}; see {self.docs_page} for what it is"
+                    f"{self.title}: {self.path(self.file)} has no column {', '.join(missing)}; "
+                    f"see the docs page {self.docs_page} for what it is"
                 )
             return list(reader)
 

@@ -71,7 +71,7 @@ class OwnCoco(CocoPanoptic, CocoInstance):
         if twice:
             raise ValueError(
                 f"{self.title}: {self.file} lists image id {twice[0]!r} more than once, and {len(twice) - 1} other ids too; "
-                f"give each image its own id, see {self.docs_page}"
+                f"give each image its own id, see the docs page {self.docs_page}"
             )
         return super().records()
 

@@ -10,7 +10,7 @@ from typing import Any
 from .features import Category
 from .files import FileBuilder, FileConfig
 
-DOCS_PAGE = "docs/own_data.md"
+DOCS_PAGE = "Own data"
 
 
 @dataclass
@@ -50,7 +50,7 @@ def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, .
         refuse_background(category.name for category in categories)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{builder.title}: {relative}: {reason}; see {builder.docs_page} for what it holds") from error
+        raise ValueError(f"{builder.title}: {relative}: {reason}; see the docs page {builder.docs_page} for what it holds") from error
     return tuple(categories)
 
 

@@ -147,7 +147,9 @@ class OwnJsonl(FileBuilder):
         try:
             return self.lines(self.file)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.title}: {self.file} is not UTF-8 ({error}); save it as UTF-8, see {self.docs_page}") from error
+            raise ValueError(
+                f"{self.title}: {self.file} is not UTF-8 ({error}); save it as UTF-8, see the docs page {self.docs_page}"
+            ) from error
 
     def _exists(self, relative: str) -> bool:
         try:

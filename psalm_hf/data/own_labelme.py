@@ -88,7 +88,7 @@ class OwnLabelme(FileBuilder):
         """Paths of the JSON files, sorted."""
         files = self._files()
         if not files:
-            raise ValueError(f"{self.title}: no .json files in {self.folder} of {self.config.data_dir}; see {self.docs_page}")
+            raise ValueError(f"{self.title}: no .json files in {self.folder} of {self.config.data_dir}; see the docs page {self.docs_page}")
         keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
         if keep_empty:
             return files

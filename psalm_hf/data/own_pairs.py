@@ -86,7 +86,7 @@ class OwnPairs(FileBuilder):
         if not images and not masks:
             raise ValueError(
                 f"{self.title}: no pictures in {self.image_folder} and no masks in {self.mask_folder} of {self.config.data_dir}; "
-                f"folders of splits are given as images='images/{{split}}', see {self.docs_page}"
+                f"folders of splits are given as images='images/{{split}}', see the docs page {self.docs_page}"
             )
         return [Pair(stem, images.get(stem, []), masks.get(stem, [])) for stem in sorted(images.keys() | masks.keys())]
 

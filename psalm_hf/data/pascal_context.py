@@ -25,7 +25,7 @@ LABELS_OF_59 = (
 class PascalContext59(SemanticMapBuilder):
     """One mask per category; ids 0..58, the values of the maps."""
 
-    docs_page = "docs/datasets/pascal_context.md"
+    docs_page = "Pascal Context"
     published = {"train": {"images": 4998}, "val": {"images": 5105}}
     number = 59
     map_end = ".png"

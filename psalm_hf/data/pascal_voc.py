@@ -27,7 +27,7 @@ NAMES = (
 class VocBuilder(LabelMapBuilder):
     """The layout of VOCdevkit."""
 
-    docs_page = "docs/datasets/pascal_voc.md"
+    docs_page = "Pascal VOC 2012"
     published = {"train": {"images": 1464}, "val": {"images": 1449}, "trainval": {"images": 2913}}
     map_folder = "VOC2012/SegmentationClass"
 

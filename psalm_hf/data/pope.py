@@ -32,7 +32,7 @@ class Pope(FileBuilder):
     """One row per line of the file."""
 
     BUILDER_CONFIG_CLASS = PopeConfig
-    docs_page = "docs/datasets/pope.md"
+    docs_page = "POPE"
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {
         split: {"questions": 3_000, "yes": 1_500, "images": 500} for split in ("random", "popular", "adversarial")
     }

@@ -58,7 +58,7 @@ class ReasonSeg(FileBuilder):
     """Pictures and JSON files side by side, a folder per split."""
 
     BUILDER_CONFIG_CLASS = ReasonSegConfig
-    docs_page = "docs/datasets/reasonseg.md"
+    docs_page = "ReasonSeg"
     published = {"train": {"images": 239}, "val": {"images": 200}, "test": {"images": 779}}
 
     def annotation_files(self) -> list[str]:

@@ -134,7 +134,7 @@ class ReferBuilder(FileBuilder):
                 return folder
         raise FileNotFoundError(
             f"{self.title}: the pictures of COCO train2014 are not in {self.config.data_dir}, looked for {', '.join(folders)}; "
-            f"see {self.docs_page}"
+            f"see the docs page {self.docs_page}"
         )
 
     def read_categories(self) -> tuple[Category, ...]:
@@ -238,7 +238,9 @@ class ReferBuilder(FileBuilder):
         found = [ref for ref in refs if ref.get("split", self.config.split) == self.config.split]
         if not found:
             splits = ", ".join(dict.fromkeys(str(ref["split"]) for ref in refs)) or "none"
-            raise ValueError(f"{self.title}: {self.refs_file} has no split {self.config.split!r}, it has {splits}; see {self.docs_page}")
+            raise ValueError(
+                f"{self.title}: {self.refs_file} has no split {self.config.split!r}, it has {splits}; see the docs page {self.docs_page}"
+            )
         return found
 
     def _read_refs(self) -> list[Mapping[str, Any]]:
@@ -247,13 +249,13 @@ class ReferBuilder(FileBuilder):
         try:
             return read_refer_pickle(self.path(self.refs_file))
         except ValueError as error:
-            raise ValueError(f"{self.title}: {error}; see {self.docs_page}") from error
+            raise ValueError(f"{self.title}: {error}; see the docs page {self.docs_page}") from error
 
     def _checked(self, refs: Any) -> list[Mapping[str, Any]]:
         try:
             return check_refs(refs, self.path(self.refs_file))
         except ValueError as error:
-            raise ValueError(f"{self.title}: {error}; see {self.docs_page}") from error
+            raise ValueError(f"{self.title}: {error}; see the docs page {self.docs_page}") from error
 
     def _table(self, key: str) -> Mapping[int, Mapping[str, Any]]:
         content = self.json(f"{self.folder}/instances.json", keys=("images", "annotations"))
@@ -283,7 +285,7 @@ class ReferBuilder(FileBuilder):
         ]
         raise FileNotFoundError(
             f"{self.title}: there is none of {', '.join(candidates)} in {self.config.data_dir}; splits that have a file: "
-            f"{', '.join(splits) or 'none'}; psalm prepare refcoco --format psalm_json writes them, see {self.docs_page}"
+            f"{', '.join(splits) or 'none'}; psalm prepare refcoco --format psalm_json writes them, see the docs page {self.docs_page}"
         )
 
     def _released_files(self, split: str) -> tuple[str, str, str]:
@@ -295,7 +297,7 @@ class RefCoco(ReferBuilder):
     """One object per ref; players of a game saw where it is."""
 
     BUILDER_CONFIG_CLASS = RefCocoConfig
-    docs_page = "docs/datasets/refcoco.md"
+    docs_page = "RefCOCO"
     folder = "refcoco"
     published = {
         "train": {"refs": 42404, "sentences": 120624},

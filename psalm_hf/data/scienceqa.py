@@ -42,7 +42,7 @@ class Scienceqa(FileBuilder):
     """One row per question, asked as LLaVA does (its form CQM-A: context, question, choices; answer)."""
 
     BUILDER_CONFIG_CLASS = ScienceqaConfig
-    docs_page = "docs/datasets/scienceqa.md"
+    docs_page = "ScienceQA"
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "train": {"questions": 12_726},
         "val": {"questions": 4_241},
@@ -100,5 +100,5 @@ class Scienceqa(FileBuilder):
         ids = self.json(SPLITS, keys=(self.config.split,))[self.config.split]
         problems = self.json(PROBLEMS)
         if not isinstance(problems, Mapping):
-            raise ValueError(f"{self.title}: {self.path(PROBLEMS)} is not an object of problems by id; see {self.docs_page}")
+            raise ValueError(f"{self.title}: {self.path(PROBLEMS)} is not an object of problems by id; see the docs page {self.docs_page}")
         return [ProblemRecord(str(id), problems.get(str(id))) for id in ids]  # keys of JSON are text, also where ids are numbers

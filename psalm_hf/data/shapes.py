@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import datasets
 from PIL import Image
@@ -179,6 +180,23 @@ def _conversations(scene: Scene, image: Image.Image, number: int) -> list[Sample
         sample = Sample(image, scene.image_id, scene.image.shape[:2], conversation=messages)
         found.append(replace(sample, record_id=str(index), tags=(question.kind,)))
     return found
+
+
+def scene_of(sample: Sample) -> Scene:
+    """The scene that a sample of this world is about, drawn again with all its truth.
+
+    Raises:
+        ValueError: a sample of another dataset.
+    """
+    parts = str(sample.image_id).split("/")
+    if len(parts) != 4 or parts[0] != "shapes":
+        raise ValueError(f"image {sample.image_id}: expected the id of a scene, such as shapes/test/0/41; give rows of shapes")
+    return _drawn_again(parts[1], int(parts[3]), int(parts[2]), sample.image_size[0])
+
+
+@lru_cache(maxsize=1)  # rows about one scene follow each other
+def _drawn_again(split: str, index: int, seed: int, image_size: int) -> Scene:
+    return make_scene(split, index, seed=seed, image_size=image_size)
 
 
 @dataclass

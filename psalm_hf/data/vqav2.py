@@ -38,7 +38,7 @@ class Vqav2(FileBuilder):
     """One row per question, with the most frequent answer as the assistant's."""
 
     BUILDER_CONFIG_CLASS = VqaConfig
-    docs_page = "docs/datasets/vqav2.md"
+    docs_page = "VQA v2"
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "train": {"questions": 443_757},
         "val": {"questions": 214_354},
@@ -108,6 +108,7 @@ class Vqav2(FileBuilder):
         found = {str(entry.get("question_id")): entry for entry in entries}  # numbers in one file may be text in the other
         if len(found) < len(entries):
             raise ValueError(
-                f"{self.title}: {self.path(file)} has {len(entries) - len(found)} question ids twice or more; see {self.docs_page}"
+                f"{self.title}: {self.path(file)} has {len(entries) - len(found)} question ids twice or more; "
+                f"see the docs page {self.docs_page}"
             )
         return found

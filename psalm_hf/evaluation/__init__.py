@@ -1,1 +1,6 @@
-"""Evaluation: predict, post-process, measure."""
+"""Evaluation: a model on a benchmark, from its files to numbers, submission files and pictures."""
+
+from .evaluation import Evaluation, evaluate
+from .results import Results
+
+__all__ = ["Evaluation", "Results", "evaluate"]

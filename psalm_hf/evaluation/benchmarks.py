@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from ..data import load
+from ..data import DATASETS, load
 from ..data.ego_exo4d import DIRECTIONS, FRAME_FOLDER
 from ..data.features import Category, SampleDataset
 from ..data.label_lists import RELEASED_RULES
+from ..data.mixture import with_condition
+from ..data.shapes import scene_of
 from ..data.two_view_shapes import DIRECTIONS as TWO_VIEWS
 from ..metrics import COCO_SIZES
+from ..model.regions import PROMPT_RADII
 from ..structures import REGION_KINDS, Sample
+from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
 from .detection_measures import CityscapesInstanceMeasure, LvisMeasure
 from .formats.answer_lines import AnswerLines
 from .formats.cityscapes_instances import CityscapesInstances
@@ -33,9 +40,9 @@ from .measures import (
     ReferringRule,
     RegionMeasure,
     SemanticMeasure,
+    ThingsFound,
     measures_of,
 )
-from .shapes_batch import area_ranges, closed
 from .text_measures import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, ShapesQuestionMeasure, VqaMeasure
 from .two_view_measures import TwoViewMeasure
 from .video_measures import CorrespondenceMeasure, VideoMeasure
@@ -95,7 +102,7 @@ class Benchmark:
     Attributes:
         parts: what is answered.
         measures: datasets by measure ("" = the one that is answered) and choices -> what the answers of a part are judged by.
-        choices: protocol -> choice -> value: everything that can be chosen, see `examples/evaluate.py --help`.
+        choices: protocol -> choice -> value: everything that can be chosen, see `psalm evaluate --help`.
         split: unless another one is asked for.
         is_joint: whether the parts are also judged together, as "all".
     """
@@ -146,21 +153,34 @@ def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
 
 
 def benchmark_of(name: str) -> Benchmark:
-    """A row of the table.
+    """A row of the table; for a dataset that has none, one whose rows are measured by what they ask for.
 
     Raises:
-        ValueError: there is none, with the valid names.
+        ValueError: neither is called so, with the valid names.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if name in DATASETS:
+        return Benchmark((Part(name),), _own, _both(_THRESHOLDS))
+    close = get_close_matches(name, (*BENCHMARKS, *DATASETS), 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}, or a dataset{hint}")
 
 
-def open_part(benchmark: Benchmark, part: Part, split: str, data_dir: str | None, choices: Choices, options: Mapping[str, Any]) -> OpenPart:
+def open_part(
+    benchmark: Benchmark,
+    part: Part,
+    split: str,
+    data_dir: str | None,
+    choices: Choices,
+    options: Mapping[str, Any],
+    limit: int | None = None,
+) -> OpenPart:
     """Loads the datasets of a part and makes its measures.
 
     Args:
-        options: further ones of the dataset.
+        options: further ones of the dataset; and `condition`, to take rows of that condition alone.
+        limit: pictures, the first ones; default all.
 
     Raises:
         ValueError, FileNotFoundError: as `psalm_hf.data.load`; a choice that contradicts another.
@@ -170,7 +190,12 @@ def open_part(benchmark: Benchmark, part: Part, split: str, data_dir: str | None
         chosen["rotations"] = _ROTATIONS[choices["passes"]]
     split = part.split or split
     options = {**part.options, **chosen, **options}
-    dataset = load(part.dataset, split, data_dir, **options)
+    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options else {}  # no more are drawn than judged
+    asked |= {name: value for name, value in options.items() if name != "condition"}
+    dataset = load(part.dataset, split, data_dir, **asked)
+    if "condition" in options:
+        dataset = with_condition(dataset, options["condition"])
+    dataset = dataset.first_images(limit) if limit else dataset
     truths = {measure: load(name, split, data_dir, **chosen) for measure, name in part.truths.items()}
     return OpenPart(part, data_dir, split, options, dataset, truths, tuple(benchmark.measures({"": dataset} | truths, choices)))
 
@@ -178,7 +203,8 @@ def open_part(benchmark: Benchmark, part: Part, split: str, data_dir: str | None
 def formats_of(name: str, part: OpenPart) -> dict[str, Format]:
     """Measure -> the format in which its answers are submitted."""
     special = _OWN_FORMATS.get(name, {})
-    return {measure.name: (special.get(measure.name) or _FORMATS[measure.name])(part) for measure in part.measures}
+    kinds = {measure.name: measure.name.partition("_")[0] for measure in part.measures}
+    return {name: (special.get(kind) or _FORMATS[kind])(part) for name, kind in kinds.items()}
 
 
 def _categories(part: OpenPart, measure: str) -> Sequence[Category]:
@@ -277,8 +303,8 @@ def _rule(choices: Choices) -> ReferringRule:
     return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"], choices.get("no_target_threshold"))
 
 
-def with_thresholds(choices: Choices, own: Choices, processor: Any) -> dict[str, Any]:
-    """Choices with the thresholds of a processor, where these decide what is meant.
+def with_processor(choices: Choices, own: Choices, processor: Any) -> dict[str, Any]:
+    """Choices with what a processor says: how large baselines draw prompts, and its thresholds, where these decide what is meant.
 
     Args:
         own: what was chosen otherwise than the protocol has it. Where nothing was, a processor without thresholds leaves the choice to
@@ -287,6 +313,8 @@ def with_thresholds(choices: Choices, own: Choices, processor: Any) -> dict[str,
     Raises:
         ValueError: the processor has none though they were asked for, or a threshold was given beside them.
     """
+    if "prompt_radii" in choices:
+        choices = {**choices, "prompt_radii": list(processor.prompt_radii)}
     if choices.get("no_target") != "processor":
         return dict(choices)
     found = {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
@@ -297,7 +325,7 @@ def with_thresholds(choices: Choices, own: Choices, processor: Any) -> dict[str,
     if None in found.values():
         raise ValueError(
             "no_target processor: the checkpoint's processor has no thresholds for expressions; run "
-            "examples/calibrate_referring.py, or choose no_target threshold"
+            "psalm calibrate, or choose no_target threshold"
         )
     return {**choices, **found}
 
@@ -306,28 +334,52 @@ def _region(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Mea
     return [RegionMeasure(COCO_SIZES)]
 
 
+_SHAPES_SIZES = {"below 2 %": (0.0, 0.02), "larger": (0.02, math.inf)}  # visible area as a fraction of the picture
+_HALF = PanopticThresholds(0.5, 0.5)
+
+
 def _shapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
     row, categories = datasets[""].rows[0], datasets[""].categories
-    sizes = area_ranges(row["image_size"])
+    pixels = math.prod(row["image_size"])
+    sizes = {name: tuple(side if side == math.inf else math.ceil(side * pixels) for side in ends) for name, ends in _SHAPES_SIZES.items()}
     if row["condition"] == "sentence":
-        return [ReferringMeasure(_rule(choices), sizes)]
+        rule = _rule(choices)
+        referring = partial(ReferringMeasure, sizes=sizes, groups=_expression_groups)
+        best = partial(referring, rule.best_query, variant="best query")
+        measures = [referring(rule), referring(rule, target_given=True), best(), best(target_given=True)]
+        return measures + [Baseline(referring(rule, target_given=given), largest_thing) for given in (False, True)]
     if row["condition"] == "region":
-        return [RegionMeasure(sizes)]
+        return [RegionMeasure(sizes), Baseline(RegionMeasure(sizes), partial(prompt_itself, radii=choices["prompt_radii"]))]
     if row["condition"] == "conversation":
-        return [ShapesQuestionMeasure()]
+        frequent = partial(most_frequent_answer, image_size=row["image_size"][0])
+        return [ShapesQuestionMeasure(), Baseline(ShapesQuestionMeasure(), frequent)]
     panoptic, semantic, _ = _panoptic(datasets, choices)
+    half = PanopticMeasure(categories, _HALF, variant="thresholds 0.5")
+    things = [category.id for category in categories if category.is_thing]
     return [
         PanopticMeasure(categories, panoptic.thresholds, sizes),
         semantic,
-        InstanceMeasure(categories, closed(sizes)),
+        InstanceMeasure(categories, {name: (low, high - 1) for name, (low, high) in sizes.items()}),  # both ends are in it
+        half,
+        ThingsFound(half.name, things, sizes, _novelty),
     ]
+
+
+def _expression_groups(sample: Sample) -> tuple[str, ...]:
+    return (*sample.tags, *(["seen"] if sample.segments and "held_out" not in sample.tags else []))
+
+
+def _novelty(sample: Sample) -> list[str]:
+    """Of each thing, whether training shows its pair of colour and shape."""
+    return ["held_out" if thing.is_held_out else "seen" for thing in scene_of(sample).things]
 
 
 def _own(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
     dataset = datasets[""]
     (condition, *others) = dataset.rows.unique("condition")
     if others:
-        raise ValueError(f"rows of the conditions {condition}, {', '.join(others)}, which have no number in common; give each its own file")
+        names = ", ".join((condition, *others))
+        raise ValueError(f"rows of the conditions {names}, which have no number in common; choose one by the option condition")
     return measures_of(condition, dataset.task, dataset.categories, PanopticThresholds(choices["threshold"], choices["overlap"]))
 
 
@@ -425,7 +477,11 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
                 Part("shapes", "questions", {"task": "conversation"}, answered="text"),
             ),
             _shapes,
-            _both(_THRESHOLDS | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}),
+            _both(
+                _THRESHOLDS
+                | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}
+                | {"prompt_radii": list(PROMPT_RADII)}
+            ),
             split="test",
         ),
         **{name: Benchmark((Part(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},

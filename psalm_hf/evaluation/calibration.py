@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..data.collator import PsalmCollator
+from ..data.features import SampleDataset
+from ..masks import bitmap_from_rle, rle_from_bitmap
 from ..structures import Sample
+from .evaluation import Evaluation
 from .measures import meant
 
 GRID = np.arange(2, 99) / 100  # candidates for both thresholds
@@ -48,35 +48,78 @@ class ScoredAnswer:
     ious: np.ndarray | None
 
 
-@torch.no_grad()
-def score_answers(
-    model: Any, processor: Any, samples: Iterable[Sample], *, batch_size: int, crowds: str = "left out"
-) -> list[ScoredAnswer]:
+class CalibrationMeasure:
+    """Keeps of every expression what calibration needs, in the order of the rows. See `Measure`; there is nothing to submit.
+
+    Args:
+        crowds: what crowds among the segments are, see `ReferringMeasure`.
+    """
+
+    name = "calibration"
+
+    def __init__(self, crowds: str = "left out"):
+        self.crowds = crowds
+        self.scored: list[ScoredAnswer] = []
+
+    def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
+        """Scores and masks of all queries that score above the lowest candidate, and of the best one."""
+        found = processor.post_process_referring_segmentation(
+            outputs, threshold=float(GRID[0]), no_target_threshold=None, target_sizes=[sample.image_size for sample in samples]
+        )
+        return [
+            {
+                "scores": answer["scores"].float().tolist(),
+                "masks": [rle_from_bitmap(mask) for mask in answer["masks"].cpu().numpy()],
+            }
+            for answer in found
+        ]
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `Measure`."""
+        scores = np.array(answer["scores"], dtype=np.float32)
+        target, ignored = meant(sample, self.crowds)
+        if not target.any():
+            self.scored.append(ScoredAnswer(scores, None))
+            return
+        masks = np.stack([bitmap_from_rle(mask) for mask in answer["masks"]])
+        unions = np.logical_or.accumulate(masks) & ~ignored  # (N, H, W)
+        common, joint = (unions & target).sum(axis=(1, 2)), (unions | target).sum(axis=(1, 2))
+        self.scored.append(ScoredAnswer(scores, common / joint))
+
+
+def open_calibration(dataset: str, processor: Any, **options: Any) -> Evaluation:
+    """The expressions of a dataset, ready to be asked for `score_answers`.
+
+    Args:
+        dataset: with expressions that mean nothing, such as "grefcoco"; of "shapes" the split is "validation" unless given.
+        processor: of the model.
+        options: `split`, `data_dir`, `options`, `limit`, see `Evaluation`.
+
+    Raises:
+        ValueError, FileNotFoundError: rows without expressions; see `Evaluation`.
+    """
+    if dataset == "shapes":
+        options = {"parts": ("referring",), **options, "split": options.get("split") or "validation"}
+    return Evaluation(dataset, processor, measures=_measures, **options)
+
+
+def score_answers(model: Any, expressions: Evaluation, *, batch_size: int) -> list[ScoredAnswer]:
     """Asks every expression.
 
     Args:
-        model, processor: a `PsalmForSegmentation` in eval mode and its processor.
-        samples: rows with an expression and its truth; of those that follow each other and share a picture, the picture is encoded once
-            per batch.
+        model: a `PsalmForSegmentation` in eval mode.
+        expressions: of `open_calibration`.
         batch_size: rows of a forward pass.
-        crowds: what crowds among the segments are, see `ReferringMeasure`.
-
-    Raises:
-        ValueError: a batch without rows; rows without expressions.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    collate = PsalmCollator(processor, with_targets=False)
-    scored: list[ScoredAnswer] = []
-    for batch in _batches(samples, batch_size):
-        if unfit := [sample for sample in batch if sample.condition != "sentence"]:
-            raise ValueError(f"image {unfit[0].image_id}: a prompt of kind {unfit[0].condition}; calibration needs rows with expressions")
-        outputs = model(**{name: tensor.to(model.device) for name, tensor in collate(batch).items()})
-        answers = processor.post_process_referring_segmentation(
-            outputs, threshold=float(GRID[0]), no_target_threshold=None, target_sizes=[sample.image_size for sample in batch]
-        )
-        scored += [_score(answer, *meant(sample, crowds)) for sample, answer in zip(batch, answers, strict=True)]
-    return scored
+    return [answer for part in expressions.measure(model, batch_size=batch_size) for answer in part.measures[0].scored]
+
+
+def _measures(datasets: Mapping[str, SampleDataset], choices: Mapping[str, Any]) -> list[CalibrationMeasure]:
+    rows = datasets[""].rows
+    for image_id, condition in zip(rows["image_id"], rows["condition"], strict=True):
+        if condition != "sentence":
+            raise ValueError(f"image {image_id}: a prompt of kind {condition}; calibration needs rows with expressions")
+    return [CalibrationMeasure(choices.get("crowds", "left out"))]
 
 
 def choose_thresholds(answers: Sequence[ScoredAnswer]) -> ReferringThresholds:
@@ -127,18 +170,3 @@ def _iou_at_thresholds(answer: ScoredAnswer, thresholds: np.ndarray) -> np.ndarr
 def _middle_of_the_best(values: np.ndarray) -> float:
     best = np.flatnonzero(values == values.max())
     return float(GRID[best[len(best) // 2]])
-
-
-def _score(answer: Mapping[str, Any], target: np.ndarray, ignored: np.ndarray) -> ScoredAnswer:
-    scores = answer["scores"].float().cpu().numpy()
-    if not target.any():
-        return ScoredAnswer(scores, None)
-    unions = np.logical_or.accumulate(answer["masks"].cpu().numpy()) & ~ignored  # (N, H, W)
-    common, joint = (unions & target).sum(axis=(1, 2)), (unions | target).sum(axis=(1, 2))
-    return ScoredAnswer(scores, common / joint)
-
-
-def _batches(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    rest = iter(samples)
-    while batch := list(islice(rest, batch_size)):
-        yield batch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -29,7 +30,8 @@ class Measure(Protocol):
     Measures can be pickled and added: workers fill one each.
 
     Attributes:
-        name: of its answers: "panoptic" `{"segments": [{"category_id", "score", "mask"}]}`, "semantic" `{"segments": [{"category_id",
+        name: of its answers, which measures of one name share; its kind, and behind an underscore what tells these answers from others of
+            that kind. Kinds: "panoptic" `{"segments": [{"category_id", "score", "mask"}]}`, "semantic" `{"segments": [{"category_id",
             "mask"}]}`, "instance" `{"instances": [{"category_id", "score", "mask"}]}` (with "area", if what was read has
             boxes), "referring" `{"mask", "score", "no_target"}`,
             "region" `{"masks": [...], "scores": [...]}`, "text" `{"text"}`.
@@ -78,11 +80,13 @@ class PanopticMeasure:
 
     Args:
         sizes: name -> (lowest area, first area beyond) in pixels, for PQ over segments of one size.
+        variant: what its answers and numbers are called by, beside another measure of the same rows.
     """
 
-    name = "panoptic"
-
-    def __init__(self, categories: Sequence[Category], thresholds: PanopticThresholds = RELEASED, sizes: AreaRanges | None = None):
+    def __init__(
+        self, categories: Sequence[Category], thresholds: PanopticThresholds = RELEASED, sizes: AreaRanges | None = None, variant: str = ""
+    ):
+        self.name, self.variant = variant_name("panoptic", variant), variant
         self.categories, self.thresholds = tuple(categories), thresholds
         is_thing = {category.id: category.is_thing for category in categories}
         self.quality = PanopticQuality(is_thing)
@@ -132,12 +136,12 @@ class PanopticMeasure:
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
-        results = {f"panoptic {name}": value for name, value in self.quality.compute().items()}
-        return results | {f"panoptic PQ, {size}": quality.compute()["PQ"] for size, quality in self.by_size.items()}
+        numbers = self.quality.compute() | {f"PQ, {size}": quality.compute()["PQ"] for size, quality in self.by_size.items()}
+        return {titled(f"panoptic {name}", self.variant): value for name, value in numbers.items()}
 
     def per_category(self) -> dict[int, Numbers]:
-        """See `Measure`."""
-        return self.quality.per_category()
+        """See `Measure`; of a variant none."""
+        return {} if self.variant else self.quality.per_category()
 
     def counts(self) -> dict[str, int]:
         """See `Measure`."""
@@ -145,7 +149,69 @@ class PanopticMeasure:
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {self.name: asdict(self.thresholds)}
+        return {titled("panoptic", self.variant): asdict(self.thresholds)}
+
+
+def variant_name(kind: str, variant: str) -> str:
+    """Of the answers to a measure, see `Measure`: "panoptic", "panoptic_thresholds_0.5"."""
+    return "_".join((kind, *variant.split()))
+
+
+def titled(*parts: str) -> str:
+    """Parts of a name, those that are empty left out: "referring cIoU, best query"."""
+    return ", ".join(filter(None, parts))
+
+
+class ThingsFound:
+    """Share of the true things that a panoptic answer finds: with a segment of their category and an IoU above one half, as PQ matches.
+
+    Args:
+        name: of the panoptic answers that are judged.
+        things: ids of the categories of things.
+        sizes: name -> (lowest area, first area beyond) in pixels.
+        groups: sample -> of each of its things, which come first among its segments, a group that it also counts in.
+    """
+
+    def __init__(self, name: str, things: Collection[int], sizes: AreaRanges, groups: Callable[[Sample], Sequence[str]]):
+        self.name, self.things, self.sizes, self.groups = name, frozenset(things), dict(sizes), groups
+        self.found: Counter[str] = Counter()
+        self.all: Counter[str] = Counter()
+
+    def add(self, sample: Sample, answer: Any) -> None:
+        """See `Measure`."""
+        found, categories = panoptic_map(sample, answer)
+        areas = np.bincount(found.ravel())
+        true = [segment for segment in sample.segments if segment.category_id in self.things]
+        for segment, group in zip(true, self.groups(sample), strict=True):
+            mask = bitmap_from_rle(segment.mask_rle)
+            area = int(np.count_nonzero(mask))
+            best = int(np.bincount(found[mask]).argmax())  # an IoU above one half takes more than half of the thing
+            common = int(np.count_nonzero(found[mask] == best))
+            is_found = categories.get(best) == segment.category_id and common / (area + int(areas[best]) - common) > 0.5
+            for name in ("all", size_bin(area, self.sizes), group):
+                self.all[name] += 1
+                self.found[name] += is_found
+
+    def __iadd__(self, other: ThingsFound) -> ThingsFound:
+        self.found.update(other.found)
+        self.all.update(other.all)
+        return self
+
+    def numbers(self) -> Numbers:
+        """See `Measure`."""
+        return {f"things found, {name}": 100 * self.found[name] / number for name, number in sorted(self.all.items())}
+
+    def per_category(self) -> dict[int, Numbers]:
+        """See `Measure`."""
+        return {}
+
+    def counts(self) -> dict[str, int]:
+        """See `Measure`."""
+        return {f"things, {name}": number for name, number in sorted(self.all.items())}
+
+    def protocol(self) -> dict[str, Any]:
+        """See `Measure`."""
+        return {"things found": {"answers": self.name, "IoU": "above 0.5"}}
 
 
 def panoptic_map(sample: Sample, answer: Mapping[str, Any]) -> tuple[np.ndarray, dict[int, int]]:
@@ -388,8 +454,19 @@ class ReferringRule:
         """Whether an answer of this many pixels is "nothing is there"."""
         return self.no_target == "area" and area < self.min_area
 
+    @property
+    def best_query(self) -> ReferringRule:
+        """The same with the best query as the whole answer."""
+        no_target = "processor" if self.no_target == "threshold" else self.no_target
+        return replace(self, threshold=None, no_target=no_target, no_target_threshold=self.least_score)
+
 
 DEFAULT_RULE = ReferringRule()
+
+
+def tags_of(sample: Sample) -> tuple[str, ...]:
+    """The groups that an expression counts in, unless others are asked for."""
+    return sample.tags
 
 
 class ReferringMeasure:
@@ -400,12 +477,25 @@ class ReferringMeasure:
         sizes: name -> (lowest, first beyond) area in pixels.
         crowds: what crowds among the segments are: "meant" like any object (RefCOCO, and whatever the released code measures), "left out"
             of what is meant (gRefCOCO), or "ignored": their pixels count nowhere (ReasonSeg marks so what is neither right nor wrong).
+        groups: sample -> groups that it counts in besides its size.
+        variant: see `PanopticMeasure`.
+        target_given: judge as on RefCOCO, where it is known that something is meant: expressions with a target alone, whose answer never
+            is that nothing is there. The names of the numbers say so.
     """
 
-    name = "referring"
-
-    def __init__(self, rule: ReferringRule = DEFAULT_RULE, sizes: AreaRanges | None = None, *, crowds: str = "meant"):
-        self.rule, self.sizes, self.crowds = rule, dict(sizes or {}), crowds
+    def __init__(
+        self,
+        rule: ReferringRule = DEFAULT_RULE,
+        sizes: AreaRanges | None = None,
+        *,
+        crowds: str = "meant",
+        groups: Callable[[Sample], Sequence[str]] = tags_of,
+        variant: str = "",
+        target_given: bool = False,
+    ):
+        self.name = variant_name("referring", variant)
+        self.variant = titled(variant, "target given" * target_given)
+        self.rule, self.sizes, self.crowds, self.groups, self.target_given = rule, dict(sizes or {}), crowds, groups, target_given
         self.iou: GroupedIoU[ReferringIoU] = GroupedIoU(ReferringIoU)
 
     def answers(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
@@ -432,8 +522,11 @@ class ReferringMeasure:
                 f"but the image is {target.shape}"
             )
         area = int(np.count_nonzero(target))
+        if self.target_given and not area:
+            return
         size = [size_bin(area, self.sizes)] if self.sizes and area else []
-        self.iou.of((*sample.tags, *size)).update(predicted & ~ignored, target, predicted_no_target=answer["no_target"])
+        no_target = answer["no_target"] and not self.target_given
+        self.iou.of((*self.groups(sample), *size)).update(predicted & ~ignored, target, predicted_no_target=no_target)
 
     def __iadd__(self, other: ReferringMeasure) -> ReferringMeasure:
         self.iou += other.iou
@@ -441,25 +534,29 @@ class ReferringMeasure:
 
     def numbers(self) -> Numbers:
         """See `Measure`."""
-        results = {f"referring {name}": value for name, value in self.iou.whole().compute().items()}
+        if self.target_given and not self.iou.by_groups:
+            return {}
+        results = {name: value for name, value in self.iou.whole().compute().items() if not (self.target_given and name.endswith("acc"))}
         for group, iou in self.iou.by_group().items():
             numbers = iou.compute()
-            results |= {f"referring {name}, {group}": numbers[name] for name in ("cIoU", "gIoU")}
-        return results
+            results |= {f"{name}, {group}": numbers[name] for name in ("cIoU", "gIoU")}
+        return {titled(f"referring {name}", self.variant): value for name, value in results.items()}
 
     def per_category(self) -> dict[int, Numbers]:
         """See `Measure`."""
         return {}
 
     def counts(self) -> dict[str, int]:
-        """See `Measure`."""
+        """See `Measure`; of a variant none."""
+        if self.variant:
+            return {}
         return _expressions("", self.iou.whole()) | {
             name: number for group, iou in self.iou.by_group().items() for name, number in _expressions(f", {group}", iou).items()
         }
 
     def protocol(self) -> dict[str, Any]:
         """See `Measure`."""
-        return {self.name: {**asdict(self.rule), "crowds": self.crowds}}
+        return {titled("referring", self.variant): {**asdict(self.rule), "crowds": self.crowds}}
 
 
 def _expressions(group: str, iou: ReferringIoU) -> dict[str, int]:
@@ -539,14 +636,6 @@ def meant(sample: Sample, crowds: str) -> tuple[np.ndarray, np.ndarray]:
     ignored = union(sample, [segment for segment in sample.segments if crowds == "ignored" and segment.is_crowd])
     target = union(sample, [segment for segment in sample.segments if crowds == "meant" or not segment.is_crowd])
     return target & ~ignored, ignored
-
-
-def judge(measure: ModelMeasure, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-    """Adds the answers of a batch, and returns them."""
-    answers = measure.answers(samples, outputs, processor)
-    for sample, answer in zip(samples, answers, strict=True):
-        measure.add(sample, answer)
-    return answers
 
 
 def measures_of(condition: str, task: str, categories: Sequence[Category], panoptic: PanopticThresholds = RELEASED) -> list[ModelMeasure]:

@@ -7,7 +7,7 @@ there, not from their own papers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 Numbers = Mapping[str, float]
@@ -21,11 +21,13 @@ class Comparison:
         method: its name.
         details: what makes its numbers less than comparable: other data, another split; "" = nothing is said.
         numbers: in percent, under our names; what was not reported is left out.
+        note: what is doubtful about them; "" = nothing.
     """
 
     method: str
     details: str
     numbers: Numbers
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,23 @@ class Published:
 
     Attributes:
         numbers: in percent, under our names.
-        protocol: how they were measured, as far as the paper or the released code says.
+        protocol: how they were measured, as far as the paper or the released code says. Ours are comparable if they were measured with
+            the choices of the protocol "released", on the whole split, and with
+        options: of the dataset, and no others.
         comparisons: other methods, in the order of the paper.
     """
 
     numbers: Numbers
     protocol: str
     comparisons: tuple[Comparison, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def published(benchmark: str, split: str, direction: str | None = None) -> Published | None:
     """What the paper says about a benchmark; None where it says nothing.
 
     Args:
-        benchmark, split: as `examples/evaluate.py` takes them; of "pope", "all" are its three files together.
+        benchmark, split: as `psalm evaluate` takes them; of "pope", "all" are its three files together.
         direction: of "ego_exo4d": "ego2exo" or "exo2ego".
     """
     return PUBLISHED.get((benchmark, split) if direction is None else (benchmark, split, direction))
@@ -78,7 +83,7 @@ def _interactive() -> Published:
     numbers = {}
     for kind, (miou, ciou) in values.items():
         numbers |= {f"region mIoU, {kind}": miou, f"region cIoU, {kind}": ciou}
-    return Published(numbers, _INTERACTIVE)
+    return Published(numbers, _INTERACTIVE, options={"source": "psalm_json"})
 
 
 def _davis() -> Published:
@@ -118,9 +123,20 @@ _TEXT_ROWS: tuple[tuple[str, str, tuple[float | None, ...]], ...] = (
 )
 
 
+# (method, column) -> what a reader should know before comparing with it.
+_DOUBTS = {
+    ("LISA", 0): "as the paper prints it, without a unit: 0.12 % or 12 %",
+    ("InstructBLIP", 3): "as the paper prints it; always answering yes gives an F1 of 67, so this may be another quantity",
+}
+
+
 def _text(column: int, name: str, value: float, protocol: str) -> Published:
     rows = ((method, details, values[column]) for method, details, values in _TEXT_ROWS)
-    comparisons = (Comparison(method, details, {name: other}) for method, details, other in rows if other is not None)
+    comparisons = (
+        Comparison(method, details, {name: other}, _DOUBTS.get((method, column), ""))
+        for method, details, other in rows
+        if other is not None
+    )
     return Published({name: value}, protocol, tuple(comparisons))
 
 

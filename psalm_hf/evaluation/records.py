@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,38 @@ class Records:
                     position += len(line)
         return places
 
+    def answers(self) -> Mapping[int, Any]:
+        """Row -> its answer, read when it is asked for."""
+        return _StoredAnswers(self.places())
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.jsonl"))
+
+
+class _StoredAnswers(Mapping[int, Any]):
+    def __init__(self, places: Mapping[int, tuple[Path, int]]):
+        self._places = places
+
+    def __getitem__(self, row: int) -> Any:
+        return read_answer(self._places[row])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class AnswersInMemory(dict[int, Any]):
+    """Answers that nobody goes on from, used as `Records` are."""
+
+    def append(self, answers: Iterable[tuple[int, Any]]) -> None:
+        """Adds answers, by row."""
+        self.update(list(answers))
+
+    def answers(self) -> Mapping[int, Any]:
+        """Row -> its answer."""
+        return self
 
 
 def read_answer(place: tuple[Path, int]) -> Any:

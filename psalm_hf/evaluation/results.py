@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from huggingface_hub import snapshot_download
 
 from ..data.features import SampleDataset
 from ..structures import REGION_KINDS
-from .benchmarks import OpenPart
+from .baselines import Baseline
+from .benchmarks import OpenPart, choices_of
 from .groups import group_means, seen_and_unseen
 from .measures import Measure, Numbers
 from .published import published
+from .records import write_json
 
 OPEN_VOCABULARY = ("ade20k", "cityscapes", "pc59", "pc459", "voc20", "voc21", "lvis")  # with categories that COCO does not have
 # In the row for a table; the other numbers, and those of groups, are in results.json.
@@ -42,10 +47,77 @@ COLUMNS = (
 MAIN = ("PQ", "AP", "mIoU")  # also averaged over the categories that training has seen, and over the others
 
 
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found; the fields of results.json. All but `run` is the same for any number of processes.
+
+    Attributes:
+        benchmark, split: what was measured.
+        protocol: its name, and every choice.
+        data: which parts, further options of the dataset, and how many pictures.
+        checkpoint: name and checksum; None where predictions of another origin were judged, or nothing was said.
+        dtype: of the weights.
+        rows: by part, by what its rows are known again.
+        percent: all numbers by name; what nothing defines is left out. A name that two parts share has the part's before it.
+        baselines: of answers that need no model, under the same names.
+        parts: by part its percent, baselines, per_category, counts, and the choices by measure.
+        published: by part what the paper says, and of other methods; `is_comparable` says whether it was measured as here.
+        versions: of what was measured with.
+        run: seconds, processes, batch size, device.
+    """
+
+    benchmark: str
+    split: str
+    protocol: dict[str, Any]
+    data: dict[str, Any]
+    checkpoint: dict[str, str] | None
+    dtype: str | None
+    rows: dict[str, Any]
+    percent: Numbers
+    baselines: Numbers
+    parts: dict[str, Any]
+    published: dict[str, Any]
+    versions: dict[str, str]
+    run: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """results.json, and results.md: a row of a table, and a table with the methods that the paper compares with."""
+        write_json(folder / "results.json", asdict(self))
+        (folder / "results.md").write_text(markdown_row(self) + "".join(markdown_comparisons(self)), encoding="utf-8")
+
+    def __str__(self) -> str:
+        """The numbers line by line, groups of groups left out; in brackets those of baselines."""
+        lines = [f"{self.benchmark} {self.split}, protocol {self.protocol['name']}"]
+        for name, value in self.percent.items():
+            if name.count(", ") < 2:
+                lines.append(f"  {name:<36}{value:7.2f}" + (f" ({self.baselines[name]:.2f})" if name in self.baselines else ""))
+        for part, entry in self.published.items():
+            title = "paper" if entry["is_comparable"] else "paper, measured otherwise"
+            lines += [f"  {title}{' ' + part if part else ''}: {name} {value}" for name, value in entry["numbers"].items()]
+        return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what decides about numbers."""
+    from .. import __version__
+
+    found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {name: str(version) for name, version in (found | {"psalm_hf": __version__}).items()}
+
+
+def _defined(numbers: Numbers) -> Numbers:
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
+
+
 def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) -> dict[str, Any]:
-    """Numbers of one part: `percent` (what nothing defines is left out), `per_category` by name, `counts`, `protocol` by measure."""
+    """Of one part: `percent` (what nothing defines is left out), `baselines` under the same names, `per_category` by name, `counts`, and
+    `protocol` by measure."""
     percent: Numbers = {}
+    baselines: Numbers = {}
     per_category: dict[str, Numbers] = {}
+    for baseline in [measure for measure in measures if isinstance(measure, Baseline)]:
+        baselines |= baseline.numbers()
+    measures = [measure for measure in measures if not isinstance(measure, Baseline)]
     for measure in measures:
         names = {category.id: category.name for category in part.truths.get(measure.name, part.dataset).categories}
         found = measure.per_category()
@@ -56,10 +128,12 @@ def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) ->
         for category_id, numbers in found.items():
             per_category.setdefault(names[category_id].partition(",")[0], {}).update(numbers)
     counts = {"pictures": len(part.dataset.rows.unique("image_id")), "rows": len(part.dataset)}
+    percent = _defined(percent)
     return {
         "dataset": part.part.dataset,
         "options": dict(part.options),
-        "percent": {name: value for name, value in percent.items() if not math.isnan(value)},
+        "percent": percent,
+        "baselines": {name: value for name, value in _defined(baselines).items() if name in percent},
         "per_category": per_category,
         "counts": counts | {name: number for measure in measures for name, number in measure.counts().items()},
         "protocol": {name: choices for measure in measures for name, choices in measure.protocol().items()},
@@ -72,26 +146,45 @@ def joint_results(judged: Sequence[Sequence[Measure]]) -> dict[str, Any]:
     for measures in judged[1:]:
         for index, measure in enumerate(measures):
             totals[index] += measure
-    percent = {name: value for measure in totals for name, value in measure.numbers().items() if not math.isnan(value)}
-    return {"percent": percent, "counts": {name: number for measure in totals for name, number in measure.counts().items()}}
+    percent = {name: value for measure in totals for name, value in measure.numbers().items()}
+    return {"percent": _defined(percent), "counts": {name: number for measure in totals for name, number in measure.counts().items()}}
 
 
-def flat(parts: Mapping[str, Mapping[str, Any]]) -> Numbers:
+def flat(parts: Mapping[str, Mapping[str, Any]], of: str = "percent") -> Numbers:
     """The numbers of all parts; where two parts have one of the same name, the part's name stands before it."""
     owners = Counter(name for results in parts.values() for name in results["percent"])
     return {
         name if owners[name] == 1 else f"{part} {name}": value
         for part, results in parts.items()
-        for name, value in results["percent"].items()
+        for name, value in results.get(of, {}).items()
     }
 
 
-def beside(benchmark: str, parts: Sequence[OpenPart], is_joint: bool) -> dict[str, Any]:
-    """What the paper says about a benchmark and about other methods on it, by part; {} where it says nothing."""
+def beside(
+    benchmark: str, parts: Sequence[OpenPart], is_joint: bool, choices: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the paper says about a benchmark and about other methods on it, by part; {} where it says nothing.
+
+    Args:
+        choices: those that were measured with. Where they are the released ones, on all pictures and with the paper's options of the
+            dataset, the entry `is_comparable`.
+        data: of `Results`.
+    """
     found = {part.part.name: published(benchmark, part.split, part.part.options.get("direction")) for part in parts}
     if is_joint:
         found["all"] = published(benchmark, "all")
-    return {name: asdict(entry) for name, entry in found.items() if entry is not None}
+    is_released = choices == choices_of(benchmark, "released", {}) and data["limit"] is None
+    return {
+        name: asdict(entry) | {"is_comparable": is_released and data["options"] == entry.options}
+        for name, entry in found.items()
+        if entry is not None
+    }
+
+
+def describe_checkpoint(checkpoint: str) -> dict[str, str]:
+    """Its name (of a folder, or on the Hub) and `checkpoint_hash`."""
+    name = Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint
+    return {"name": name, "sha256": checkpoint_hash(checkpoint)}
 
 
 def checkpoint_hash(checkpoint: str) -> str:
@@ -116,22 +209,49 @@ def fingerprint(dataset: SampleDataset) -> dict[str, Any]:
     return {"number": len(dataset), "sha256": hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()}
 
 
-def markdown_row(results: Mapping[str, Any]) -> str:
-    """A table of one row for docs/results.md: our numbers, and in brackets the paper's."""
+def markdown_row(results: Results) -> str:
+    """A table of one row: our numbers, and in brackets the paper's where they were measured alike."""
     paper = {
-        name if name in results["percent"] else f"{part} {name}": value
-        for part, entry in results["published"].items()
+        name if name in results.percent else f"{part} {name}": value if entry["is_comparable"] else None
+        for part, entry in results.published.items()
         for name, value in entry["numbers"].items()
     }
     columns = {
-        name: f"{value:.1f}" + (f" ({paper[name]:.1f})" if name in paper else "")
-        for name, value in results["percent"].items()
+        name: f"{value:.1f}" + ("" if paper.get(name) is None else f" ({paper[name]:.1f})")
+        for name, value in results.percent.items()
         if name in paper or _is_column(name)
     }
-    head = ["benchmark", "split", "protocol", "pictures", *columns]
-    pictures = max(part["counts"].get("pictures", 0) for part in results["parts"].values())
-    row = [results["benchmark"], results["split"], results["protocol"]["name"], str(pictures), *columns.values()]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), row)) + "\n"
+    pictures = max(part["counts"].get("pictures", 0) for part in results.parts.values())
+    row = [results.benchmark, results.split, results.protocol["name"], str(pictures), *columns.values()]
+    return _table(["benchmark", "split", "protocol", "pictures", *columns], [row])
+
+
+def markdown_comparisons(results: Results) -> list[str]:
+    """For each part about which the paper says something a table of its methods, with notes below it."""
+    tables = []
+    for part, entry in results.published.items():
+        ours = {name: results.parts[part]["percent"].get(name) for name in entry["numbers"]}
+        is_alike = "this, measured as the paper" if entry["is_comparable"] else "this, measured otherwise than the paper"
+        rows, notes = [[is_alike, *map(_cell, ours.values())], ["PSALM, by its paper", *map(_cell, entry["numbers"].values())]], []
+        for other in entry["comparisons"]:
+            if other["note"]:
+                notes.append(other["note"])
+            mark = f"[{len(notes)}] " if other["note"] else ""
+            title = ", ".join(filter(None, (other["method"], other["details"])))
+            rows.append([title, *(_cell(other["numbers"].get(name), mark) for name in ours)])
+        lines = [f"Protocol of the paper: {entry['protocol']}.", *(f"[{number}] {note}." for number, note in enumerate(notes, 1))]
+        tables.append("\n" + _table([f"method{' on ' + part if part else ''}", *ours], rows) + "\n" + "\n\n".join(lines) + "\n")
+    return tables
+
+
+def _cell(value: float | None, mark: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{mark}{value:.1f}" if value >= 1 else f"{mark}{value:g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def _is_column(name: str) -> bool:

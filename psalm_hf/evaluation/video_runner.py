@@ -20,13 +20,20 @@ from ..structures import Sample
 from ..video import PsalmVideoSession
 from .benchmarks import OpenPart
 from .formats.davis import object_numbers, sequence_and_frame
-from .records import Records
+from .records import AnswersInMemory, Records
 from .runner import Processes
 
 
 @torch.no_grad()
 def answer_video(
-    model: Any, processor: Any, part: OpenPart, records: Records, processes: Processes, *, policy: Any, oracle: bool = False
+    model: Any,
+    processor: Any,
+    part: OpenPart,
+    records: Records | AnswersInMemory,
+    processes: Processes,
+    *,
+    policy: Any,
+    oracle: bool = False,
 ) -> None:
     """Answers the rows of a part that have no answer yet, with a progress bar. A sequence of which any row has none is followed anew.
 
@@ -40,9 +47,9 @@ def answer_video(
     Raises:
         ValueError: rows that are none of a video, or frames that the session refuses. The message names the image.
     """
-    done = records.places()
+    done = set(records.answers())
     processes.wait()  # before anyone writes: all must find the same rows to do
-    sequences = [rows for rows in rows_by_sequence(part.dataset) if not done.keys() >= set(rows)]
+    sequences = [rows for rows in rows_by_sequence(part.dataset) if not done >= set(rows)]
     session = PsalmVideoSession(model, processor, policy)
     bar = tqdm(total=len(part.dataset), initial=len(done), desc=f"follow {part.part.dataset}", unit="frame", disable=processes.rank > 0)
     for rows in sequences[processes.rank :: processes.number]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..data.collator import PsalmCollator
 from ..model.losses import CATEGORY
 from ..model.modeling_psalm import PsalmSegmentationOutput
 from ..structures import Sample
@@ -151,23 +150,6 @@ def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled
         condition_type=outputs.condition_type[::num_chunks],
         image_index=outputs.image_index[::num_chunks],
     )
-
-
-def segment_categories(model: Any, processor: Any, samples: Sequence[Sample], chunks: Sequence[Sequence[str]]) -> PsalmSegmentationOutput:
-    """Network outputs for samples with categories, one row per sample, as post-processing takes them.
-
-    A picture is encoded once; all prompts on all pictures are rows of one batch.
-
-    Args:
-        model, processor: a `PsalmForSegmentation` in eval mode and its processor; the caller switches gradients off.
-        samples: with the same categories.
-        chunks: see `split_samples`.
-    """
-    inputs = PsalmCollator(processor, with_targets=False)(split_samples(samples, chunks))
-    outputs = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
-    if len(chunks) == 1:
-        return outputs
-    return join_outputs(outputs, len(chunks), decoupled=model.config.decouple_masks)
 
 
 def lengthen_context(model: Any, processor: Any, length: int = WHOLE) -> None:

@@ -155,12 +155,12 @@ class PsalmConfig(PreTrainedConfig):
         if config_dict.get("model_type", cls.model_type) not in (PsalmConfig.model_type, cls.model_type):
             raise ValueError(
                 f"{kwargs.get('name_or_path', 'config')}: is a model of type {config_dict['model_type']!r}, expected 'psalm' or an "
-                f"original {ORIGINAL_MODEL_TYPE!r} folder; to start from a language model and a vision tower see docs/checkpoints.md"
+                f"original {ORIGINAL_MODEL_TYPE!r} folder; to start from a language model and a vision tower see the docs page Checkpoints"
             )
         try:
             found = super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:  # is no ValueError, and has several lines
-            raise ValueError(f"PsalmConfig: {' '.join(str(error).split())}; see docs/model.md for its fields") from error
+            raise ValueError(f"PsalmConfig: {' '.join(str(error).split())}; see the docs page The model for its fields") from error
         # `kwargs` are set on the finished configuration; with `return_unused_kwargs` it comes in a pair.
         (found[0] if isinstance(found, tuple) else found)._check()
         return found

@@ -80,7 +80,7 @@ class PsalmProcessor(ProcessorMixin):
         chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
         referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
             released behaviour) = the best query answers an expression, and there always is an answer. They depend on the weights:
-            `examples/calibrate_referring.py` finds those of a checkpoint.
+            `psalm calibrate` finds those of a checkpoint.
 
     Raises:
         ValueError: an option out of its range.

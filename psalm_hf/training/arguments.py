@@ -157,7 +157,7 @@ class MixtureArguments:
     def __post_init__(self):
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
             advice = did_you_mean(unknown[0], PsalmConfig.__dataclass_fields__)
-            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see docs/model.md{advice}")
+            raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see the docs page The model{advice}")
         read_lora(self.lora)
         check_bits(self.language_model_bits)
         if self.lora and self.model:

@@ -10,6 +10,7 @@ from typing import Any
 from ..checkpoints import resolve_checkpoint
 from ..data import mixture
 from ..data.collator import PsalmCollator
+from ..evaluation.evaluation import measurement
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
@@ -130,6 +131,10 @@ def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resu
     processor = PsalmProcessor.from_pretrained(run.checkpoint, num_queries=num_queries)
     size = processor.image_processor.image_size
     sources = {name: mixture.open_source(name, run.sources.get(name, {}), image_size=size, seed=training.seed) for name in run.weights}
+    evaluation = None
+    if run.eval_images:
+        sizes = {"images": run.eval_images, "batch_size": training.per_device_eval_batch_size}
+        evaluation = measurement(processor, **sizes, sources=run.eval_sources)
 
     model = PsalmForSegmentation.from_pretrained(
         run.checkpoint,
@@ -146,28 +151,9 @@ def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resu
         train_dataset=mixture.TaskSources(sources),
         batch_sampler=batches,
         data_collator=PsalmCollator(processor, shuffle_categories=True, seed=training.seed),
-        evaluation=measurement(run, processor, training.per_device_eval_batch_size) if run.eval_images else None,
+        evaluation=evaluation,
         processing_class=processor,
     )
-
-
-def measurement(run: MixtureArguments, processor: PsalmProcessor, batch_size: int) -> Callable:
-    """What is measured during training: every task of the shapes world, or the datasets that the config names."""
-    from ..evaluation.datasets import evaluate_dataset, first_images
-    from ..evaluation.shapes import evaluate_shapes
-
-    if not run.eval_sources:
-        return partial(evaluate_shapes, processor=processor, split="validation", num_images=run.eval_images, batch_size=batch_size)
-    datasets = {
-        name: first_images(mixture.open_dataset(name, {"split": "val"} | options), run.eval_images)
-        for name, options in run.eval_sources.items()
-    }
-
-    def measure(model) -> dict[str, float]:
-        reports = {name: evaluate_dataset(model, processor, dataset, batch_size=batch_size) for name, dataset in datasets.items()}
-        return {f"{name} {metric}": value for name, report in reports.items() for metric, value in report.percent.items()}
-
-    return measure
 
 
 def _train(trainer: PsalmTrainer, merges: bool) -> PsalmTrainer:

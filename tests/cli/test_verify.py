@@ -101,7 +101,7 @@ def test_what_is_broken_is_printed_with_file_and_id(case, root, capsys, unpublis
     status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
     (line,) = [line for line in printed.splitlines() if "image 3" in line]
     assert line.startswith("coco_instance val: annotations/instances_val2017.json, image 3: ") and message in line
-    assert "coco_instance val: BROKEN: 5 rows" in printed and status == 1
+    assert "coco_instance val: BROKEN: 5 rows" in printed and status == 2
 
 
 def test_everything_that_is_broken_is_printed_up_to_a_limit(root, capsys, unpublished):
@@ -120,7 +120,7 @@ def test_an_error_that_no_builder_foresees_does_not_hide_the_next_records(root, 
 
     monkeypatch.setattr(CocoInstance, "row", fail)
     status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
-    assert "instances_val2017.json, image 3: DecompressionBombError: too large" in printed and "5 rows" in printed and status == 1
+    assert "instances_val2017.json, image 3: DecompressionBombError: too large" in printed and "5 rows" in printed and status == 2
 
 
 def test_a_record_of_a_tar_shard_is_named_by_its_shard_and_key(root, tmp_path, capsys, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_record_of_a_tar_shard_is_named_by_its_shard_and_key(root, tmp_path, c
 
     monkeypatch.setattr(LlavaPretrain558k, "row", fail)
     status, printed, _ = verify(capsys, "llava_pretrain_558k", tmp_path)
-    assert "llava_pretrain_558k train: 0.tar, b: DecompressionBombError: too large" in printed and status == 1
+    assert "llava_pretrain_558k train: 0.tar, b: DecompressionBombError: too large" in printed and status == 2
 
 
 def test_records_are_listed_once_however_many_are_broken(root, capsys, unpublished, monkeypatch):
@@ -153,13 +153,13 @@ def test_a_file_without_records_or_without_sense_is_broken(root, capsys):
     for content, message in (({"images": [], "annotations": [], "categories": []}, "no records in annotations"), ([], "has no images")):
         write(root, content)
         status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
-        assert message in printed and "coco_instance val: BROKEN, no record can be read" in printed and status == 1
+        assert message in printed and "coco_instance val: BROKEN, no record can be read" in printed and status == 2
 
 
 def test_categories_that_cannot_be_told_apart_are_problems(root, capsys, unpublished):
     change(root, lambda content: content["categories"].append({"id": 2, "name": "cup"}))
     status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
-    assert "2 categories have the id 2" in printed and "2 categories have the name 'cup'" in printed and status == 1
+    assert "2 categories have the id 2" in printed and "2 categories have the name 'cup'" in printed and status == 2
 
 
 def test_masks_without_a_pixel_are_noted(root, capsys, unpublished):
@@ -174,7 +174,7 @@ def test_counts_are_compared_with_the_published_ones(root, capsys, monkeypatch):
     status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
     assert "images: 6, differs: published are 5,000 (legitimate for a part of the dataset)" in printed
     assert "annotations: 6, as published" in printed and "files: 1\n" in printed
-    assert "coco_instance val: counts differ: 6 rows" in printed and status == 1
+    assert "coco_instance val: counts differ: 6 rows" in printed and status == 2
 
 
 def test_counts_that_cannot_be_made_are_reported(root, capsys, monkeypatch):
@@ -184,7 +184,7 @@ def test_counts_that_cannot_be_made_are_reported(root, capsys, monkeypatch):
     monkeypatch.setattr(CocoInstance, "counts", fail)
     status, printed, _ = verify(capsys, "coco_instance", root, "--split", "val")
     assert "  not counted: FileNotFoundError: no first.png" in printed
-    assert "coco_instance val: counts differ: 6 rows" in printed and status == 1
+    assert "coco_instance val: counts differ: 6 rows" in printed and status == 2
 
 
 def test_records_that_ask_for_nothing_are_passed_over_when_rows_are_drawn(root, tmp_path, capsys, monkeypatch):
@@ -234,7 +234,7 @@ def test_drawn_datasets_can_be_shown_too(task, tmp_path, capsys):
     [
         (["coco"], "unknown dataset 'coco', expected one of shapes, "),
         (["coco_instance", "ROOT", "--split", "test"], "unknown split test, expected some of train, val"),
-        (["coco_instance", "nowhere"], "the folder nowhere does not exist; give the data_dir of coco_instance, see docs/datasets/coco.md"),
+        (["coco_instance", "nowhere"], "nowhere does not exist; give the data_dir of coco_instance, see the docs page COCO 2017"),
         (["coco_instance", "ROOT", "--split", "train"], "there is no annotations/instances_train2017.json"),
         (["coco_panoptic", "ROOT"], "no split of coco_panoptic is in"),
         (["coco_instance", "ROOT", "--option", "keep"], "--option keep: expected NAME=VALUE"),

@@ -183,7 +183,7 @@ def test_a_broken_annotation_is_named_or_left_out(case, root, tmp_path):
     content = read(root, file)
     change(content)
     write(root, file, content)
-    with pytest.raises(ValueError, match=f"{name} val: annotations/{file}.json, image 30: .*{message}.*docs/datasets/coco.md"):
+    with pytest.raises(ValueError, match=f"{name} val: annotations/{file}.json, image 30: .*{message}.*docs page COCO 2017"):
         load(name, "val", root, cache_dir=tmp_path)
     assert [sample.image_id for sample in load(name, "val", root, cache_dir=tmp_path, on_error="skip")] == ["20", "10"]
 

@@ -118,7 +118,7 @@ def test_what_is_missing_or_of_another_size_is_named_or_left_out(tmp_path):
     draw_sequence(root, "cat", [FIRST, SECOND], val="cat\n")
     Image.new("P", (6, 4)).save(root / "Annotations/480p/cat/00002.png")
     with pytest.raises(
-        ValueError, match="davis2017 val: sequence cat, frame 00002: segment map .*cat/00002.png is 4 x 6.*docs/datasets/davis.md"
+        ValueError, match="davis2017 val: sequence cat, frame 00002: segment map .*cat/00002.png is 4 x 6.*docs page DAVIS 2017"
     ):
         load("davis2017", "val", root, cache_dir=tmp_path)
     (root / "Annotations/480p/cat/00000.png").unlink()

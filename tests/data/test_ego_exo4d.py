@@ -164,7 +164,7 @@ def test_views_without_a_folder_of_frames_are_left_out(root, tmp_path, capsys):
 
 
 def test_a_split_without_takes_is_as_good_as_absent(root, tmp_path):
-    with pytest.raises(FileNotFoundError, match="ego_exo4d test: .*split.json lists no takes for test; see docs/datasets/ego_exo4d.md"):
+    with pytest.raises(FileNotFoundError, match="ego_exo4d test: .*split.json lists no takes for test; see the docs page Ego-Exo4D"):
         load("ego_exo4d", "test", root, cache_dir=tmp_path)
 
 

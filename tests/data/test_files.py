@@ -27,7 +27,7 @@ MASK = rle_from_bitmap(BITMAP)
 class Notes(FileBuilder):
     """`notes.json`: {"names", "notes": [{"id", "file", "size", "mask", "category"}]}."""
 
-    docs_page = "docs/notes.md"
+    docs_page = "Notes"
 
     def annotation_files(self):
         return ["notes.json"]
@@ -51,7 +51,7 @@ class Notes(FileBuilder):
 @pytest.fixture(autouse=True)
 def notes_in_the_table(monkeypatch):
     entry = data.DatasetEntry(
-        module="files", builder="Notes", splits=("train",), options=(), needs_files=True, docs_page="docs/notes.md", summary=""
+        module="files", builder="Notes", splits=("train",), options=(), needs_files=True, docs_page = "Notes", summary=""
     )
     monkeypatch.setattr(files, "Notes", Notes, raising=False)
     monkeypatch.setattr(data, "DATASETS", {"notes": entry})
@@ -130,7 +130,7 @@ BROKEN = {
 def test_a_broken_record_is_named_or_left_out_and_counted(name, folder, tmp_path, capsys):
     fields, message = BROKEN[name]
     change(folder, 2, **fields)
-    with pytest.raises(ValueError, match=f"notes train: notes.json, note 2: .*{message}.*on_error='skip'; see docs/notes.md"):
+    with pytest.raises(ValueError, match=f"notes train: notes.json, note 2: .*{message}.*on_error='skip'; see the docs page Notes"):
         load("notes", "train", folder, cache_dir=tmp_path)
     assert ids(load("notes", "train", folder, cache_dir=tmp_path, on_error="skip")) == ["0", "1", "3", "4"]
     assert "notes train: 1 of 5 records are broken and left out, the first: notes train: notes.json, note 2" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_where_there_are_no_records_only_the_first_file_is_named(folder, tmp_pat
 
 def test_rows_that_ask_for_nothing_are_not_called_broken(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Notes, "checked_rows", lambda self, first, end: iter(()))
-    with pytest.raises(ValueError, match="notes train: no rows: no record has anything to ask for with these options; see docs/notes.md"):
+    with pytest.raises(ValueError, match="notes train: no rows: no record has anything to ask for .*; see the docs page Notes"):
         load("notes", "train", folder, cache_dir=tmp_path)
 
 
@@ -226,10 +226,10 @@ def test_a_link_may_lead_out_of_the_folder(folder, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"names": ["cup"], "notes": []}', "notes train: no records in notes.json; see docs/notes.md"),
-        ('{"names": ["cup"]}', "notes train: .*notes.json has no notes; see docs/notes.md"),
+        ('{"names": ["cup"], "notes": []}', "notes train: no records in notes.json; see the docs page Notes"),
+        ('{"names": ["cup"]}', "notes train: .*notes.json has no notes; see the docs page Notes"),
         ("[]", "notes train: .*notes.json has no notes"),
-        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again, see docs/notes.md"),
+        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again, see the docs page Notes"),
     ],
 )
 def test_a_file_that_holds_no_dataset_is_refused(content, message, folder, tmp_path):
@@ -242,7 +242,7 @@ def test_what_is_missing_on_disk_is_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="notes train: the folder .*nowhere does not exist; give the one that holds notes.json"):
         load("notes", "train", tmp_path / "nowhere", cache_dir=tmp_path)
     (folder / "notes.json").unlink()
-    with pytest.raises(FileNotFoundError, match="notes train: there is no notes.json in .*; see docs/notes.md"):
+    with pytest.raises(FileNotFoundError, match="notes train: there is no notes.json in .*; see the docs page Notes"):
         load("notes", "train", folder, cache_dir=tmp_path)
 
 

@@ -123,14 +123,14 @@ BROKEN = {
 def test_a_broken_conversation_is_named_or_left_out(case, root, tmp_path):
     broken, message = BROKEN[case]
     write(root, MIX, [RECORDS[0], broken])
-    with pytest.raises(ValueError, match=f"llava_mix665k train: {MIX}, record x: .*{message}.*docs/datasets/llava.md"):
+    with pytest.raises(ValueError, match=f"llava_mix665k train: {MIX}, record x: .*{message}.*docs page LLaVA"):
         load("llava_mix665k", "train", root, cache_dir=tmp_path)
     assert [sample.image_id for sample in load("llava_mix665k", "train", root, cache_dir=tmp_path, on_error="skip")] == ["a"]
 
 
 def test_a_file_of_something_else_is_refused(root, tmp_path):
     write(root, MIX, {"conversations": []})
-    with pytest.raises(ValueError, match=f"llava_mix665k train: .*{MIX} is not a list of conversations; see docs/datasets/llava.md"):
+    with pytest.raises(ValueError, match=f"llava_mix665k train: .*{MIX} is not a list of conversations; see the docs page LLaVA"):
         load("llava_mix665k", "train", root, cache_dir=tmp_path)
 
 
@@ -252,7 +252,7 @@ BROKEN_SHARDS = {
 def test_a_broken_member_is_named_or_left_out_and_counted(case, shards, tmp_path, capsys):
     members, message = BROKEN_SHARDS[case]
     write_shard(shards / "1.tar", *members)
-    with pytest.raises(ValueError, match=f"llava_pretrain_558k train: 1.tar, x: .*{message}.*on_error='skip'; see docs/datasets/llava.md"):
+    with pytest.raises(ValueError, match=f"llava_pretrain_558k train: 1.tar, x: .*{message}.*on_error='skip'; see the docs page LLaVA"):
         load("llava_pretrain_558k", "train", shards, cache_dir=tmp_path)
     dataset = load("llava_pretrain_558k", "train", shards, cache_dir=tmp_path, on_error="skip")
     assert [sample.image_id for sample in dataset] == ["a", "b", "00/d", "01/d"]

@@ -115,7 +115,7 @@ def test_a_broken_annotation_is_named(change, message, root, tmp_path):
     content = json.loads(file.read_text())
     change(content)
     write(file, content)
-    with pytest.raises(ValueError, match=f"lvis val: lvis/lvis_v1_val.json, image 9: {message}.*docs/datasets/lvis.md"):
+    with pytest.raises(ValueError, match=f"lvis val: lvis/lvis_v1_val.json, image 9: {message}.*docs page LVIS v1"):
         load("lvis", "val", root, cache_dir=tmp_path)
     assert [sample.image_id for sample in load("lvis", "val", root, cache_dir=tmp_path, on_error="skip")] == ["5"]
 

@@ -180,7 +180,7 @@ BROKEN = {
 def test_a_broken_line_is_named_or_left_out(case, root, tmp_path):
     broken, message = BROKEN[case]
     write(root, lines=[LINES[0], LINES[2], LINES[1], broken])
-    with pytest.raises(ValueError, match=f"mmbench dev: mmbench_dev_en.tsv, index 5: .*{message}.*docs/datasets/mmbench.md"):
+    with pytest.raises(ValueError, match=f"mmbench dev: mmbench_dev_en.tsv, index 5: .*{message}.*docs page MMBench"):
         load("mmbench", "dev", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in load("mmbench", "dev", root, cache_dir=tmp_path, on_error="skip")] == ["7", "200", "3"]
 

@@ -116,7 +116,7 @@ def test_a_category_named_background_is_refused(root, tmp_path):
 )
 def test_a_broken_annotation_is_named(fields, message, root, tmp_path):
     write(root / "may.json", [INSTANCES[0] | fields])
-    with pytest.raises(ValueError, match=f"own_coco may: may.json, image x: .*{message}.*docs/own_data.md"):
+    with pytest.raises(ValueError, match=f"own_coco may: may.json, image x: .*{message}.*docs page Own data"):
         load("own_coco", "may", root, cache_dir=tmp_path, **INSTANCE_OPTIONS)
     skipped = load("own_coco", "may", root, cache_dir=tmp_path, on_error="skip", **INSTANCE_OPTIONS)
     assert [sample.image_id for sample in skipped] == ["9"]

@@ -120,7 +120,7 @@ def test_a_wrong_file_of_categories_is_named(name, content, message, tmp_path):
     (tmp_path / name).write_text(content, encoding="utf-8")
     draw(tmp_path / "images/a.jpg")
     draw(tmp_path / "masks/a.png", np.zeros(SIZE))
-    with pytest.raises(ValueError, match=f"own_pairs train: {name}: .*{message}.*; see docs/own_data.md"):
+    with pytest.raises(ValueError, match=f"own_pairs train: {name}: .*{message}.*; see the docs page Own data"):
         load("own_pairs", "train", tmp_path, cache_dir=tmp_path / "cache", categories=name)
 
 

@@ -137,7 +137,7 @@ BROKEN = {
 def test_a_broken_line_is_named_or_left_out(case, root, tmp_path):
     broken, message = BROKEN[case]
     write(root, line(masks=[{"category": "lamp", "mask": POLYGONS}]), "", broken, line(text="x", masks=[]))
-    with pytest.raises(ValueError, match=f"own_jsonl train: train.jsonl, line 3: .*{message}.*docs/own_data.md"):
+    with pytest.raises(ValueError, match=f"own_jsonl train: train.jsonl, line 3: .*{message}.*docs page Own data"):
         list(load("own_jsonl", "train", root, cache_dir=tmp_path, streaming=True))
     skipped = load("own_jsonl", "train", root, cache_dir=tmp_path, streaming=True, on_error="skip")
     assert [sample.record_id for sample in skipped] == ["1", "4"]

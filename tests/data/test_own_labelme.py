@@ -180,14 +180,14 @@ BROKEN = {
 def test_a_broken_file_is_named_or_left_out(case, root, tmp_path):
     change, message = BROKEN[case]
     change(root)
-    with pytest.raises(ValueError, match=f"own_labelme train: drawn/b.json: .*{message}.*docs/own_data.md"):
+    with pytest.raises(ValueError, match=f"own_labelme train: drawn/b.json: .*{message}.*docs page Own data"):
         list(load("own_labelme", "train", root, cache_dir=tmp_path, streaming=True, **OPTIONS))
     skipped = load("own_labelme", "train", root, cache_dir=tmp_path, streaming=True, on_error="skip", **OPTIONS)
     assert [sample.image_id for sample in skipped] == ["a"]
 
 
 def test_a_folder_without_files_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match="own_labelme train: no .json files in photos of .*docs/own_data.md"):
+    with pytest.raises(ValueError, match="own_labelme train: no .json files in photos of .*docs page Own data"):
         load("own_labelme", "train", root, cache_dir=tmp_path, annotations="photos")
     with pytest.raises(FileNotFoundError, match="own_labelme train: there is no painted in"):
         load("own_labelme", "train", root, cache_dir=tmp_path, annotations="painted")

@@ -110,7 +110,7 @@ BROKEN = {
 def test_a_broken_pair_is_named_or_left_out(case, root, tmp_path):
     change, message = BROKEN[case]
     change(root)
-    with pytest.raises(ValueError, match=f"own_pairs train: {message}.*docs/own_data.md"):
+    with pytest.raises(ValueError, match=f"own_pairs train: {message}.*docs page Own data"):
         load("own_pairs", "train", root, cache_dir=tmp_path)
     skipped = load("own_pairs", "train", root, cache_dir=tmp_path, on_error="skip")
     assert [sample.image_id for sample in skipped] == ["a", "c", "d"]
@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(ValueError, match=r"no pictures in nothing and no masks in nothing .* images='images/\{split\}'"):
         (root / "nothing").mkdir()
         load("own_pairs", "train", root, cache_dir=tmp_path, images="nothing", masks="nothing")
-    with pytest.raises(FileNotFoundError, match="there is no labels in .*docs/own_data.md"):
+    with pytest.raises(FileNotFoundError, match="there is no labels in .*docs page Own data"):
         load("own_pairs", "train", root, cache_dir=tmp_path, masks="labels")
     (root / "categories.txt").unlink()
     with pytest.raises(FileNotFoundError, match="there is no categories.txt in"):

@@ -77,7 +77,7 @@ BROKEN = {
 def test_a_broken_line_is_named_or_left_out(case, root, tmp_path):
     broken, message = BROKEN[case]
     write(root, "coco/coco_pope_random.json", [json.dumps(LINES[0]), "", broken, json.dumps(LINES[2])])
-    with pytest.raises(ValueError, match=f"pope random: coco/coco_pope_random.json, line 3: .*{message}.*docs/datasets/pope.md"):
+    with pytest.raises(ValueError, match=f"pope random: coco/coco_pope_random.json, line 3: .*{message}.*docs page POPE"):
         load("pope", "random", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in load("pope", "random", root, cache_dir=tmp_path, on_error="skip")] == ["1", "3"]
 

@@ -172,7 +172,7 @@ BROKEN = {
 def test_a_broken_annotation_is_named_or_left_out(case, root, tmp_path):
     content, message = BROKEN[case]
     annotate(root / "val", "2_b", content)
-    with pytest.raises(ValueError, match=f"reasonseg val: val/2_b.json.*{message}.*docs/datasets/reasonseg.md"):
+    with pytest.raises(ValueError, match=f"reasonseg val: val/2_b.json.*{message}.*docs page ReasonSeg"):
         load("reasonseg", "val", root, cache_dir=tmp_path)
     assert [sample.image_id for sample in load("reasonseg", "val", root, cache_dir=tmp_path, on_error="skip")] == ["1.a", "3"]
 

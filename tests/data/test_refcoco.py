@@ -189,12 +189,12 @@ def test_image_ids_may_be_text(root, tmp_path):
     write_refs(root, "refcoco", with_text(refs(), "image_id"))
     sample = load("refcoco", "val", root, cache_dir=tmp_path, image_folder="coco2017")[0]
     assert (sample.image_id, sample.image) == ("30", str(root / "coco2017/000000000030.jpg"))
-    with pytest.raises(FileNotFoundError, match="refcoco val: .* looked for nowhere; see docs/datasets/refcoco.md"):
+    with pytest.raises(FileNotFoundError, match="refcoco val: .* looked for nowhere; see the docs page RefCOCO"):
         load("refcoco", "val", root, cache_dir=tmp_path, image_folder="nowhere")
 
 
 def test_a_split_that_the_file_does_not_have_is_refused_with_those_it_has(root, tmp_path):
-    with pytest.raises(ValueError, match=r"refcoco test: refcoco/refs\(unc\).p has no split 'test', it has val, train, testA; see docs"):
+    with pytest.raises(ValueError, match=r"refs\(unc\).p has no split 'test', it has val, train, testA; see the docs page"):
         load("refcoco", "test", root, cache_dir=tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_a_broken_ref_is_named_or_left_out(case, root, tmp_path):
     change_annotations(annotations)
     write_refs(root, "refcoco", content)
     write_instances(root, "refcoco", annotations)
-    with pytest.raises(ValueError, match=rf"refcoco val: refcoco/refs\(unc\).p, .*{message}.*docs/datasets/refcoco.md"):
+    with pytest.raises(ValueError, match=rf"refcoco val: refcoco/refs\(unc\).p, .*{message}.*docs page RefCOCO"):
         load("refcoco", "val", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in load("refcoco", "val", root, cache_dir=tmp_path, on_error="skip")] == ["81", "90"]
 

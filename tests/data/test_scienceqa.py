@@ -102,7 +102,7 @@ def test_a_broken_problem_is_named_or_left_out(case, root, tmp_path):
     change, message = BROKEN[case]
     others = {id: problem for id, problem in PROBLEMS.items() if id != "1"}
     write(root, others if change is None else {**PROBLEMS, "1": {**PROBLEMS["1"], **change}})
-    with pytest.raises(ValueError, match=f"scienceqa test: problems.json, problem 1: .*{message}.*docs/datasets/scienceqa.md"):
+    with pytest.raises(ValueError, match=f"scienceqa test: problems.json, problem 1: .*{message}.*docs page ScienceQA"):
         load("scienceqa", "test", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in load("scienceqa", "test", root, cache_dir=tmp_path, on_error="skip")] == ["2"]
 

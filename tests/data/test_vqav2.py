@@ -101,7 +101,7 @@ def test_a_broken_question_is_named_or_left_out(case, root, tmp_path):
     write(root, "v2_OpenEnded_mscoco_val2014_questions", {"questions": questions})
     write(root, "v2_mscoco_val2014_annotations", {"annotations": annotations})
     place = "vqav2 val: v2_OpenEnded_mscoco_val2014_questions.json, question 420"
-    with pytest.raises(ValueError, match=f"{place}: .*{message}.*docs/datasets/vqav2.md"):
+    with pytest.raises(ValueError, match=f"{place}: .*{message}.*docs page VQA v2"):
         load("vqav2", "val", root, cache_dir=tmp_path)
     assert [sample.record_id for sample in load("vqav2", "val", root, cache_dir=tmp_path, on_error="skip")] == ["421", "70"]
 

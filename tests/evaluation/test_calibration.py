@@ -1,17 +1,25 @@
 """Thresholds of expressions: what a person would choose, and no worse than the constants."""
 
-from types import SimpleNamespace
+import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.shapes import ShapesStream
-from psalm_hf.evaluation.calibration import RELEASED, ReferringThresholds, ScoredAnswer, choose_thresholds, numbers_at, score_answers
-from psalm_hf.evaluation.shapes import evaluate_shapes
-from psalm_hf.evaluation.shapes_referring import EXPRESSIONS_PER_IMAGE, calibration_samples
+from psalm_hf.evaluation import evaluate
+from psalm_hf.evaluation.calibration import (
+    RELEASED,
+    CalibrationMeasure,
+    ReferringThresholds,
+    ScoredAnswer,
+    choose_thresholds,
+    numbers_at,
+    open_calibration,
+    score_answers,
+)
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.structures import Sample, Segment
 from psalm_hf.tiny import build_tiny
@@ -75,30 +83,17 @@ class OneQueryPerSegment:
         return answers
 
 
-@pytest.fixture
-def ask(monkeypatch):
-    """`score_answers` of perfect queries; the batch size that was seen goes into `batches`."""
-    monkeypatch.setattr(PsalmCollator, "__init__", lambda collator, processor, with_targets: None)
-    monkeypatch.setattr(PsalmCollator, "__call__", lambda collator, samples: {"samples": SimpleNamespace(to=lambda device: samples)})
-
-    class Model:
-        device = "cpu"
-        batches = []
-
-        def __call__(self, samples):
-            self.batches.append(len(samples))
-            return samples
-
-    def score(samples, **options):
-        return score_answers(Model(), OneQueryPerSegment(), samples, **({"batch_size": 3} | options)), Model.batches
-
-    return score
+def ask(samples, crowds="left out"):
+    """What is kept of perfect queries."""
+    measure = CalibrationMeasure(crowds)
+    for sample, answer in zip(samples, measure.answers(samples, samples, OneQueryPerSegment()), strict=True):
+        measure.add(sample, json.loads(json.dumps(answer)))
+    return measure.scored
 
 
-def test_several_targets_are_united_and_the_wrong_query_is_kept_out(ask):
+def test_several_targets_are_united_and_the_wrong_query_is_kept_out():
     samples = [sample for number in range(8) for sample in ShapesStream("referring", "validation", prompts_per_image=4).samples(number)]
-    answers, batches = ask(samples, batch_size=5)
-    assert batches == [5] * 6 + [2] and len(answers) == len(samples)
+    answers = ask(samples)
     assert [answer.ious is None for answer in answers] == [not sample.segments for sample in samples]
     several = next(answer for answer in answers if answer.ious is not None and len(answer.ious) > 2)
     assert several.ious[-2] == 1 and several.ious[0] < 1 and several.ious[-1] < 1  # all targets; the first; the rest as well
@@ -107,62 +102,59 @@ def test_several_targets_are_united_and_the_wrong_query_is_kept_out(ask):
     assert 0.3 <= thresholds.no_target < 0.8
 
 
-def test_an_expression_that_means_crowds_alone_means_nothing_unless_crowds_are_meant(ask):
+def test_an_expression_that_means_crowds_alone_means_nothing_unless_crowds_are_meant():
     mask = np.zeros((4, 4), dtype=bool)
     mask[:2] = True
     crowd = Sample(PICTURE, 1, (4, 4), segments=(Segment(rle_from_bitmap(mask), is_crowd=True),), expressions=("them",))
-    ((left_out,), _), ((meant,), _) = ask([crowd]), ask([crowd], crowds="meant")
+    (left_out,), (meant,) = ask([crowd]), ask([crowd], "meant")
     assert left_out.ious is None
     assert meant.ious.tolist() == [0.5]  # the one query there is, which is the whole picture
 
 
-def test_ignored_pixels_count_neither_as_right_nor_as_wrong(ask):
+def test_ignored_pixels_count_neither_as_right_nor_as_wrong():
     rows = np.arange(4)[:, None].repeat(4, axis=1)
     segments = (Segment(rle_from_bitmap(rows == 2)), Segment(rle_from_bitmap(rows < 2), is_crowd=True))
-    ((answer,), _) = ask([Sample(PICTURE, 1, (4, 4), segments=segments, expressions=("it",))], crowds="ignored")
+    (answer,) = ask([Sample(PICTURE, 1, (4, 4), segments=segments, expressions=("it",))], "ignored")
     assert answer.ious.tolist() == [1, 0.5]  # row 2 alone; the rest of the picture, of which row 3 is wrong, as well
 
 
-@pytest.mark.parametrize(
-    ("samples", "batch_size", "message"),
-    [
-        ([Sample(PICTURE, 7, (4, 4), categories={1: "a"})], 3, "image 7: a prompt of kind category"),
-        ([], 0, "batch_size must be at least 1"),
-    ],
-)
-def test_rows_without_expressions_and_empty_batches_are_refused(ask, samples, batch_size, message):
-    with pytest.raises(ValueError, match=message):
-        ask(samples, batch_size=batch_size)
+@pytest.fixture(scope="module")
+def tiny():
+    return build_tiny()
 
 
-def test_calibration_asks_four_expressions_about_each_of_the_first_pictures():
-    processor = SimpleNamespace(image_processor=SimpleNamespace(image_size=64))
-    samples = list(calibration_samples(processor, 2))
-    assert len(samples) == 2 * EXPRESSIONS_PER_IMAGE and len({sample.image_id for sample in samples}) == 2
-    assert {sample.image_size for sample in samples} == {(64, 64)}
-    expected = ShapesStream("referring", "validation", image_size=64, prompts_per_image=4).samples(0)
-    assert [(sample.expressions, sample.segments) for sample in samples[:4]] == [
-        (sample.expressions, sample.segments) for sample in expected
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
+
+
+def test_rows_without_expressions_and_no_pictures_are_refused(tiny):
+    with pytest.raises(ValueError, match="image validation-0-0/00001: a prompt of kind region; calibration needs rows with expressions"):
+        open_calibration("moving_shapes", tiny[1], split="validation", options={"num_clips": 1})
+    with pytest.raises(ValueError, match="at least 1 picture, got 0"):
+        open_calibration("shapes", tiny[1], limit=0)
+
+
+def test_calibration_asks_four_expressions_about_each_of_the_first_pictures(tiny):
+    (part,) = open_calibration("shapes", tiny[1], limit=2).parts
+    samples = list(part.dataset)
+    expected = [sample for number in range(2) for sample in ShapesStream("referring", "validation", prompts_per_image=4).samples(number)]
+    assert [(sample.image_id, sample.expressions, sample.segments) for sample in samples] == [
+        (sample.image_id, sample.expressions, sample.segments) for sample in expected
     ]
-    with pytest.raises(ValueError, match="num_images must be at least 1"):
-        calibration_samples(processor, 0)
 
 
-def test_calibrated_thresholds_are_no_worse_than_the_constants_where_they_were_calibrated():
-    model, processor = build_tiny()
-    answers = score_answers(model, processor, calibration_samples(processor, 4), batch_size=16)
-    results = {
-        name: evaluate_shapes(model, processor, split="validation", num_images=4, batch_size=4, thresholds=value)
-        for name, value in (("calibrated", choose_thresholds(answers)), ("constant", ReferringThresholds()))
-    }
+def test_calibrated_thresholds_are_no_worse_than_the_constants_where_they_were_calibrated(tiny):
+    model, processor = tiny
+    answers = score_answers(model, open_calibration("shapes", processor, limit=4), batch_size=16)
+    results = {}
+    for name, thresholds in (("calibrated", choose_thresholds(answers)), ("constant", ReferringThresholds())):
+        processor.referring_threshold, processor.no_target_threshold = thresholds.further_targets, thresholds.no_target
+        results[name] = evaluate(model, processor, "shapes", split="validation", limit=4, parts=["referring"]).percent
     accuracy = {name: numbers["referring N-acc"] + numbers["referring T-acc"] for name, numbers in results.items()}
-    iou = {name: numbers["referring mIoU, with target, scored"] for name, numbers in results.items()}
+    iou = {name: numbers["referring gIoU, target given"] for name, numbers in results.items()}
     assert accuracy["calibrated"] > accuracy["constant"]
     assert iou["calibrated"] >= iou["constant"]
     foretold = numbers_at(choose_thresholds(answers), answers)
-    for name, key in (
-        ("N-acc", "referring N-acc"),
-        ("gIoU", "referring gIoU, all, scored"),
-        ("mIoU", "referring mIoU, with target, scored"),
-    ):
+    for name, key in (("N-acc", "referring N-acc"), ("gIoU", "referring gIoU"), ("mIoU", "referring gIoU, target given")):
         assert foretold[name] == pytest.approx(results["calibrated"][key])

@@ -14,11 +14,10 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
 from psalm_hf.evaluation.benchmarks import BENCHMARKS, OpenPart, Part, choices_of, open_part
-from psalm_hf.evaluation.datasets import first_images
-from psalm_hf.evaluation.records import Records, read_answer
-from psalm_hf.evaluation.runner import Processes, judge
+from psalm_hf.evaluation.records import Records
+from psalm_hf.evaluation.runner import Processes, answer, judge
 from psalm_hf.evaluation.text_measures import ShapesQuestionMeasure
-from psalm_hf.evaluation.text_runner import answer_text, question_of
+from psalm_hf.evaluation.text_runner import TextAnswers, question_of
 from psalm_hf.structures import Sample
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
@@ -73,13 +72,14 @@ class Alone(Processes):
         pass
 
 
-def run(folder, part, model, processor, rank=0, number=1, **options):
-    answer_text(model, processor, part, Records(folder, rank), Alone(rank, number), **({"batch_size": 3, "max_new_tokens": 5} | options))
+def run(folder, part, model, processor, rank=0, number=1, max_new_tokens=5, **options):
+    answerer = TextAnswers(model, processor, max_new_tokens)
+    answer(answerer, part, Records(folder, rank), Alone(rank, number), **({"batch_size": 3} | options))
     return answers_in(folder)
 
 
 def answers_in(folder):
-    return {row: read_answer(place)["text"]["text"] for row, place in Records(folder).places().items()}
+    return {row: found["text"]["text"] for row, found in Records(folder).answers().items()}
 
 
 def test_answers_are_those_to_the_questions_alone(tmp_path, part, tiny):
@@ -113,7 +113,7 @@ def test_two_processes_give_the_same_answers(tmp_path, part, tiny, order, monkey
     for rank in order:  # as if both had looked before anyone wrote
         with monkeypatch.context() as patched:
             patched.setattr(Records, "places", lambda records: {})
-            answer_text(*tiny, part, Records(tmp_path / "two", rank), Alone(rank, 2), batch_size=3, max_new_tokens=5)
+            answer(TextAnswers(*tiny, max_new_tokens=5), part, Records(tmp_path / "two", rank), Alone(rank, 2), batch_size=3)
     assert Records.places is places
     assert answers_in(tmp_path / "two") == expected
     written = {path.name: [json.loads(line)["row"] for line in path.read_text().splitlines()] for path in (tmp_path / "two").iterdir()}
@@ -204,7 +204,7 @@ def test_psalm_tiny_answers_better_than_the_most_frequent_answers(tmp_path, tiny
     dataset = load("shapes", "test", None, task="conversation", num_images=20, cache_dir=tmp_path / "cache")
     part = OpenPart(Part("shapes", "conversation"), None, "test", {}, dataset, {}, (ShapesQuestionMeasure(),))
     run(tmp_path / "answers", part, model, processor, batch_size=16)
-    (measure,) = judge(part, Records(tmp_path / "answers").places(), read_answer, Processes())
+    (measure,) = judge(part, Records(tmp_path / "answers").answers(), Processes())
     assert measure.numbers()["text accuracy"] > 50  # 61 over 200 pictures; 37 for the most frequent answer to each kind
     assert measure.counts() == {"questions": 80}
 
@@ -225,8 +225,8 @@ def test_real_questions_from_pictures_to_numbers(name, tmp_path, tiny_checkpoint
     model, processor = PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
     further = options | {"cache_dir": tmp_path / "cache"}
     part = open_part(BENCHMARKS[name], BENCHMARKS[name].parts[0], split, str(SAMPLES / folder), choices_of(name, "community", {}), further)
-    part = replace(part, dataset=first_images(part.dataset, 4))
+    part = replace(part, dataset=part.dataset.first_images(4))
     found = run(tmp_path / "answers", part, model, processor, batch_size=8)
     assert len(found) == len(part.dataset) >= 4
-    (measure,) = judge(part, Records(tmp_path / "answers").places(), read_answer, Processes())
+    (measure,) = judge(part, Records(tmp_path / "answers").answers(), Processes())
     assert 0 <= measure.numbers()["text accuracy"] <= 100

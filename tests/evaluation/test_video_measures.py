@@ -181,7 +181,7 @@ def test_the_truth_is_resized_from_full_resolution_in_one_step(tmp_path):
 def test_the_truth_of_full_resolution_is_at_hand_or_named(take, tmp_path):
     with pytest.raises(ValueError, match="image t1/cam01/30: expected the path of a frame"):
         CorrespondenceMeasure().add(view(take, image=b"jpeg"), answer(np.zeros(FRAME), np.zeros(FRAME)))
-    with pytest.raises(ValueError, match="elsewhere/annotation.json: cannot be read .* see docs/datasets/ego_exo4d.md"):
+    with pytest.raises(ValueError, match="elsewhere/annotation.json: cannot be read .* see the docs page Ego-Exo4D"):
         sample = view(take, image=str(tmp_path / "elsewhere/cam01/30.jpg"))
         CorrespondenceMeasure().add(sample, answer(np.zeros(FRAME), np.zeros(FRAME)))
 

@@ -11,7 +11,7 @@ from psalm_hf.data import load
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.moving_shapes import make_clip
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
-from psalm_hf.evaluation.records import Records, read_answer
+from psalm_hf.evaluation.records import Records
 from psalm_hf.evaluation.runner import Processes
 from psalm_hf.evaluation.video_measures import VideoMeasure
 from psalm_hf.evaluation.video_runner import answer_video, rows_by_sequence
@@ -58,7 +58,7 @@ def answered(tiny, dataset, folder, processes=None, policy=CAREFREE, **options):
     processes = processes or Processes()
     records = Records(folder, processes.rank)
     answer_video(*tiny, part_of(dataset), records, processes, policy=policy, **options)
-    return {row: read_answer(place)["region"] for row, place in records.places().items()}
+    return {row: found["region"] for row, found in records.answers().items()}
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,7 @@ def test_a_sequence_that_ends_in_a_broken_frame_is_named_and_the_answers_before_
     broken = changed(clips, 5, image={"bytes": b"no picture", "path": None})
     with pytest.raises(ValueError, match="image test-0-1/00003: cannot be read from 10 bytes"):
         answered(tiny, broken, tmp_path)
-    places = Records(tmp_path).places()
-    assert {row: read_answer(place)["region"] for row, place in places.items()} == {row: answers[row] for row in (0, 1, 2)}
+    assert {row: found["region"] for row, found in Records(tmp_path).answers().items()} == {row: answers[row] for row in (0, 1, 2)}
     assert answered(tiny, clips, tmp_path) == answers  # when the file is mended
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.label_lists import label_list
-from psalm_hf.evaluation.vocabulary import join_outputs, segment_categories, split_names, split_samples
+from psalm_hf.evaluation.runner import CollateRows, forward
+from psalm_hf.evaluation.vocabulary import join_outputs, split_names, split_samples
 from psalm_hf.model.image_processing_psalm import Frame
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.model.postprocessing import semantic_scores
@@ -41,9 +41,10 @@ def samples_with(names, colours=("red",), size=(20, 30)):
     return [Sample(picture[colour], colour, size, categories=dict(enumerate(names, 1))) for colour in colours]
 
 
-def forward(model, processor, samples):
+def outputs_for(model, processor, samples, parts=()):
+    """Of a vocabulary in these parts, or in one prompt."""
     with torch.no_grad():
-        return model(**PsalmCollator(processor, with_targets=False)(samples))
+        return forward(model, CollateRows(processor, parts)(samples), max(1, len(parts)))
 
 
 # Dividing. A name takes as many tokens as it has letters, one for [SEG] and two for the comma and the blank behind it.
@@ -152,9 +153,8 @@ def test_rows_that_are_no_parts_of_pictures_are_refused():
 def test_one_prompt_is_no_other_than_without_all_this(names, tiny):
     model, processor = tiny
     samples = samples_with(names, ("red", "blue"))
-    plain = forward(model, processor, samples)
-    with torch.no_grad():
-        divided = segment_categories(model, processor, samples, split_names(processor, names))
+    plain = outputs_for(model, processor, samples)
+    divided = outputs_for(model, processor, samples, split_names(processor, names))
     for found in (divided, join_outputs(plain, 1)):
         for field in ("masks_queries_logits", "class_queries_logits", "num_conditions", "condition_type", "image_index"):
             assert torch.equal(getattr(found, field), getattr(plain, field)), field
@@ -164,14 +164,13 @@ def test_the_semantic_map_is_that_of_the_scores_of_both_parts(tiny):
     model, processor = tiny
     parts = [["cat", "dog"], ["grass", "sky", "a wall"]]
     samples = samples_with(sum(parts, []), ("red", "blue"))
-    with torch.no_grad():
-        joined = segment_categories(model, processor, samples, parts)
+    joined = outputs_for(model, processor, samples, parts)
     sizes = [sample.image_size for sample in samples]
     maps = processor.post_process_semantic_segmentation(joined, target_sizes=sizes)
     for sample, found in zip(samples, maps, strict=True):
         scores = []
         for part in parts:
-            row = forward(model, processor, [replace(sample, categories=dict(enumerate(part)))])
+            row = outputs_for(model, processor, [replace(sample, categories=dict(enumerate(part)))])
             frame = Frame.of_image(sample.image_size, processor.image_processor.image_size)
             scores.append(semantic_scores(row.masks_queries_logits[0], row.class_queries_logits[0], frame))
         scores = torch.cat(scores)  # (5, H, W)
@@ -188,8 +187,7 @@ def test_every_category_of_a_long_vocabulary_gets_a_score(benchmark, decouple_ma
     (sample,) = samples_with(names)
     encoded = []
     model.model.vision_tower.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
-    with torch.no_grad():
-        outputs = segment_categories(model, processor, [replace(sample, task="instance")], parts)
+    outputs = outputs_for(model, processor, [replace(sample, task="instance")], parts)
     assert encoded == [1]  # however many prompts, the picture is encoded once
 
     logits = outputs.class_queries_logits[0]

@@ -20,17 +20,29 @@ pack_checkpoint = load_script(EXAMPLES / "pack_checkpoint.py")
 def trained(tmp_path_factory):
     """A checkpoint as training leaves it, with files that are not for shipping."""
     folder = tmp_path_factory.mktemp("trained")
-    for part in build_tiny(seed=0):
+    model, processor = build_tiny(seed=0)
+    for name, value in THRESHOLDS.items():
+        setattr(processor, name, value)
+    for part in (model, processor):
         part.save_pretrained(folder)
     (folder / "training_args.bin").write_bytes(b"")
     return folder
 
 
-def results_file(tmp_path, **changes):
-    """As evaluate_shapes.py writes it."""
-    report = {"percent": dict.fromkeys(pack_checkpoint.REPORTED, 62.5), "baselines": {"region mIoU, point": 31.25}}
-    record = {"images": 7, "thresholds": {"no_target": 0.25, "further_targets": 0.75}, "splits": {"test": report, "unseen": report}}
-    path = tmp_path / "results.json"
+THRESHOLDS = {"no_target_threshold": 0.25, "referring_threshold": 0.75}
+
+
+def results_file(tmp_path, split="test", **changes):
+    """As psalm evaluate writes it."""
+    record = {
+        "benchmark": "shapes",
+        "split": split,
+        "protocol": {"no_target": "processor", **THRESHOLDS},
+        "percent": dict.fromkeys(pack_checkpoint.REPORTED, 62.5),
+        "baselines": {"region mIoU, point": 31.25},
+        "parts": {"panoptic": {"counts": {"pictures": 7}}},
+    }
+    path = tmp_path / f"{split}.json"
     path.write_text(json.dumps(record | changes))
     return path
 
@@ -38,8 +50,9 @@ def results_file(tmp_path, **changes):
 def pack(tmp_path, checkpoint, *arguments, results=None):
     """Exit status of the script, and the folder it writes."""
     output = tmp_path / "packed"
-    results = results or results_file(tmp_path)
-    return pack_checkpoint.main(["--checkpoint", str(checkpoint), "--results", str(results), "--output", str(output), *arguments]), output
+    results = results or [results_file(tmp_path), results_file(tmp_path, "unseen")]
+    words = ["--checkpoint", checkpoint, "--results", *results, "--output", output, *arguments]
+    return pack_checkpoint.main(list(map(str, words))), output
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def test_weights_load_in_float32_and_are_the_original_ones_rounded(trained, pack
     assert not all(torch.equal(value, rounded[name]) for name, value in original.state_dict().items())
 
 
-def test_the_processor_carries_the_measured_thresholds(packed):
+def test_the_processor_carries_its_thresholds(packed):
     processor = PsalmProcessor.from_pretrained(packed)
     assert (processor.no_target_threshold, processor.referring_threshold) == (0.25, 0.75)
 
@@ -111,7 +124,7 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path, tra
     assert (output / "precious").read_text() == "kept"
     status, output = pack(tmp_path, trained, "--overwrite")
     assert status == 0 and {path.name for path in output.iterdir()} == PACKED
-    assert {path.name for path in tmp_path.iterdir()} == {"packed", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "test.json", "unseen.json"}
 
 
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, trained, monkeypatch):
@@ -124,7 +137,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, trained, mon
     monkeypatch.setattr(pack_checkpoint, "drop_code", fail)
     assert pack(tmp_path, trained, "--overwrite")[0] == 2
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"packed", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "test.json", "unseen.json"}
 
 
 def test_numbers_too_large_for_float16_are_refused_by_name(tmp_path, capsys):
@@ -141,11 +154,12 @@ def test_numbers_too_large_for_float16_are_refused_by_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"splits": {}}, "evaluate_shapes.py --output wrote"),
-        ({"splits": {"test": {"percent": {"semantic mIoU": 1.0}, "baselines": {}}}}, "split test: no .*region mIoU, box"),
+        ({"benchmark": "refcoco"}, "test.json: not of the benchmark shapes with calibrated thresholds; run psalm calibrate"),
+        ({"protocol": {"no_target": "threshold"}}, "test.json: not of the benchmark shapes with calibrated thresholds"),
+        ({"percent": {"semantic mIoU": 1.0}}, "test.json: no .*region mIoU, box"),
     ],
 )
 def test_results_without_the_numbers_of_the_card_are_refused(tmp_path, trained, capsys, changes, message):
-    status, output = pack(tmp_path, trained, results=results_file(tmp_path, **changes))
+    status, output = pack(tmp_path, trained, results=[results_file(tmp_path, **changes)])
     assert status == 2 and not output.exists()
     assert re.search(message, capsys.readouterr().err)

@@ -1,161 +1,19 @@
-"""Files of DAVIS and of Ego-Exo4D's correspondence benchmark: written, read, and scored as the public tools score them."""
+"""Files of Ego-Exo4D's correspondence benchmark: written, read, and scored as its tool scores them."""
 
 import json
-import shutil
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.evaluation.formats.correspondence import CorrespondenceFile
-from psalm_hf.evaluation.formats.davis import DavisFrames
-from psalm_hf.evaluation.video_measures import CorrespondenceMeasure, VideoMeasure
+from psalm_hf.evaluation.video_measures import CorrespondenceMeasure
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.metrics import compared_size, resize_nearest
 from tests.conftest import EVAL_CASES
-from tests.data.test_davis import FIRST, MAPS, draw_sequence
+from tests.evaluation.test_formats_davis import answer, no_progress_bars, scored  # noqa: F401
 from tests.metrics.recordings import case, cases, expected, read_json
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
-def answer(*masks, scores=None):
-    return {"masks": [rle_from_bitmap(mask) for mask in masks], "scores": scores or [1.0] * len(masks)}
-
-
-def scored(measure, dataset, answers):
-    assert sorted(answers) == list(range(len(dataset)))
-    for row, sample in enumerate(dataset):
-        measure.add(sample, answers[row])
-    return measure
-
-
-# DAVIS.
-
-
-@pytest.fixture(scope="module")
-def davis(tmp_path_factory):
-    """Frames 00001 to 00003 of a cat in pictures of 3 x 6 pixels, and 00001 to 00002 of a dog."""
-    root = tmp_path_factory.mktemp("davis")
-    draw_sequence(root / "D", "cat", MAPS, val="cat\ndog\n")
-    draw_sequence(root / "D", "dog", MAPS[:3])
-    return load("davis2017", "val", root / "D", cache_dir=root)
-
-
-def answers_to(dataset, seed=0):
-    """Masks of objects that do not overlap, of the objects of each row."""
-    rng = np.random.default_rng(seed)
-    painted = [rng.integers(0, 3, (3, 6)) for _ in range(len(dataset))]
-    return [answer(values == 1, values == 2) for values in painted]
-
-
-@pytest.fixture
-def submission(davis, tmp_path):
-    """Folder of a submission."""
-    folder = tmp_path / "submission"
-    folder.mkdir()
-    DavisFrames().write(folder, zip(davis, answers_to(davis), strict=True))
-    return folder
-
-
-def test_frames_are_read_as_they_were_written(davis, submission):
-    assert sorted(str(path.relative_to(submission)) for path in submission.rglob("*.png")) == [
-        *(f"cat/0000{number}.png" for number in range(4)), *(f"dog/0000{number}.png" for number in range(3)),
-    ]  # fmt: skip
-    assert DavisFrames().read(submission, davis) == dict(enumerate(answers_to(davis)))
-
-
-def test_a_frame_holds_numbers_of_objects_and_the_usual_colours(submission):
-    picture = Image.open(submission / "cat/00000.png")
-    assert np.array_equal(np.asarray(picture), np.where(FIRST == 255, 0, FIRST))  # the given objects
-    colours = np.reshape(picture.getpalette(), (-1, 3)).tolist()
-    assert picture.mode == "P" and colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
-    assert (colours[4], colours[8], colours[9], colours[64]) == ([0, 0, 128], [64, 0, 0], [192, 0, 0], [32, 0, 0])
-
-
-def test_later_objects_overwrite_earlier_ones(davis, tmp_path):
-    everywhere = np.ones((3, 6), dtype=bool)
-    left = everywhere & (np.arange(6) < 2)
-    DavisFrames().write(tmp_path, [(davis[0], answer(everywhere, left))])
-    assert np.asarray(Image.open(tmp_path / "cat/00001.png")).tolist() == [[2, 2, 1, 1, 1, 1]] * 3
-
-
-def test_answers_and_their_files_have_the_same_numbers(davis, tmp_path):
-    rng = np.random.default_rng(1)
-    answers = [answer(rng.random((3, 6)) < 0.5, rng.random((3, 6)) < 0.5) for _ in range(len(davis))]
-    DavisFrames().write(tmp_path, zip(davis, answers, strict=True))
-    of_files = scored(VideoMeasure(), davis, DavisFrames().read(tmp_path, davis))
-    assert of_files.numbers() == scored(VideoMeasure(), davis, dict(enumerate(answers))).numbers()
-    assert {"sequences": 2, "objects": 4, "frames": 3, "last frames, not scored": 2}.items() <= of_files.counts().items()
-
-
-def test_last_frames_may_be_missing_and_other_frames_not(davis, submission):
-    (submission / "cat/00003.png").unlink()
-    read = DavisFrames().read(submission, davis)
-    assert not any(bitmap_from_rle(mask).any() for mask in read[2]["masks"])
-    (submission / "dog/00001.png").unlink()
-    with pytest.raises(ValueError, match="dog/00001.png: is missing; give a picture for every frame between the first and the last"):
-        DavisFrames().read(submission, davis)
-
-
-@pytest.mark.parametrize("name", ["cat/00004.png", "bear/00001.png"])
-def test_frames_that_nobody_asked_for_are_refused(davis, submission, name):
-    (submission / name).parent.mkdir(exist_ok=True)
-    shutil.copy(submission / "cat/00001.png", submission / name)
-    with pytest.raises(ValueError, match=f"{name}: the dataset has no row for this frame"):
-        DavisFrames().read(submission, davis)
-
-
-@pytest.mark.parametrize(
-    ("picture", "message"),
-    [
-        (Image.new("P", (5, 3)), r"cat/00002.png: size \(3, 5\), but the frame is \(3, 6\)"),
-        (Image.new("L", (6, 3), 3), r"cat/00002.png: values \[3\] are none of the sequence's objects \[1, 2\]"),
-        (Image.new("RGB", (6, 3), (128, 0, 0)), r"cat/00002.png: values \[128\] .* the number of the object, not its colour"),
-    ],
-)
-def test_pictures_that_are_no_maps_of_the_objects_are_refused(davis, submission, picture, message):
-    picture.save(submission / "cat/00002.png")
-    with pytest.raises(ValueError, match=message):
-        DavisFrames().read(submission, davis)
-
-
-def test_a_file_that_is_no_picture_is_named(davis, submission):
-    (submission / "cat/00002.png").write_text("no picture")
-    with pytest.raises(ValueError, match="cat/00002.png cannot be read"):
-        DavisFrames().read(submission, davis)
-
-
-@pytest.fixture(scope="module")
-def recorded_davis(tmp_path_factory):
-    """The recorded truth in the layout of the dataset, with black frames."""
-    root = tmp_path_factory.mktemp("recorded")
-    truth = EVAL_CASES / "davis/gt"
-    shutil.copytree(truth, root / "D")
-    for path in (truth / "Annotations/480p").glob("*/*.png"):
-        frame = root / "D/JPEGImages/480p" / path.parent.name / f"{path.stem}.jpg"
-        frame.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", Image.open(path).size).save(frame)
-    return load("davis2017", "val", root / "D", cache_dir=root)
-
-
-@pytest.mark.evaluators
-@pytest.mark.parametrize("name", cases("davis"))
-def test_recorded_davis_results_have_the_recorded_numbers(name, recorded_davis):
-    answers = DavisFrames().read(EVAL_CASES / "davis/results" / name, recorded_davis)
-    numbers = scored(VideoMeasure(), recorded_davis, answers).numbers()
-    for key, value in case("davis", name)["global"].items():
-        assert numbers["region J&F" if key == "J&F-Mean" else f"region {key}"] / 100 == pytest.approx(value, abs=1e-6)
-
-
-# Ego-Exo4D.
 
 EGO, EXO = "aria01", "cam01"
 FULL = {EGO: (1408, 1408), EXO: (1080, 1920)}

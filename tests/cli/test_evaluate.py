@@ -1,6 +1,5 @@
 """The evaluate command: from files, or from the shapes world, to numbers, predictions and pictures; interrupted, divided and refused."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,18 +14,14 @@ import pytest
 from PIL import Image
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
-from psalm_hf.data import load
-from psalm_hf.evaluation.datasets import evaluate_dataset
-from psalm_hf.evaluation.measures import PanopticThresholds
+from psalm_hf.cli import evaluate as script
+from psalm_hf.evaluation.evaluation import measurement
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
 from tests.evaluation.test_benchmarks import DATA
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "evaluate.py"
-spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 CATEGORIES = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 7, "name": "grass", "isthing": 0}]
 SHAPES = ("--benchmark", "shapes", "--checkpoint", "psalm-tiny", "--device", "cpu")
@@ -101,14 +96,31 @@ def test_numbers_choices_and_versions_are_printed_and_stored(folder, tmp_path, c
 
 
 def test_it_measures_what_is_measured_during_training(folder, tmp_path):
-    on_files(folder, tmp_path / "out", "--threshold", 0.3, "--overlap", 0.1, "--semantic-resize", "scores")
-
+    on_files(folder, tmp_path / "out")
     model = PsalmForSegmentation.from_pretrained(folder / "checkpoint").eval()
     processor = PsalmProcessor.from_pretrained(folder / "checkpoint")
-    dataset = load("coco_panoptic", "val", folder / "coco")
-    report = evaluate_dataset(model, processor, dataset, batch_size=4, panoptic=PanopticThresholds(0.3, 0.1))
-    percent = results(tmp_path / "out")["percent"]
-    assert {name: percent[name] for name in report.percent} == report.percent
+    source = {"dataset": "coco_panoptic", "data_dir": str(folder / "coco")}
+    found = measurement(processor, images=7, batch_size=4, sources={"mine": source})(model)
+    assert found == {f"mine {name}": value for name, value in results(tmp_path / "out")["percent"].items()}
+
+
+def test_a_model_without_mask_tokens_gets_the_panoptic_part(tmp_path, capsys):
+    for part in build_tiny(decouple_masks=False):
+        part.save_pretrained(tmp_path / "checkpoint")
+    words = ("--benchmark", "shapes", "--checkpoint", tmp_path / "checkpoint", "--limit", 1, "--device", "cpu")
+    assert run(*words, "--output-dir", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "panoptic PQ-stuff" in printed and "referring" not in printed and "region" not in printed
+    assert run(*words, "--parts", "box", "--output-dir", tmp_path / "other") == 2
+    assert "segments by categories only" in capsys.readouterr().err
+
+
+def test_baselines_are_printed_and_stored_beside_the_numbers(tmp_path, capsys):
+    assert run(*SHAPES, "--limit", 1, "--parts", "box", "questions", "--output-dir", tmp_path) == 0
+    record = results(tmp_path)
+    assert record["baselines"].keys() <= record["percent"].keys()
+    name = "region mIoU, box"
+    assert f"{name:<36}{record['percent'][name]:7.2f} ({record['baselines'][name]:.2f})" in capsys.readouterr().out
 
 
 def test_its_predictions_give_its_numbers(folder, tmp_path):
@@ -133,7 +145,7 @@ def test_a_checkpoint_without_thresholds_goes_by_the_benchmarks(folder, tmp_path
     assert run(*words, "--output-dir", tmp_path / "out") == 0
     assert results(tmp_path / "out")["protocol"]["no_target"] == "threshold"
     assert run(*words, "--no-target", "processor", "--output-dir", tmp_path / "other") == 2
-    assert "has no thresholds for expressions; run examples" in capsys.readouterr().err
+    assert "has no thresholds for expressions; run psalm calibrate" in capsys.readouterr().err
 
 
 def test_an_error_of_another_process_is_told(folder, tmp_path):
@@ -217,10 +229,12 @@ def test_a_killed_evaluation_goes_on(tmp_path):
         (["--data-dir", "nowhere"], "nowhere"),
         (["--checkpoint", "nowhere/at/all"], "nowhere/at/all"),
         (["--options", "{kind: box}"], "coco_panoptic: unknown option kind"),
+        (["--benchmark", "coco_panoptik"], "did you mean coco_panoptic?"),
         (["--device", "cuda"], "--device cuda: torch sees no GPU"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_line(folder, tmp_path, words, message, capsys):
+def test_what_cannot_be_measured_is_refused_in_a_line_before_a_model_is_loaded(folder, tmp_path, words, message, capsys, monkeypatch):
+    monkeypatch.setattr(PsalmForSegmentation, "from_pretrained", pytest.fail)
     assert on_files(folder, tmp_path / "out", *words) == 2
     printed = capsys.readouterr().err.strip().splitlines()[-1]
     assert printed.startswith("error: ") and message in printed
@@ -280,8 +294,7 @@ def test_predictions_that_do_not_fit_are_refused(folder, tmp_path, change, messa
     ],
 )
 def test_options_that_mean_nothing_are_refused(words, message, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_arguments(["--checkpoint", "c", "--benchmark", "coco_panoptic", "--output-dir", "out", *words])
+    assert script.main(["--checkpoint", "c", "--benchmark", "coco_panoptic", "--output-dir", "out", *words]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
-from psalm_hf.evaluation.calibration import choose_thresholds, score_answers
-from psalm_hf.evaluation.shapes_referring import calibration_samples
+from psalm_hf.cli import calibrate as script
+from psalm_hf.cli import evaluate
+from psalm_hf.evaluation.calibration import choose_thresholds, open_calibration, score_answers
 from psalm_hf.tiny import build_tiny
-from tests.examples.scripts import EXAMPLES, load_script
-
-script = load_script(EXAMPLES / "calibrate_referring.py")
-evaluate = load_script(EXAMPLES / "evaluate.py")
+from tests.examples.scripts import EXAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def test_the_two_thresholds_are_written_and_nothing_else_changes(checkpoint, cap
     assert run(checkpoint) == 0
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint).eval()
-    expected = choose_thresholds(score_answers(model, processor, calibration_samples(processor, 4), batch_size=16))
+    expected = choose_thresholds(score_answers(model, open_calibration("shapes", processor, limit=4), batch_size=16))
     assert (processor.referring_threshold, processor.no_target_threshold) == (expected.further_targets, expected.no_target)
 
     after = contents(checkpoint)
@@ -95,8 +93,7 @@ def test_a_folder_without_processor_is_refused_before_the_work(tmp_path, monkeyp
     ],
 )
 def test_options_that_cannot_work_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_arguments(["--checkpoint", "anywhere", *arguments])
+    assert script.main(["--checkpoint", "anywhere", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -112,5 +109,5 @@ def test_evaluation_takes_the_thresholds_of_the_processor_and_records_them(check
 def test_evaluation_refuses_a_processor_without_thresholds(checkpoint, tmp_path, capsys):
     arguments = ("--benchmark", "shapes", "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "out"), "--device", "cpu")
     assert evaluate.main([*arguments, "--no-target", "processor"]) == 2
-    assert "run examples/calibrate_referring.py" in capsys.readouterr().err
+    assert "run psalm calibrate" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

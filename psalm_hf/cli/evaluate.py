@@ -1,0 +1,162 @@
+"""Measures a checkpoint on a benchmark under a named protocol.
+
+    psalm evaluate --benchmark shapes --checkpoint psalm-tiny --output-dir outputs/shapes
+    psalm evaluate --benchmark coco_panoptic --data-dir coco --checkpoint DIR --output-dir OUT --visualize 20
+    accelerate launch examples/evaluate.py --benchmark refcoco --split testA --protocol released --data-dir refer_seg ...
+    psalm evaluate --benchmark coco_panoptic --data-dir coco --predictions OUT/predictions --output-dir AGAIN
+
+OUT gets results.json (numbers, protocol, counts, checksum of the checkpoint, versions, the paper's numbers), results.md (tables, with the
+methods that the paper compares with), predictions/ in the benchmark's submission format, answers/ (what --resume goes on from), and
+pictures/ if asked for. All of results.json but "run" is the same for any number of processes. Benchmarks, protocols and what each number
+means: the page Evaluation of the documentation.
+"""
+
+import argparse
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .command import CommandParser, refuse
+
+TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
+
+CHOICES = {
+    "threshold": (float, "class probability that a panoptic segment needs"),
+    "overlap": (float, "share of its own mask that a panoptic segment must win"),
+    "semantic_resize": (("scores", "logits"), "what is resized to the picture for a semantic map: scores of categories, or mask logits"),
+    "names": (("first", "synonyms"), "what a category is called: its first name, or all of them in one prompt"),
+    "refer_protocol": (("per_expression", "merged"), "a prompt per expression, or all expressions of an object in one"),
+    "rasterisation": (("exact", "released"), "truth from polygons as pycocotools makes it, or as the released code does"),
+    "referring_threshold": (float, "queries that score above it belong to the answer"),
+    "no_target": (
+        ("never", "threshold", "area", "processor"),
+        "when the answer to an expression is that nothing is there; processor: by both thresholds that psalm calibrate left there",
+    ),
+    "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
+    "min_area": (int, "pixels of the smallest answer, for --no-target area"),
+    "vocabulary": (
+        ("divided", "whole"),
+        "names beyond the context length: several prompts, or one too long",
+    ),
+    "oracle": (bool, "point only at objects that the truth of the frame shows"),
+    "memory": (("last_frame", "released", "first_last_confident"), "what is remembered of the objects of a video"),
+    "visible_above": (float, "score above which an object of the other view is visible"),
+    "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
+}
+
+
+def yaml_mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}") from error
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
+    return value
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = CommandParser("evaluate", __doc__)
+    parser.add_argument("--benchmark", required=True, help="such as coco_panoptic; an unknown name lists all")
+    parser.add_argument("--checkpoint", help="folder or Hub id, or psalm-tiny, which ships with the package")
+    parser.add_argument("--predictions", type=Path, help="score these files, in the benchmark's submission format, instead of a model")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", help="folder of the dataset's files")
+    parser.add_argument("--split", help="default that on which the paper reports")
+    parser.add_argument("--protocol", default="community", help="community (default) or released; sets the choices below")
+    choices = parser.add_argument_group("choices", "what the protocol sets, one by one")
+    for name, (values, text) in CHOICES.items():
+        if values is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        else:
+            kind = {"choices": values} if isinstance(values, tuple) else {"type": values}
+        choices.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
+    parser.add_argument("--parts", nargs="+", help="only these parts of the benchmark, such as point box")
+    parser.add_argument("--options", type=yaml_mapping, default={}, help="further options of the dataset, as YAML")
+    parser.add_argument("--limit", type=int, help="only the first pictures (default all)")
+    parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process (default 4)")
+    parser.add_argument("--num-workers", type=int, help="processes that prepare pictures (default 4 with a GPU, else 0)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", help="such as cpu, cuda, mps or xpu (default: a GPU if there is one)")
+    parser.add_argument("--resume", action="store_true", help="go on with the answers in --output-dir")
+    parser.add_argument("--visualize", type=int, default=0, help="pictures of that many answers, the worst and the best")
+    options = parser.parse_args(arguments)
+    if (options.checkpoint is None) == (options.predictions is None):
+        parser.error("give either --checkpoint or --predictions")
+    for name, lowest in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("visualize", 0), ("min_area", 0)):
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+    for name in ("threshold", "overlap", "referring_threshold", "visible_above"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, got {value}")
+    return options
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Everything that can be refused is refused before the model is loaded."""
+    from ..checkpoints import resolve_checkpoint
+
+    checkpoint = resolve_checkpoint(options.checkpoint) if options.checkpoint else None
+
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    from ..devices import pick_device
+    from ..evaluation import Evaluation
+    from ..evaluation.benchmarks import choices_of
+    from ..evaluation.runner import Processes
+    from ..public import PsalmForSegmentation, PsalmProcessor
+
+    own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
+    choices_of(options.benchmark, options.protocol, own)
+    device = pick_device(options.device)
+    processor = PsalmProcessor.from_pretrained(checkpoint) if checkpoint else None
+
+    state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
+    if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
+        raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
+    evaluation = Evaluation(
+        options.benchmark,
+        processor,
+        split=options.split,
+        data_dir=options.data_dir,
+        protocol=options.protocol,
+        choices=own,
+        parts=options.parts,
+        options=options.options,
+        limit=options.limit,
+        output_dir=options.output_dir,
+        resume=options.resume,
+        predictions=options.predictions,
+        visualize=options.visualize,
+        checkpoint=checkpoint,
+        processes=Processes(state.process_index, state.num_processes),
+    )
+    model = None
+    if checkpoint:
+        model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
+    num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
+    results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
+    if results is not None:
+        print(results)
+    state.destroy_process_group()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        evaluate(parse_arguments(arguments))
+    except (ValueError, OSError, ImportError) as error:
+        return refuse(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

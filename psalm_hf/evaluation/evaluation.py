@@ -1,0 +1,318 @@
+"""One model on one benchmark, from what was asked for to its results: opened and checked first, then answered, judged and written down.
+
+Whatever is measured is measured here: by the command, during training, and where thresholds are chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data import DATASETS
+from ..data.mixture import check_source, named_source
+from .benchmarks import Choices, MakeMeasures, OpenPart, Part, benchmark_of, choices_of, formats_of, open_part, with_processor
+from .measures import Measure, Numbers
+from .pictures import KINDS, write_pictures
+from .records import AnswersInMemory, Records, write_json
+from .results import Results, beside, describe_checkpoint, fingerprint, flat, joint_results, part_results, versions
+from .runner import AnsweredRows, MaskAnswers, Processes, answer, judge
+from .text_runner import TextAnswers
+from .video_runner import answer_video
+from .vocabulary import lengthen_context
+
+IMAGE_SIZE = 128  # of drawn pictures, where no processor says another
+
+
+@dataclass(frozen=True)
+class MeasuredPart:
+    """A part, its measures with all answers in them ([] but on the first process), and row -> answers by the name of their measures."""
+
+    part: OpenPart
+    measures: Sequence[Measure]
+    answers: Mapping[int, Mapping[str, Any]]
+
+
+class Evaluation:
+    """A benchmark that is ready to be answered, by any number of models. What can be refused is refused here, before one is loaded.
+
+    Args:
+        benchmark: name of a row of `benchmarks.BENCHMARKS`, or of a dataset without one.
+        processor: the model's; None = `predictions` are judged.
+        split: default that on which the paper reports.
+        data_dir: folder of the dataset's files.
+        protocol: "community" or "released"; sets the choices.
+        choices: those that are to be otherwise than the protocol has them.
+        parts: names of the parts of the benchmark; default all.
+        options: further ones of the dataset, and `condition`, to take rows of that condition alone.
+        limit: pictures, the first ones; default all.
+        measures: what the answers are judged by; default the benchmark's measures.
+        output_dir: for results, answers, submission files and pictures; None = nothing is written, answers are kept in memory.
+        resume: go on with the answers in `output_dir`.
+        predictions: a folder or file in the benchmark's submission format, which is judged instead of a model.
+        visualize: pictures of that many answers, the worst and the best.
+        checkpoint: folder or Hub id of the model, whose name and checksum the results get. Answers of another one are not gone on with.
+        processes: those that share the work; all of them run this with the same arguments.
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown benchmark, split, protocol, choice, part or option, with the valid ones; files that are
+            missing; a part that the processor's model cannot answer; an `output_dir` that holds something else; predictions that do not
+            fit the rows.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        processor: Any,
+        *,
+        split: str | None = None,
+        data_dir: str | None = None,
+        protocol: str = "community",
+        choices: Choices | None = None,
+        parts: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        measures: MakeMeasures | None = None,
+        output_dir: Path | None = None,
+        resume: bool = False,
+        predictions: Path | None = None,
+        visualize: int = 0,
+        checkpoint: str | None = None,
+        processes: Processes | None = None,
+    ):
+        if (processor is None) == (predictions is None):
+            raise ValueError("give either a processor and its model, or predictions")
+        if predictions and visualize and benchmark == "ego_exo4d":
+            raise ValueError("visualize: predictions for ego_exo4d have the size at which they are compared, not that of the pictures")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit: expected at least 1 picture, got {limit}")
+        self.name, self.processor, self.processes = benchmark, processor, processes or Processes()
+        self.output_dir, self.resume, self.predictions, self.visualize = output_dir, resume, predictions, visualize
+        self.benchmark = benchmark_of(benchmark)
+        if measures is not None:
+            self.benchmark = replace(self.benchmark, measures=measures)
+        own, further = dict(choices or {}), dict(options or {})
+        self.choices = choices_of(benchmark, protocol, own)
+        if processor is not None:
+            self.choices = with_processor(self.choices, own, processor)
+        if "image_size" in DATASETS[self.benchmark.parts[0].dataset].options:  # another size is another picture
+            further = {"image_size": processor.image_processor.image_size if processor else IMAGE_SIZE} | further
+        self.split = split or self.benchmark.split
+        self.description = {
+            "benchmark": benchmark,
+            "split": self.split,
+            "protocol": {"name": protocol, **self.choices},
+            "data": {"parts": None if parts is None else list(parts), "options": further, "limit": limit},
+        }
+        self._check_folder()
+        with self.processes.first_goes_first():  # and writes the cached rows
+            opened = [
+                open_part(self.benchmark, part, self.split, data_dir, self.choices, further, limit) for part in self._asked(parts, further)
+            ]
+        self.parts = self._answerable(opened, parts)
+        self.description["checkpoint"] = None if checkpoint is None else describe_checkpoint(checkpoint)
+        self.description["rows"] = {part.part.name: fingerprint(part.dataset) for part in self.parts}
+        self._check_folder()
+        self._read = [read_predictions(benchmark, part, predictions) for part in self.parts] if predictions else []
+
+    def run(self, model: Any, *, batch_size: int = 4, num_workers: int = 0) -> Results | None:
+        """Answers every row, judges every answer, and writes files, if there is an `output_dir`.
+
+        Args:
+            model: a `PsalmForSegmentation` in eval mode; None for predictions.
+            batch_size: rows of a forward pass.
+            num_workers: processes that prepare pictures, for each process that computes; 0 = none.
+
+        Returns:
+            The results on the first process, None on the others.
+
+        Raises:
+            ValueError: whatever the processor or a measure refuses; the message names the image.
+        """
+        began = time.perf_counter()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if model is not None:
+            self.description["dtype"] = str(model.dtype).removeprefix("torch.")
+        self._begin()
+        measured = self.measure(model, batch_size=batch_size, num_workers=num_workers)
+        results = None
+        if self.processes.rank == 0:
+            run = {"seconds": round(time.perf_counter() - began, 1), "processes": self.processes.number, "batch_size": batch_size}
+            results = self._results(measured, run | {"device": str(model.device) if model is not None else "cpu"})
+            if self.output_dir is not None:
+                results.write(self.output_dir)
+                for part in measured:
+                    self._write_files(part)
+        self.processes.wait()
+        return results
+
+    def measure(self, model: Any, *, batch_size: int, num_workers: int = 0) -> list[MeasuredPart]:
+        """The measures with all answers in them, of each part; arguments are those of `run`."""
+        if model is not None and self.choices.get("vocabulary") == "whole":
+            lengthen_context(model, self.processor)
+        measured = []
+        for index, part in enumerate(self.parts):
+            if model is None:
+                part, answers = self._read[index]
+            else:
+                answers = self._answers(model, part, batch_size, num_workers)
+            measured.append(MeasuredPart(part, judge(part, answers, self.processes), answers))
+        return measured
+
+    def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[Part]:
+        known = [part.name for part in self.benchmark.parts]
+        if unknown := set(names or ()) - set(known):
+            raise ValueError(f"--parts {' '.join(sorted(unknown))}: {self.name} has the parts {', '.join(filter(None, known)) or 'none'}")
+        parts = [part for part in self.benchmark.parts if not names or part.name in names]
+        # An option that tells the parts apart chooses among them.
+        fitting = [part for part in parts if all(options.get(name, value) == value for name, value in part.options.items())]
+        return fitting or parts
+
+    def _answerable(self, opened: Sequence[OpenPart], names: Sequence[str] | None) -> list[OpenPart]:
+        """Without mask tokens a model segments by categories only: of a benchmark the other parts are left out."""
+        if self.processor is None or self.processor.num_queries:
+            return list(opened)
+        fitting = [part for part in opened if part.dataset.rows[0]["condition"] in ("category", "conversation")]
+        if not fitting or (names and len(fitting) < len(opened)):
+            raise ValueError(f"{self.name}: the model has no mask tokens (decouple_masks is false), and segments by categories only")
+        return fitting
+
+    def _check_folder(self) -> None:
+        """Refuses a folder that holds something else than what is to be done."""
+        if self.output_dir is None:
+            return
+        folder, path = self.output_dir, self.output_dir / "run.json"
+        if not path.exists():
+            if folder.is_dir() and any(folder.iterdir()):
+                raise ValueError(f"--output-dir {folder} is not empty, and holds no evaluation; give another one")
+            return
+        if not self.resume:
+            raise ValueError(f"--output-dir {folder} holds an evaluation; go on with it by --resume, or give another folder")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name in self.description:
+            if before.get(name) != self.description[name]:
+                was, now = json.dumps(before.get(name)), json.dumps(self.description[name])
+                raise ValueError(f"--output-dir {folder} holds an evaluation with another {name}: {was}, now {now}; give another folder")
+
+    def _begin(self) -> None:
+        if self.output_dir is None:
+            return
+        self._check_folder()
+        self.processes.wait()
+        if self.processes.rank == 0:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(self.output_dir / "run.json", self.description)
+        self.processes.wait()
+        self.resume = True  # what follows is this evaluation's own
+
+    def _answers(self, model: Any, part: OpenPart, batch_size: int, num_workers: int) -> Mapping[int, Mapping[str, Any]]:
+        """Row -> answers; those that are missing are asked for."""
+        records: Records | AnswersInMemory = AnswersInMemory()
+        if self.output_dir is not None:
+            records = Records(self.output_dir / "answers" / part.part.name, self.processes.rank)
+            if self.processes.rank == 0:
+                records.mend()
+            self.processes.wait()
+        if part.part.answered == "video":
+            policy, oracle = self.choices["memory"], self.choices["oracle"]
+            answer_video(model, self.processor, part, records, self.processes, policy=policy, oracle=oracle)
+        else:
+            is_text = part.part.answered == "text"
+            answerer = TextAnswers(model, self.processor) if is_text else MaskAnswers(model, self.processor, part)
+            answer(answerer, part, records, self.processes, batch_size=batch_size, num_workers=num_workers)
+        return records.answers()
+
+    def _results(self, measured: Sequence[MeasuredPart], run: Mapping[str, Any]) -> Results:
+        found = {measured.part.part.name: part_results(self.name, measured.part, measured.measures) for measured in measured}
+        is_joint = self.benchmark.is_joint and len(measured) == len(self.benchmark.parts)
+        if is_joint:
+            found["all"] = joint_results([part.measures for part in measured])
+        return Results(
+            **{"dtype": None} | self.description,
+            percent=flat(found),
+            baselines=flat(found, "baselines"),
+            parts=found,
+            published=beside(self.name, self.parts, is_joint, self.choices, self.description["data"]),
+            versions=versions(),
+            run=dict(run),
+        )
+
+    def _write_files(self, measured: MeasuredPart) -> None:
+        """The answers of a part in its submission formats, and pictures of some."""
+        part, name = measured.part, measured.part.part.name
+        for measure, form in formats_of(self.name, part).items():
+            rows = AnsweredRows(part, measured.answers, measure)
+            if self.predictions is None:
+                folder = self.output_dir / "predictions" / name / measure
+                folder.mkdir(parents=True, exist_ok=True)
+                form.write(folder, ((sample, found) for _, sample, found in rows))
+            if self.visualize and measure in KINDS:
+                things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
+                write_pictures(self.output_dir / "pictures" / name / measure, rows, measure, self.visualize, things)
+
+
+def evaluate(model: Any, processor: Any, benchmark: str, *, batch_size: int = 4, num_workers: int = 0, **options: Any) -> Results | None:
+    """A model on a benchmark: `evaluate(model, processor, "shapes", limit=20).percent["panoptic PQ"]`.
+
+    Args:
+        model: a `PsalmForSegmentation` in eval mode.
+        processor: its `PsalmProcessor`.
+        benchmark, options: see `Evaluation`.
+        batch_size, num_workers: see `Evaluation.run`.
+
+    Returns:
+        The results on the first process, None on the others.
+
+    Raises:
+        ValueError, FileNotFoundError: see `Evaluation` and `Evaluation.run`.
+    """
+    return Evaluation(benchmark, processor, **options).run(model, batch_size=batch_size, num_workers=num_workers)
+
+
+def measurement(
+    processor: Any, *, images: int, batch_size: int, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> Callable[[Any], Numbers]:
+    """What is measured during training: model in eval mode -> numbers in percent by name.
+
+    Args:
+        processor: of the model.
+        images: the first pictures of each dataset.
+        batch_size: rows of a forward pass.
+        sources: name -> `dataset`, its `split` (default "val") and further options, as in the config of a run; their numbers begin with
+            the name. Default the shapes world's validation split.
+
+    Raises:
+        ValueError, FileNotFoundError: see `Evaluation`; the message names the source.
+    """
+    evaluations = {}
+    if not sources:
+        evaluations[""] = Evaluation("shapes", processor, split="validation", limit=images)
+    for name, given in (sources or {}).items():
+        check_source(name, given)
+        options = dict(given)
+        dataset = options.pop("dataset", "shapes")
+        split, data_dir = options.pop("split", "validation" if dataset == "shapes" else "val"), options.pop("data_dir", None)
+        with named_source(name, dataset):
+            evaluations[f"{name} "] = Evaluation(dataset, processor, split=split, data_dir=data_dir, options=options, limit=images)
+
+    def measure(model: Any) -> Numbers:
+        found = {name: evaluation.run(model, batch_size=batch_size) for name, evaluation in evaluations.items()}
+        return {f"{name}{metric}": value for name, results in found.items() for metric, value in results.percent.items()}
+
+    return measure
+
+
+def read_predictions(benchmark: str, part: OpenPart, predictions: Path) -> tuple[OpenPart, dict[int, dict[str, Any]]]:
+    """The part with the measures for which there are files, and row -> answers by the name of their measures."""
+    formats = formats_of(benchmark, part)
+    folder = predictions / part.part.name
+    found = {name: folder / name for name in formats if (folder / name).is_dir()} or {part.measures[0].name: folder}
+    answers = {name: formats[name].read(path, part.dataset) for name, path in found.items()}
+    measures = tuple(measure for measure in part.measures if measure.name in found)
+    return replace(part, measures=measures), {
+        row: {name: of_rows[row] for name, of_rows in answers.items()} for row in range(len(part.dataset))
+    }
