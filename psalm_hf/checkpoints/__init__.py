@@ -3,8 +3,6 @@
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-
 from ..spelling import did_you_mean
 
 TINY = "psalm-tiny"
@@ -44,6 +42,8 @@ def resolve_checkpoint(name: str | Path) -> str:
         return str(name)
     if str(name) == TINY:
         return str(tiny_checkpoint())
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # here: names of what ships are wanted at once
+
     advice = did_you_mean(str(name), [TINY])
     try:
         validate_repo_id(str(name))

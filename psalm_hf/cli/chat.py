@@ -23,7 +23,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .command import CommandParser, add_model_options, check_checkpoint, load_model, refuse
+from ..checkpoints import resolve_checkpoint
+from .command import CommandParser, add_model_options, load_model, refuse
 
 if TYPE_CHECKING:
     from ..dialogue import Dialogue
@@ -59,7 +60,7 @@ def write(text: str) -> None:
 
 def open_dialogue(options: argparse.Namespace) -> "Dialogue":
     """Loads the checkpoint and encodes the picture, which is opened before."""
-    check_checkpoint(options)
+    resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
     from ..data.shapes_scene import example_picture
     from ..dialogue import Dialogue

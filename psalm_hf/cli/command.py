@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..checkpoints import TINY
 from ..spelling import did_you_mean
-
-TINY = "psalm-tiny"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -70,13 +69,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default=TINY, help=f"folder or Hub id; also an original PSALM folder (default: {TINY})")
     parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
-
-
-def check_checkpoint(options: argparse.Namespace) -> None:
-    """Refuses a name that no checkpoint can have, before torch is loaded."""
-    from ..checkpoints import resolve_checkpoint
-
-    resolve_checkpoint(options.checkpoint)
 
 
 def load_model(options: argparse.Namespace) -> tuple:

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints import TINY, resolve_checkpoint
 from ..spelling import did_you_mean
-from .command import TINY, CommandParser, add_model_options, check_checkpoint, load_model, run, say
+from .command import CommandParser, add_model_options, load_model, run, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def segment_picture(arguments: list[str] | None) -> None:
     options = parse_arguments(arguments)
-    check_checkpoint(options)
+    resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
     overlay_path, json_path = output_paths(options)
 
     from ..data.preparation import write_file, write_json

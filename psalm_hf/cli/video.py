@@ -19,7 +19,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from .command import CommandParser, add_model_options, check_checkpoint, load_model, run, say
+from ..checkpoints import resolve_checkpoint
+from .command import CommandParser, add_model_options, load_model, run, say
 
 POLICIES = ("first_last_confident", "last_frame", "released")
 DEFAULT_RATE = 24.0  # frames per second of a video made of a folder
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def follow_objects(arguments: list[str] | None) -> None:
     options = parse_arguments(arguments)
-    check_checkpoint(options)
+    resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
     from ..following import begin_output, follow, join_overlays, read_objects
     from ..video import PsalmVideoSession, count_frames, frame_rate
