@@ -4,7 +4,6 @@ On the device of `tests.pretend_device`, and on an accelerator where there is on
 """
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,14 @@ from psalm_hf.data.shapes_scene import make_scene
 from psalm_hf.devices import kept_torch_state, pick_device
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
-from psalm_hf.evaluation.calibration import score_answers
+from psalm_hf.evaluation.calibration import open_calibration, score_answers
 from psalm_hf.evaluation.measures import measures_of
-from psalm_hf.evaluation.records import Records, read_answer
-from psalm_hf.evaluation.runner import Processes, answer, judge
+from psalm_hf.evaluation.records import Records
+from psalm_hf.evaluation.runner import CollateRows, MaskAnswers, Processes, answer, forward, judge
 from psalm_hf.evaluation.text_measures import ShapesQuestionMeasure
-from psalm_hf.evaluation.text_runner import answer_text
+from psalm_hf.evaluation.text_runner import TextAnswers
 from psalm_hf.evaluation.video_measures import VideoMeasure
 from psalm_hf.evaluation.video_runner import answer_video
-from psalm_hf.evaluation.vocabulary import segment_categories
 from psalm_hf.model.losses import count_masks
 from psalm_hf.pipeline import PromptableSegmentationPipeline
 from psalm_hf.structures import Sample
@@ -226,7 +224,7 @@ def test_a_divided_vocabulary_has_the_answers_of_the_cpu(trained, processor):
     @torch.no_grad()
     def path(model):
         samples = [Sample(scene(number), str(number), (128, 128), categories=dict(enumerate(NAMES))) for number in (0, 1)]
-        outputs = segment_categories(model, processor, samples, [NAMES[:2], NAMES[2:]])
+        outputs = forward(model, CollateRows(processor, [NAMES[:2], NAMES[2:]])(samples), 2)
         return [outputs.class_queries_logits, processor.post_process_panoptic_segmentation(outputs, target_sizes=[(128, 128)] * 2)]
 
     check_everywhere(path, trained)
@@ -341,11 +339,12 @@ def test_videos_have_the_answers_of_the_cpu(trained, processor, policy, tmp_path
 EVALUATED = {"panoptic": "panoptic", "semantic": "panoptic", "instance": "panoptic", "referring": "referring", "interactive": "interactive"}
 
 
-def judged(folder: Any, dataset: Any, measures: list[Any], answer: Callable[..., None], model: Any, processor: Any, **options: Any) -> Any:
-    part = OpenPart(Part("shapes"), None, "test", {}, dataset, {}, tuple(measures))
-    records = Records(folder / model.device.type)
-    answer(model, processor, part, records, Processes(), **options)
-    return {name: value for measure in judge(part, records.places(), read_answer, Processes()) for name, value in measure.numbers().items()}
+def part_of(dataset: Any, measures: list[Any]) -> OpenPart:
+    return OpenPart(Part("shapes"), None, "test", {}, dataset, {}, tuple(measures))
+
+
+def judged(part: OpenPart, records: Records) -> dict[str, float]:
+    return {name: value for measure in judge(part, records.answers(), Processes()) for name, value in measure.numbers().items()}
 
 
 @pytest.mark.parametrize("task", EVALUATED)
@@ -354,8 +353,10 @@ def test_benchmarks_have_the_numbers_of_the_cpu(trained, processor, task, tmp_pa
     dataset = SampleDataset(drawn.rows, drawn.categories, task if task in ("semantic", "instance") else drawn.task)
 
     def path(model):
-        measures = measures_of(dataset.rows[0]["condition"], dataset.task, dataset.categories)
-        return judged(tmp_path, dataset, measures, answer, model, processor, batch_size=3)
+        part = part_of(dataset, measures_of(dataset.rows[0]["condition"], dataset.task, dataset.categories))
+        records = Records(tmp_path / "answers" / model.device.type)
+        answer(MaskAnswers(model, processor, part), part, records, Processes(), batch_size=3)
+        return judged(part, records)
 
     expected, found = map(path, trained)
     assert found == pytest.approx(expected, abs=1, nan_ok=True)
@@ -365,7 +366,9 @@ def test_questions_have_the_numbers_of_the_cpu(trained, processor, tmp_path):
     dataset = load("shapes", "test", task="conversation", num_images=1, image_size=128, cache_dir=tmp_path)
 
     def path(model):
-        return judged(tmp_path, dataset, [ShapesQuestionMeasure()], answer_text, model, processor, batch_size=4, max_new_tokens=4)
+        part, records = part_of(dataset, [ShapesQuestionMeasure()]), Records(tmp_path / "answers" / model.device.type)
+        answer(TextAnswers(model, processor, max_new_tokens=4), part, records, Processes(), batch_size=4)
+        return judged(part, records)
 
     check_everywhere(path, trained)
 
@@ -375,8 +378,9 @@ def test_clips_have_the_numbers_of_the_cpu(trained, processor, tmp_path, oracle)
     dataset = load("moving_shapes", "test", num_clips=1, num_frames=3, image_size=128, cache_dir=tmp_path)
 
     def path(model):
-        options = {"policy": "first_last_confident", "oracle": oracle}
-        return judged(tmp_path, dataset, [VideoMeasure()], answer_video, model, processor, **options)
+        part, records = part_of(dataset, [VideoMeasure()]), Records(tmp_path / "answers" / model.device.type)
+        answer_video(model, processor, part, records, Processes(), policy="first_last_confident", oracle=oracle)
+        return judged(part, records)
 
     expected, found = map(path, trained)
     assert found == pytest.approx(expected, abs=1, nan_ok=True)
@@ -384,14 +388,14 @@ def test_clips_have_the_numbers_of_the_cpu(trained, processor, tmp_path, oracle)
 
 def test_calibration_has_the_scores_of_the_cpu(trained, processor):
     def path(model):
-        samples = islice(iter(open_source("referring", {}, image_size=128, seed=0)), 5)
-        return [torch.from_numpy(answer.scores) for answer in score_answers(model, processor, samples, batch_size=5)]
+        expressions = open_calibration("shapes", processor, limit=1)
+        return [torch.from_numpy(answer.scores) for answer in score_answers(model, expressions, batch_size=5)]
 
     check_everywhere(path, trained)
 
 
 def test_shapes_have_the_numbers_of_the_cpu(trained, processor):
-    expected, found = (evaluate(model, processor, "shapes", split="test", limit=1, batch_size=1).percent for model in trained)
+    expected, found = (evaluate(model, processor, "shapes", limit=1, batch_size=1).percent for model in trained)
     assert found == pytest.approx(expected, abs=1)
 
 
