@@ -72,7 +72,7 @@ def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], 
         raise ValueError(f"unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}")
     entry = DATASETS[dataset]
     if entry.needs_files and (folder is None or not os.path.isdir(folder)):
-        raise FileNotFoundError(f"the folder {folder} does not exist; give the data_dir of {dataset}, see {entry.docs_page}")
+        raise FileNotFoundError(f"the folder {folder} does not exist; give the data_dir of {dataset}, see the docs page {entry.docs_page}")
     if not entry.splits and not splits:
         raise ValueError(f"{dataset}: a split may have any name; say which with --split")
     unknown = [split for split in splits if entry.splits and split not in entry.splits]

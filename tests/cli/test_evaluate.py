@@ -148,6 +148,7 @@ def test_a_checkpoint_without_thresholds_goes_by_the_benchmarks(folder, tmp_path
     assert "has no thresholds for expressions; run psalm calibrate" in capsys.readouterr().err
 
 
+@pytest.mark.engines
 def test_an_error_of_another_process_is_told(folder, tmp_path):
     words = ["--benchmark", "coco_panoptic", "--checkpoint", str(folder / "checkpoint"), "--device", "cpu", "--batch-size", "1"]
     (tmp_path / "coco").mkdir()
@@ -187,6 +188,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_processes_change_nothing(launcher, tmp_path):
     words = [*SHAPES, "--parts", "panoptic", "referring", "--limit", "5", "--batch-size", "2"]  # an odd number of batches
@@ -197,6 +199,7 @@ def test_processes_change_nothing(launcher, tmp_path):
     assert len(list((tmp_path / "two" / "answers" / "panoptic").iterdir())) == 2
 
 
+@pytest.mark.engines
 def test_a_killed_evaluation_goes_on(tmp_path):
     words = [*SHAPES, "--parts", "referring", "--limit", "60"]
     killed = [*words, "--batch-size", "1", "--output-dir", str(tmp_path / "killed")]
@@ -230,7 +233,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
         (["--checkpoint", "nowhere/at/all"], "nowhere/at/all"),
         (["--options", "{kind: box}"], "coco_panoptic: unknown option kind"),
         (["--benchmark", "coco_panoptik"], "did you mean coco_panoptic?"),
-        (["--device", "cuda"], "--device cuda: torch sees no GPU"),
+        (["--device", "cuda"], "--device cuda: torch finds no such device"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line_before_a_model_is_loaded(folder, tmp_path, words, message, capsys, monkeypatch):
