@@ -1058,12 +1058,12 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         )
         if "inputs_embeds" in inputs and input_ids.shape[1] > 0:  # the tokens say where images stand
             length = kwargs.get("next_sequence_length")
-            inputs["input_ids"] = (input_ids if length is None else input_ids[:, -length:]).to(self.device)
+            inputs["input_ids"] = input_ids if length is None else input_ids[:, -length:]
         cache = given_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
         tokens, pixel_values = inputs["input_ids"], kwargs.get("pixel_values")
         if "pixel_values" not in inputs and pixel_values is not None and tokens.shape[1] > 1 and cache.get_seq_length() == 0:
             # An assistant's first call: transformers counts it as a later iteration, to which it passes no images.
-            inputs["pixel_values"] = pixel_values.to(self.device)
+            inputs["pixel_values"] = pixel_values
         return inputs
 
     def _stand_in_for_placeholders(self, input_ids: Tensor) -> Tensor:
@@ -1091,7 +1091,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Repeats rows for beams and samples, never images: their index is repeated instead."""
         if expand_size > 1 and model_kwargs.get("image_index") is None and _has_images(model_kwargs):
-            model_kwargs["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
+            model_kwargs["image_index"] = torch.arange(len(input_ids))
         images = {name: model_kwargs.pop(name) for name in ("pixel_values", "image_features") if name in model_kwargs}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         return input_ids, model_kwargs | images
