@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
 from psalm_hf.data import load
@@ -201,7 +201,7 @@ def test_encoded_images_and_regions_have_the_answers_of_the_cpu(trained, process
 
 @pytest.mark.parametrize("part", ["whole", "without heads"])
 def test_what_python_decides_by_may_be_on_the_cpu(trained, processor, part):
-    """The kinds and images of the rows."""
+    """The kinds and images of the rows. The outputs are on the device, all of them."""
 
     @torch.no_grad()
     def path(model):
@@ -209,7 +209,9 @@ def test_what_python_decides_by_may_be_on_the_cpu(trained, processor, part):
         inputs |= {name: inputs[name].cpu() for name in ("condition_type", "image_index")}
         if part == "without heads":
             return model.model(**inputs).condition_embeds
-        return answers_of(model(**inputs))
+        outputs = model(**inputs)
+        assert {leaf.device for leaf in tree_leaves(dict(outputs)) if isinstance(leaf, Tensor)} == {model.device}
+        return answers_of(outputs)
 
     check_everywhere(path, trained)
 
@@ -251,6 +253,15 @@ def test_answers_in_words_are_those_of_the_cpu(trained, processor, device, name)
         return list(tokens.shape[:1]) if name == "samples" and device.type != "pretend" else tokens
 
     check_everywhere(path, trained)
+
+
+def test_an_assistant_may_be_on_another_device(trained, processor):
+    """It is told of tokens and images on the device of the model."""
+    on_cpu, on_device = trained
+    inputs = prompt(processor, on_device.device, conversations=QUESTION)
+    expected = on_device.generate(**inputs, max_new_tokens=6)
+    assert on_device.generate(**inputs, max_new_tokens=6, assistant_model=on_cpu).tolist() == expected.tolist()
+    assert on_cpu.generate(**on("cpu", inputs), max_new_tokens=6, assistant_model=on_device).tolist() == expected.tolist()
 
 
 # Training
@@ -449,10 +460,12 @@ def test_post_processing_waits_for_the_device_seldom(trained, processor, kind):
 @pytest.mark.usefixtures("pretending")
 def test_an_answer_in_words_waits_for_the_device_before_its_first_token_only(trained, processor):
     inputs = prompt(processor, trained[1].device, conversations=QUESTION)
-    for number in (1, 5):
-        with waits() as found:
-            trained[1].generate(**inputs, min_new_tokens=number, max_new_tokens=number)
-        check_waits(found, (2, 0))
+    of_its_own = {name: values for name, values in inputs.items() if name != "image_index"}  # one image per row
+    for asked, options in ((inputs, {}), (inputs, {"num_beams": 3}), (of_its_own, {"num_beams": 3})):
+        for number in (1, 5):
+            with waits() as found:
+                trained[1].generate(**asked, min_new_tokens=number, max_new_tokens=number, **options)
+            check_waits(found, (2, 0))
 
 
 @pytest.mark.usefixtures("pretending")

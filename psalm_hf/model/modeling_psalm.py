@@ -1091,7 +1091,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Repeats rows for beams and samples, never images: their index is repeated instead."""
         if expand_size > 1 and model_kwargs.get("image_index") is None and _has_images(model_kwargs):
-            model_kwargs["image_index"] = torch.arange(len(input_ids))
+            model_kwargs["image_index"] = torch.arange(len(input_ids), device=input_ids.device)
         images = {name: model_kwargs.pop(name) for name in ("pixel_values", "image_features") if name in model_kwargs}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         return input_ids, model_kwargs | images
