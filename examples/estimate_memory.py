@@ -1,4 +1,4 @@
-"""What a training config needs on each GPU, before anything is started: `psalm estimate-memory`."""
+"""Estimates the memory that a training config needs on each GPU, before anything is started: `psalm estimate-memory`."""
 
 import sys
 

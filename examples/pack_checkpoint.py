@@ -131,7 +131,7 @@ def put_in_place(unfinished: Path, output: Path) -> None:
 
 
 def card_fields(records: dict[Path, dict]) -> dict[str, str]:
-    """What the card says about the measurement, from the files of psalm evaluate.
+    """Fields of the model card about the measurement, read from the files of psalm evaluate.
 
     Raises:
         ValueError: another file, or one without all numbers of the card; expressions that were not measured by calibrated thresholds.

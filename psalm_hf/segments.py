@@ -1,4 +1,4 @@
-"""Prompts about one picture -> segments, a drawing to look at, a record to work with: what `psalm segment` does."""
+"""Prompts about one picture -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -138,7 +138,7 @@ def draw_answer(image: Image.Image, prompt: Prompt, segments: list[dict], note: 
 
 
 def missing(prompt: Prompt, segments: list[dict]) -> list[str]:
-    """What was not found, in sentences that name the options of `psalm segment`."""
+    """Sentences about what was not found; they name the options of `psalm segment`."""
     if prompt.task == "referring":
         nothing = f"no mask scores above {prompt.no_target_threshold}; lower --no-target-threshold to see the best one."
         return [f"{text!r} means nothing here: {nothing}" for text in expressions_without_target(prompt, segments)]
@@ -180,7 +180,7 @@ def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[
 
 
 def as_record(prompt: Prompt, segments: list[dict], mask_threshold: float) -> dict:
-    """What the JSON file holds about one prompt: masks are COCO run-length codes, boxes x0, y0, x1, y1 along pixel edges."""
+    """Entry of the JSON file about one prompt: masks are COCO run-length codes, boxes x0, y0, x1, y1 along pixel edges."""
 
     def entry(segment: dict) -> dict:
         rle = rle_from_bitmap(segment["mask"])

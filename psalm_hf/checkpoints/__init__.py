@@ -9,7 +9,7 @@ TINY = "psalm-tiny"
 
 
 def checkpoint_folder(name: str) -> Path:
-    """Where a checkpoint that ships lies, or would lie."""
+    """The folder of a checkpoint that ships, whether it is there or not."""
     return Path(str(resources.files(__name__))) / name
 
 
@@ -29,7 +29,7 @@ def tiny_checkpoint() -> Path:
 
 
 def resolve_checkpoint(name: str | Path) -> str:
-    """What `from_pretrained` of transformers reads, for what a user may call a checkpoint. THE resolver, of everything that takes one.
+    """Resolves a user's name of a checkpoint into what transformers' `from_pretrained` reads. All that takes a checkpoint calls it.
 
     Args:
         name: a folder; a Hub id, which is returned as it is; or "psalm-tiny", unless there is a folder of that name.

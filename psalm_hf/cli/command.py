@@ -1,4 +1,4 @@
-"""What all verbs share: options with suggestions, errors in one line, a checkpoint loaded."""
+"""Code that all verbs share: options with suggestions, errors in one line, loading a checkpoint."""
 
 import argparse
 import os
@@ -65,7 +65,7 @@ def refuse(error: Exception) -> int:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `load_model`."""
+    """Adds the options that `load_model` reads: checkpoint, device, dtype."""
     parser.add_argument("--checkpoint", default=TINY, help=f"folder or Hub id; also an original PSALM folder (default: {TINY})")
     parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")

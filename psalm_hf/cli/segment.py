@@ -102,7 +102,7 @@ def open_picture(options: argparse.Namespace) -> "Image.Image":
 
 
 def tiny_note(options: argparse.Namespace) -> str | None:
-    """What a reader of the result must know if psalm-tiny segmented a picture of the user's."""
+    """A warning for the result if psalm-tiny segmented a picture of the user's; else None."""
     if options.checkpoint != TINY or options.image is None:
         return None
     return "By psalm-tiny, which knows drawn shapes alone; on other pictures its masks mean nothing."

@@ -50,7 +50,7 @@ def follow_objects(arguments: list[str] | None) -> None:
 
 
 def describe(options: argparse.Namespace) -> dict:
-    """What must be the same for a run to go on in a folder."""
+    """Settings that must be the same for a run to go on in a folder."""
     return {
         "source": str(Path(options.source).resolve()),
         "first_mask": options.first_mask and hashlib.sha256(options.first_mask.read_bytes()).hexdigest(),

@@ -370,7 +370,7 @@ def _expression_groups(sample: Sample) -> tuple[str, ...]:
 
 
 def _novelty(sample: Sample) -> list[str]:
-    """Of each thing, whether training shows its pair of colour and shape."""
+    """Says of each thing whether training shows its pair of colour and shape."""
     return ["held_out" if thing.is_held_out else "seen" for thing in scene_of(sample).things]
 
 

@@ -276,7 +276,7 @@ def evaluate(model: Any, processor: Any, benchmark: str, *, batch_size: int = 4,
 def measurement(
     processor: Any, *, images: int, batch_size: int, sources: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Callable[[Any], Numbers]:
-    """What is measured during training: model in eval mode -> numbers in percent by name.
+    """Builds the measurement that runs during training: model in eval mode -> numbers in percent by name.
 
     Args:
         processor: of the model.

@@ -153,7 +153,7 @@ class PanopticMeasure:
 
 
 def variant_name(kind: str, variant: str) -> str:
-    """Of the answers to a measure, see `Measure`: "panoptic", "panoptic_thresholds_0.5"."""
+    """Name of a measure's answers, see `Measure`: "panoptic", "panoptic_thresholds_0.5"."""
     return "_".join((kind, *variant.split()))
 
 

@@ -49,7 +49,7 @@ MAIN = ("PQ", "AP", "mIoU")  # also averaged over the categories that training h
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found; the fields of results.json. All but `run` is the same for any number of processes.
+    """Results of an evaluation: the fields of results.json. All but `run` is the same for any number of processes.
 
     Attributes:
         benchmark, split: what was measured.
@@ -98,7 +98,7 @@ class Results:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what decides about numbers."""
+    """Versions of Python and of the libraries that decide about numbers."""
     from .. import __version__
 
     found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
@@ -110,8 +110,8 @@ def _defined(numbers: Numbers) -> Numbers:
 
 
 def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) -> dict[str, Any]:
-    """Of one part: `percent` (what nothing defines is left out), `baselines` under the same names, `per_category` by name, `counts`, and
-    `protocol` by measure."""
+    """Results of a part: `percent` (what nothing defines is left out), `baselines` under the same names, `per_category` by name, `counts`,
+    and `protocol` by measure."""
     percent: Numbers = {}
     baselines: Numbers = {}
     per_category: dict[str, Numbers] = {}

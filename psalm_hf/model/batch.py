@@ -1,4 +1,4 @@
-"""What Python has to know of a batch. It is read from the device in one piece, because the host waits for the device at every read.
+"""Numbers of a batch by which Python decides. They are read from the device in one piece, because the host waits for it at every read.
 
 B rows, T tokens of a row.
 """
@@ -83,12 +83,12 @@ def read_rows(
 
 
 def positions(is_one: Tensor, number: int) -> Tensor:
-    """Where the ones are, in their order: (n,) bool -> (number,) int64. Their number is known, so that nobody waits, as for `nonzero`."""
+    """Positions of the ones, in their order: (n,) bool -> (number,) int64. Their number is known: no wait as in `nonzero`."""
     return torch.searchsorted(is_one.cumsum(0), torch.arange(1, number + 1, device=is_one.device))
 
 
 def compacted(values: Tensor, limit: int, number: int) -> tuple[Tensor, Tensor]:
-    """As `values.unique(return_inverse=True)`, where it is known how many there are.
+    """Different values and the place of each among them: `values.unique(return_inverse=True)` where their number is known.
 
     Args:
         values: (n,) int64, from 0 to `limit` - 1.

@@ -138,7 +138,7 @@ class PsalmConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As `PreTrainedConfig.from_pretrained`; the config.json of an original PSALM folder is translated. "psalm-tiny" ships."""
+        """Reads a config as `PreTrainedConfig` does; also that of an original PSALM folder, and of "psalm-tiny", which ships."""
         source = locate_checkpoint(pretrained_model_name_or_path)
         found = super().from_pretrained(source, **({"name_or_path": str(source)} | kwargs))
         if "name_or_path" not in kwargs:  # it was for `from_dict`; a configuration alone does not remember where it comes from

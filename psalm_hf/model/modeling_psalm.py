@@ -235,7 +235,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def maybe_distribute_model(cls, model: nn.Module, distributed_config: Any, *args: Any) -> nn.Module:
-        """What `from_pretrained(distributed_config=...)` does before it reads weights; here they are tied first.
+        """Divides the model among processes, for `from_pretrained(distributed_config=...)`, before weights are read; ties them first.
 
         transformers ties after reading, when FSDP2 has already taken the head and the embedding for two weights. It then gathers each from
         a copy of its own where the vocabulary leaves a remainder among the processes, and an optimizer changes one of the copies only.
@@ -245,7 +245,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
         return super().maybe_distribute_model(model, distributed_config, *args)
 
     def gather_sharded_state_dict_for_save(self, model_to_save: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """As inherited, without the second copy of what is tied: gathered, one weight of two names has become two tensors."""
+        """Gathers a divided model without the second copy of tied weights: gathered, one weight of two names has become two tensors."""
         gathered = super().gather_sharded_state_dict_for_save(model_to_save, *args, **kwargs)
         for target, source in model_to_save.all_tied_weights_keys.items():
             if source in gathered and model_to_save.get_parameter(target) is model_to_save.get_parameter(source):
@@ -1102,7 +1102,7 @@ def _has_images(model_kwargs: dict[str, Any]) -> bool:
 
 
 class _LogitsProcessorsOfText(LogitsProcessorList):
-    """Those that look up the tokens of the prompt, such as a repetition penalty, find no placeholders there."""
+    """Logits processors that find no placeholders in the prompt, where a repetition penalty, for example, looks tokens up."""
 
     def __init__(self, processors: LogitsProcessorList, replace_placeholders: Callable[[Tensor], Tensor]):
         super().__init__(processors)
@@ -1128,7 +1128,7 @@ class _PromptLookupInText(CandidateGenerator):
 
 
 def _inputs_of_assistant(assistant: PreTrainedModel, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a model that proposes the next words is told: all but the encoded images, which another vision tower has made.
+    """Inputs of a model that proposes the next words: all but the encoded images, which another vision tower has made.
 
     Raises:
         ValueError: there is an image that the assistant cannot see.

@@ -128,7 +128,7 @@ class PsalmProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PsalmProcessor:
-        """As of every processor; also accepts "psalm-tiny", and an ORIGINAL PSALM folder or Hub id (`processor_from_original_folder`)."""
+        """Loads a processor as usual; also "psalm-tiny", and an ORIGINAL PSALM folder or Hub id (`processor_from_original_folder`)."""
         pretrained_model_name_or_path = locate_checkpoint(pretrained_model_name_or_path)
         try:
             folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])

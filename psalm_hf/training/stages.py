@@ -80,7 +80,7 @@ def stage_of(config: str | Path, overrides: Overrides = ()) -> type:
 
 
 def read_run(config: str | Path, overrides: Overrides = ()) -> tuple[Run, PsalmTrainingArguments]:
-    """What a config of stage 1 or 2 says."""
+    """Reads a config of stage 1 or 2."""
     return read_config(config, overrides, (stage_of(config, overrides), PsalmTrainingArguments))
 
 

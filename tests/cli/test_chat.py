@@ -3,7 +3,6 @@
 import io
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,16 +25,6 @@ def tiny():
 @pytest.fixture(scope="module")
 def trained(tiny_checkpoint):
     return PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    """(48, 64) of two colours."""
-    pixels = np.full((48, 64, 3), 200, dtype=np.uint8)
-    pixels[10:30, 20:50] = (180, 30, 30)
-    path = tmp_path / "picture.png"
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture

@@ -22,29 +22,7 @@ from tests.examples.scripts import EXAMPLES, load_script
 PSALM_TINY = tiny_checkpoint()
 
 
-@pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory):
-    """A saved model of random weights."""
-    folder = tmp_path_factory.mktemp("random")
-    for part in build_tiny(seed=0):
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def default_checkpoint(monkeypatch, random_checkpoint):
-    """Random weights where the script would take psalm-tiny: what it does is the same, and needs no trained weights."""
-    monkeypatch.setattr(checkpoints, "tiny_checkpoint", lambda: random_checkpoint)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    """(48, 64) of two colours."""
-    pixels = np.full((48, 64, 3), 200, dtype=np.uint8)
-    pixels[10:30, 20:50] = (180, 30, 30)
-    path = tmp_path / "picture.png"
-    Image.fromarray(pixels).save(path)
-    return path
+pytestmark = pytest.mark.usefixtures("default_checkpoint")
 
 
 def run(tmp_path, *arguments):

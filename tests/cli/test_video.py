@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psalm_hf import PsalmVideoSession, checkpoints, following
+from psalm_hf import PsalmVideoSession, following
 from psalm_hf.cli import video
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video.memory import POLICIES
@@ -18,18 +18,7 @@ from tests.model.full_checkpoint import write_full_folder
 SIZE = (48, 64)
 
 
-@pytest.fixture(scope="module")
-def random_checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("random")
-    for part in build_tiny(seed=0):
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def default_checkpoint(monkeypatch, random_checkpoint):
-    """Random weights where the script would take psalm-tiny: what it does is the same, and needs no trained weights."""
-    monkeypatch.setattr(checkpoints, "tiny_checkpoint", lambda: random_checkpoint)
+pytestmark = pytest.mark.usefixtures("default_checkpoint")
 
 
 @pytest.fixture
