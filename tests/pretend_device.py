@@ -230,17 +230,23 @@ class _Module(backend_registration._DummyBackendModule):
 
 
 _MODULE = _Module()
-_library: torch.library.Library | None = None
+
+
+class _Hook(backend_registration._DummyPrivateUse1Hook):
+    def is_available(self) -> bool:
+        return _MODULE.exists
+
+
+# When this file is imported, so before the first test: autograd makes its threads at the first backward pass of a process, for the devices
+# that are registered then, and fails on one that comes later.
+backend_registration._setup_privateuseone_for_python_backend("pretend", backend_module=_MODULE, hook=_Hook())
+_LIBRARY = torch.library.Library("_", "IMPL")
+_LIBRARY.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
 
 
 @contextmanager
 def pretend_device() -> Iterator[torch.device]:
     """Inside, the device exists. Tensors and modules get there by `.to(device)`."""
-    global _library
-    if _library is None:  # once per process
-        backend_registration._setup_privateuseone_for_python_backend("pretend", backend_module=_MODULE)
-        _library = torch.library.Library("_", "IMPL")
-        _library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
     _MODULE.exists = True
     try:
         with _Methods():
