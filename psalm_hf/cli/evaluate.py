@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from .command import CommandParser, refuse
+from .command import CommandParser, run
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
@@ -100,8 +100,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(arguments: list[str] | None) -> None:
     """Everything that can be refused is refused before the model is loaded."""
+    options = parse_arguments(arguments)
+
     from ..checkpoints import resolve_checkpoint
 
     checkpoint = resolve_checkpoint(options.checkpoint) if options.checkpoint else None
@@ -151,11 +153,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        evaluate(parse_arguments(arguments))
-    except (ValueError, OSError, ImportError) as error:
-        return refuse(error)
-    return 0
+    return run(evaluate, arguments)
 
 
 if __name__ == "__main__":
