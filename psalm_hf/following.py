@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data.davis import object_numbers
+from .data.benchmarks.davis import object_numbers
 from .data.preparation import write_file
 from .data.segment_map import read_segment_map
 from .evaluation.formats.davis import paint_objects, save_painted

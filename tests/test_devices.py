@@ -19,18 +19,18 @@ from psalm_hf.data import load
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import open_source
-from psalm_hf.data.shapes_scene import make_scene
+from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.devices import kept_torch_state, pick_device
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.benchmarks import OpenPart, Part
 from psalm_hf.evaluation.calibration import open_calibration, score_answers
-from psalm_hf.evaluation.measures import measures_of
+from psalm_hf.evaluation.evaluators.base import measures_of
+from psalm_hf.evaluation.evaluators.text import ShapesQuestionMeasure
+from psalm_hf.evaluation.evaluators.video import VideoMeasure
 from psalm_hf.evaluation.records import Records
 from psalm_hf.evaluation.runner import CollateRows, MaskAnswers, Processes, answer, forward, judge
-from psalm_hf.evaluation.text_measures import ShapesQuestionMeasure
-from psalm_hf.evaluation.text_runner import TextAnswers
-from psalm_hf.evaluation.video_measures import VideoMeasure
-from psalm_hf.evaluation.video_runner import answer_video
+from psalm_hf.evaluation.text import TextAnswers
+from psalm_hf.evaluation.video import answer_video
 from psalm_hf.model.losses import count_masks
 from psalm_hf.pipeline import PromptableSegmentationPipeline
 from psalm_hf.structures import Sample

@@ -11,7 +11,7 @@ from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from psalm_hf import PsalmModel, load_image, tiny_checkpoint
-from psalm_hf.data.shapes_scene import SHAPES, STUFF, make_scene
+from psalm_hf.data.shapes.scene import SHAPES, STUFF, make_scene
 from psalm_hf.pipeline import join_rows
 from psalm_hf.tiny import build_tiny
 from tests.test_imports import ROOT

@@ -15,7 +15,7 @@ def draw_shapes_picture(split: str, scene: int):
     """The scene, RGB, 128 x 128."""
     from PIL import Image
 
-    from psalm_hf.data.shapes_scene import make_scene
+    from psalm_hf.data.shapes.scene import make_scene
 
     return Image.fromarray(make_scene(split, scene).image)
 

@@ -62,7 +62,7 @@ def open_dialogue(options: argparse.Namespace) -> "Dialogue":
     """Loads the checkpoint and encodes the picture, which is opened before."""
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
-    from ..data.shapes_scene import example_picture
+    from ..data.shapes.scene import example_picture
     from ..dialogue import Dialogue
     from ..model.image_processing_psalm import load_image
 

@@ -91,7 +91,7 @@ def segment_picture(arguments: list[str] | None) -> None:
 def open_picture(options: argparse.Namespace) -> "Image.Image":
     """The picture of the command line, or a drawn one."""
     if options.image is None:
-        from ..data.shapes_scene import example_picture
+        from ..data.shapes.scene import example_picture
 
         return example_picture()
     from ..model.image_processing_psalm import load_image

@@ -64,7 +64,7 @@ _FILE_OPTIONS = ("on_error", "check_images")
 DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
     {
         "shapes": DatasetEntry(
-            module="shapes",
+            module="shapes.stream",
             builder="Shapes",
             splits=("train", "validation", "test", "unseen"),
             options=("num_images", "task", "seed", "image_size", "prompts_per_image", "phrase_percent", "region_kind"),
@@ -73,7 +73,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="drawn things on textured stuff; every task; endless, seeded, no download",
         ),
         "moving_shapes": DatasetEntry(
-            module="moving_shapes",
+            module="shapes.moving",
             builder="MovingShapes",
             splits=("train", "validation", "test", "unseen"),
             options=("num_clips", "num_frames", "seed", "image_size", "oracle"),
@@ -82,7 +82,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="drawn things that move: objects of a clip's first frame, found in the others",
         ),
         "two_view_shapes": DatasetEntry(
-            module="two_view_shapes",
+            module="shapes.two_views",
             builder="TwoViewShapes",
             splits=("train", "validation", "test", "unseen"),
             options=("num_pairs", "direction", "seed", "image_size", "oracle"),
@@ -91,7 +91,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="drawn things in two pictures: objects of one, found in the other",
         ),
         "coco_panoptic": DatasetEntry(
-            module="coco",
+            module="benchmarks.coco",
             builder="CocoPanoptic",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty"),
@@ -100,7 +100,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="COCO 2017: 80 things and 53 kinds of stuff that cover the picture",
         ),
         "coco_instance": DatasetEntry(
-            module="coco",
+            module="benchmarks.coco",
             builder="CocoInstance",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty"),
@@ -109,7 +109,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="COCO 2017: objects of 80 categories",
         ),
         "coco_semantic": DatasetEntry(
-            module="coco",
+            module="benchmarks.coco",
             builder="CocoSemantic",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "masks"),
@@ -118,7 +118,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="COCO 2017: one mask for each of the 133 panoptic categories",
         ),
         "coco_interactive": DatasetEntry(
-            module="coco_interactive",
+            module="benchmarks.coco_interactive",
             builder="CocoInteractive",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "kind", "source", "rules", "seed", "file", "rasterisation"),
@@ -127,7 +127,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="COCO-Interactive: objects of COCO meant by points, scribbles, boxes or masks",
         ),
         "lvis": DatasetEntry(
-            module="lvis",
+            module="benchmarks.lvis",
             builder="Lvis",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "annotation_folder", "image_folder", "names"),
@@ -136,7 +136,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="LVIS v1: objects of 1203 categories on pictures of COCO, not all annotated",
         ),
         "davis2017": DatasetEntry(
-            module="davis",
+            module="benchmarks.davis",
             builder="Davis2017",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "oracle"),
@@ -145,7 +145,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="DAVIS 2017: objects of a video's first frame, found in the others",
         ),
         "ego_exo4d": DatasetEntry(
-            module="ego_exo4d",
+            module="benchmarks.ego_exo4d",
             builder="EgoExo4D",
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "direction", "oracle", "frame_folder", "annotation_folder"),
@@ -154,7 +154,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Ego-Exo4D: objects of a first-person view, found in another view, or the other way round",
         ),
         "refcoco": DatasetEntry(
-            module="refcoco",
+            module="benchmarks.refcoco",
             builder="RefCoco",
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
@@ -163,7 +163,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="RefCOCO: expressions, each for one object of a COCO picture",
         ),
         "refcoco+": DatasetEntry(
-            module="refcoco",
+            module="benchmarks.refcoco",
             builder="RefCocoPlus",
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
@@ -172,7 +172,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="RefCOCO+: the same without words of place",
         ),
         "refcocog": DatasetEntry(
-            module="refcoco",
+            module="benchmarks.refcoco",
             builder="RefCocog",
             splits=("train", "val", "test", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "split_by", "image_folder", "keep_empty", "rasterisation"),
@@ -181,7 +181,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="RefCOCOg: longer expressions",
         ),
         "grefcoco": DatasetEntry(
-            module="grefcoco",
+            module="benchmarks.grefcoco",
             builder="GRefCoco",
             splits=("train", "val", "testA", "testB"),
             options=(*_FILE_OPTIONS, "protocol", "source", "image_folder", "keep_empty", "rasterisation"),
@@ -190,7 +190,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="gRefCOCO: expressions for any number of objects, or for none",
         ),
         "reasonseg": DatasetEntry(
-            module="reasonseg",
+            module="benchmarks.reasonseg",
             builder="ReasonSeg",
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "protocol", "keep_empty", "rasterisation"),
@@ -199,7 +199,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="ReasonSeg: instructions that have to be reasoned about",
         ),
         "own_coco": DatasetEntry(
-            module="own_coco",
+            module="own.coco",
             builder="OwnCoco",
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "images", "masks", "keep_empty"),
@@ -208,7 +208,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="own data: instances or panoptic segments in COCO's format",
         ),
         "own_pairs": DatasetEntry(
-            module="own_pairs",
+            module="own.pairs",
             builder="OwnPairs",
             splits=(),
             options=(*_FILE_OPTIONS, "images", "masks", "categories", "ignore"),
@@ -217,7 +217,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="own data: pairs of picture and label map",
         ),
         "own_labelme": DatasetEntry(
-            module="own_labelme",
+            module="own.labelme",
             builder="OwnLabelme",
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "categories", "skip_shapes", "keep_empty", "task"),
@@ -226,7 +226,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="own data: shapes drawn with Labelme",
         ),
         "own_jsonl": DatasetEntry(
-            module="own_jsonl",
+            module="own.jsonl",
             builder="OwnJsonl",
             splits=(),
             options=(*_FILE_OPTIONS, "annotations", "categories", "task"),
@@ -235,7 +235,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="own data: JSON lines with categories, sentences or conversations",
         ),
         "llava_mix665k": DatasetEntry(
-            module="llava",
+            module="benchmarks.llava",
             builder="LlavaMix",
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "text_only"),
@@ -244,7 +244,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="LLaVA-1.5 instruction data: conversations about pictures, and some without",
         ),
         "llava_pretrain_558k": DatasetEntry(
-            module="llava",
+            module="benchmarks.llava",
             builder="LlavaPretrain558k",
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
@@ -253,7 +253,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="LLaVA-1.5 alignment data: pictures and captions, in files or tar shards",
         ),
         "llava_pretrain_595k": DatasetEntry(
-            module="llava",
+            module="benchmarks.llava",
             builder="LlavaPretrain595k",
             splits=("train",),
             options=(*_FILE_OPTIONS, "file", "image_folder", "shards", "caption_only"),
@@ -262,7 +262,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="LLaVA alignment data of CC3M: pictures and captions, in files or tar shards",
         ),
         "vqav2": DatasetEntry(
-            module="vqav2",
+            module="benchmarks.vqav2",
             builder="Vqav2",
             splits=("train", "val", "test_dev", "test"),
             options=(*_FILE_OPTIONS, "instruction"),
@@ -271,7 +271,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="open questions about COCO pictures, ten answers each",
         ),
         "scienceqa": DatasetEntry(
-            module="scienceqa",
+            module="benchmarks.scienceqa",
             builder="Scienceqa",
             splits=("train", "val", "test", "trainval", "minitrain", "minival", "minitest"),
             options=(*_FILE_OPTIONS, "text_only", "instruction"),
@@ -280,7 +280,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="multiple-choice questions of school science, some with a picture",
         ),
         "mmbench": DatasetEntry(
-            module="mmbench",
+            module="benchmarks.mmbench",
             builder="Mmbench",
             splits=("dev", "test"),
             options=(*_FILE_OPTIONS, "file", "language", "instruction", "rotations"),
@@ -289,7 +289,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="multiple-choice questions about pictures, English or Chinese",
         ),
         "pope": DatasetEntry(
-            module="pope",
+            module="benchmarks.pope",
             builder="Pope",
             splits=("random", "popular", "adversarial"),
             options=(*_FILE_OPTIONS, "file", "image_folder", "instruction"),
@@ -298,7 +298,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="is this object in the picture? yes or no",
         ),
         "ade20k_semantic": DatasetEntry(
-            module="ade20k",
+            module="benchmarks.ade20k",
             builder="Ade20kSemantic",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "masks"),
@@ -307,7 +307,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="ADE20K: 150 categories, things and stuff",
         ),
         "ade20k_instance": DatasetEntry(
-            module="ade20k",
+            module="benchmarks.ade20k",
             builder="Ade20kInstance",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -316,7 +316,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="ADE20K: objects of 100 categories",
         ),
         "ade20k_panoptic": DatasetEntry(
-            module="ade20k",
+            module="benchmarks.ade20k",
             builder="Ade20kPanoptic",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -325,7 +325,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="ADE20K: 100 things and 50 kinds of stuff, from prepared files",
         ),
         "cityscapes_semantic": DatasetEntry(
-            module="cityscapes",
+            module="benchmarks.cityscapes",
             builder="CityscapesSemantic",
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "masks"),
@@ -334,7 +334,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Cityscapes, fine: 19 categories",
         ),
         "cityscapes_instance": DatasetEntry(
-            module="cityscapes",
+            module="benchmarks.cityscapes",
             builder="CityscapesInstance",
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -343,7 +343,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Cityscapes, fine: objects of 8 categories",
         ),
         "cityscapes_panoptic": DatasetEntry(
-            module="cityscapes",
+            module="benchmarks.cityscapes",
             builder="CityscapesPanoptic",
             splits=("train", "val", "test"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -352,7 +352,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Cityscapes, fine: 8 things and 11 kinds of stuff",
         ),
         "voc20": DatasetEntry(
-            module="pascal_voc",
+            module="benchmarks.pascal_voc",
             builder="Voc20",
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "layout"),
@@ -361,7 +361,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Pascal VOC 2012: 20 categories, the background is not counted",
         ),
         "voc21": DatasetEntry(
-            module="pascal_voc",
+            module="benchmarks.pascal_voc",
             builder="Voc21",
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names", "layout"),
@@ -370,7 +370,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Pascal VOC 2012: 20 categories and the background",
         ),
         "voc_instance": DatasetEntry(
-            module="pascal_voc",
+            module="benchmarks.pascal_voc",
             builder="VocInstance",
             splits=("train", "val", "trainval"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -379,7 +379,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Pascal VOC 2012: objects of 20 categories",
         ),
         "pc59": DatasetEntry(
-            module="pascal_context",
+            module="benchmarks.pascal_context",
             builder="PascalContext59",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),
@@ -388,7 +388,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             summary="Pascal Context: the 59 most frequent categories",
         ),
         "pc459": DatasetEntry(
-            module="pascal_context",
+            module="benchmarks.pascal_context",
             builder="PascalContext459",
             splits=("train", "val"),
             options=(*_FILE_OPTIONS, "keep_empty", "names"),

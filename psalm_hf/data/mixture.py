@@ -15,7 +15,7 @@ from ..spelling import did_you_mean
 from ..structures import Condition, Sample
 from . import DATASETS, load
 from .features import SampleDataset
-from .shapes import ShapesStream
+from .shapes.stream import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
 

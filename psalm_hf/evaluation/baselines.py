@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from ..data.shapes import scene_of
-from ..data.shapes_language import questions
-from ..data.shapes_scene import make_scene
+from ..data.shapes.language import questions
+from ..data.shapes.scene import make_scene
+from ..data.shapes.stream import scene_of
 from ..masks import rle_from_bitmap
 from ..model.regions import region_mask
 from ..structures import Sample
-from .measures import Measure, Numbers
+from .evaluators.base import Measure, Numbers
 
 _QUESTIONS_PER_SCENE = 4
 _TRAIN_SCENES = 500  # from which the most frequent answers are taken

@@ -12,26 +12,17 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from ..data import DATASETS, load
-from ..data.ego_exo4d import DIRECTIONS, FRAME_FOLDER
+from ..data.benchmarks.ego_exo4d import DIRECTIONS, FRAME_FOLDER
+from ..data.benchmarks.label_lists import RELEASED_RULES
 from ..data.features import Category, SampleDataset
-from ..data.label_lists import RELEASED_RULES
 from ..data.mixture import with_condition
-from ..data.shapes import scene_of
-from ..data.two_view_shapes import DIRECTIONS as TWO_VIEWS
+from ..data.shapes.stream import scene_of
+from ..data.shapes.two_views import DIRECTIONS as TWO_VIEWS
 from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
 from ..structures import REGION_KINDS, Sample
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
-from .detection_measures import CityscapesInstanceMeasure, LvisMeasure
-from .formats.answer_lines import AnswerLines
-from .formats.cityscapes_instances import CityscapesInstances
-from .formats.coco_panoptic import CocoPanoptic
-from .formats.coco_results import CocoResults
-from .formats.correspondence import CorrespondenceFile
-from .formats.davis import DavisFrames
-from .formats.label_maps import LabelMaps
-from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
-from .measures import (
+from .evaluators.base import (
     InstanceMeasure,
     Measure,
     PanopticMeasure,
@@ -43,9 +34,18 @@ from .measures import (
     ThingsFound,
     measures_of,
 )
-from .text_measures import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, ShapesQuestionMeasure, VqaMeasure
-from .two_view_measures import TwoViewMeasure
-from .video_measures import CorrespondenceMeasure, VideoMeasure
+from .evaluators.detection import CityscapesInstanceMeasure, LvisMeasure
+from .evaluators.text import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, ShapesQuestionMeasure, VqaMeasure
+from .evaluators.two_view import TwoViewMeasure
+from .evaluators.video import CorrespondenceMeasure, VideoMeasure
+from .formats.answer_lines import AnswerLines
+from .formats.cityscapes_instances import CityscapesInstances
+from .formats.coco_panoptic import CocoPanoptic
+from .formats.coco_results import CocoResults
+from .formats.correspondence import CorrespondenceFile
+from .formats.davis import DavisFrames
+from .formats.label_maps import LabelMaps
+from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 
 PROTOCOLS = ("community", "released")
 

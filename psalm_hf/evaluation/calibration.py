@@ -12,7 +12,7 @@ from ..data.features import SampleDataset
 from ..masks import bitmap_from_rle, rle_from_bitmap
 from ..structures import Sample
 from .evaluation import Evaluation
-from .measures import meant
+from .evaluators.base import meant
 
 GRID = np.arange(2, 99) / 100  # candidates for both thresholds
 

@@ -15,13 +15,13 @@ from typing import Any
 from ..data import DATASETS
 from ..data.mixture import check_source, named_source
 from .benchmarks import Choices, MakeMeasures, OpenPart, Part, benchmark_of, choices_of, formats_of, open_part, with_processor
-from .measures import Measure, Numbers
+from .evaluators.base import Measure, Numbers
 from .pictures import KINDS, write_pictures
 from .records import AnswersInMemory, Records, write_json
 from .results import Results, beside, describe_checkpoint, fingerprint, flat, joint_results, part_results, versions
 from .runner import AnsweredRows, MaskAnswers, Processes, answer, judge
-from .text_runner import TextAnswers
-from .video_runner import answer_video
+from .text import TextAnswers
+from .video import answer_video
 from .vocabulary import lengthen_context
 
 IMAGE_SIZE = 128  # of drawn pictures, where no processor says another

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from ..data.label_lists import label_list
+from ..data.benchmarks.label_lists import label_list
 
 Numbers = dict[str, float]
 

@@ -20,8 +20,8 @@ from ..data.features import SampleDataset
 from ..structures import REGION_KINDS
 from .baselines import Baseline
 from .benchmarks import OpenPart, choices_of
+from .evaluators.base import Measure, Numbers
 from .groups import group_means, seen_and_unseen
-from .measures import Measure, Numbers
 from .published import published
 from .records import write_json
 

@@ -23,7 +23,7 @@ from ..data.features import SampleDataset
 from ..structures import Sample
 from .baselines import Baseline
 from .benchmarks import OpenPart
-from .measures import Measure
+from .evaluators.base import Measure
 from .records import AnswersInMemory, Records
 from .vocabulary import join_outputs, split_names, split_samples
 

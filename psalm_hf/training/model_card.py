@@ -24,7 +24,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.dynamic_module_utils import custom_object_save
 
 from .. import __version__
-from ..data.shapes import ShapesStream
+from ..data.shapes.stream import ShapesStream
 from ..model.compatibility import CHECKPOINTING
 from ..model.modeling_psalm import in_plain_class, plain_class
 from .lora import without_adapters

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from ..data import load
-from ..data.shapes import ShapesStream
+from ..data.shapes.stream import ShapesStream
 from ..model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmProcessor
 from .configs import find_config

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.shapes_scene import COLORS, PATTERNS, SHAPES, STUFF, Scene, make_scene
+from ..data.shapes.scene import COLORS, PATTERNS, SHAPES, STUFF, Scene, make_scene
 from ..model.modeling_psalm import PsalmForSegmentation
 
 CLASSES = (*SHAPES, *STUFF)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, checkpoints
 from psalm_hf.cli import chat
-from psalm_hf.data.shapes import ShapesStream
-from psalm_hf.data.shapes_scene import example_picture
+from psalm_hf.data.shapes.scene import example_picture
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.dialogue import COMMANDS, Dialogue, converse
 from psalm_hf.tiny import build_tiny
 

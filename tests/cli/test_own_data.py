@@ -10,7 +10,7 @@ import pytest
 
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.cli.main import main
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
 
 ROOT = Path(__file__).parents[2]

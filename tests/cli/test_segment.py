@@ -12,7 +12,7 @@ from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
-from psalm_hf.data.shapes_scene import example_picture, make_scene
+from psalm_hf.data.shapes.scene import example_picture, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE

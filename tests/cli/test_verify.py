@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from psalm_hf.cli import verify as command
-from psalm_hf.data.coco import CocoInstance
-from psalm_hf.data.coco_interactive import CocoInteractive
-from psalm_hf.data.llava import LlavaPretrain558k
+from psalm_hf.data.benchmarks.coco import CocoInstance
+from psalm_hf.data.benchmarks.coco_interactive import CocoInteractive
+from psalm_hf.data.benchmarks.llava import LlavaPretrain558k
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from psalm_hf.visualization import contact_sheet, draw_sample

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from psalm_hf.data.collator import PsalmCollator
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from psalm_hf.tiny import build_tiny

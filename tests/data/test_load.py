@@ -15,7 +15,7 @@ from psalm_hf import data
 from psalm_hf.data import list_datasets, load
 from psalm_hf.data.features import ROW_FEATURES, RowConfig
 from psalm_hf.data.files import FileBuilder
-from psalm_hf.data.shapes import CATEGORIES, Shapes, ShapesStream
+from psalm_hf.data.shapes.stream import CATEGORIES, Shapes, ShapesStream
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {"task": "referring", "prompts_per_image": 3}
@@ -88,7 +88,7 @@ def test_a_stream_of_rows_resumes_where_it_was(tmp_path):
 
 
 def test_two_processes_make_the_same_rows(tmp_path, monkeypatch):
-    import psalm_hf.data.shapes as shapes
+    import psalm_hf.data.shapes.stream as shapes
 
     monkeypatch.setattr(shapes, "IMAGES_PER_SHARD", 2)
     dataset = load("shapes", "test", num_images=5, num_proc=2, cache_dir=tmp_path)

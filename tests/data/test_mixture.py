@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from psalm_hf.data import mixture
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import EndlessEpochs, OneTaskPerBatch, StreamedEpochs, TaskSources, check_mixture, check_source, open_source
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 
 WEIGHTS, SIZES = {"a": 3.0, "b": 1.0}, {"a": 2, "b": 5}
 

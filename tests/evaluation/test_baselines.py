@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.evaluation.baselines import Baseline, frequent_answers, largest_thing, most_frequent_answer, prompt_itself
-from psalm_hf.evaluation.measures import RegionMeasure
+from psalm_hf.evaluation.evaluators.base import RegionMeasure
 from psalm_hf.masks import bitmap_from_rle
 from psalm_hf.structures import Sample
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.calibration import (
     RELEASED,

@@ -9,8 +9,8 @@ from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
+from psalm_hf.evaluation.evaluators.base import PanopticMeasure
 from psalm_hf.evaluation.formats.coco_panoptic import CocoPanoptic
-from psalm_hf.evaluation.measures import PanopticMeasure
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES

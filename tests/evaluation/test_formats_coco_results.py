@@ -8,9 +8,9 @@ from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.detection_measures import LvisMeasure
+from psalm_hf.evaluation.evaluators.base import InstanceMeasure
+from psalm_hf.evaluation.evaluators.detection import LvisMeasure
 from psalm_hf.evaluation.formats.coco_results import CocoResults
-from psalm_hf.evaluation.measures import InstanceMeasure
 from psalm_hf.masks import uncompress_rle
 from tests.conftest import EVAL_CASES
 from tests.evaluation.datasets_of_rows import columns, dataset_of, written

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
+from psalm_hf.evaluation.evaluators.video import CorrespondenceMeasure
 from psalm_hf.evaluation.formats.correspondence import CorrespondenceFile
-from psalm_hf.evaluation.video_measures import CorrespondenceMeasure
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.metrics import compared_size, resize_nearest
 from tests.conftest import EVAL_CASES

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
+from psalm_hf.evaluation.evaluators.video import VideoMeasure
 from psalm_hf.evaluation.formats.davis import DavisFrames, object_numbers, paint_objects, sequence_and_frame
-from psalm_hf.evaluation.video_measures import VideoMeasure
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.structures import Region, Sample
 from tests.conftest import EVAL_CASES
-from tests.data.test_davis import FIRST, MAPS, draw_sequence
+from tests.data.benchmarks.test_davis import FIRST, MAPS, draw_sequence
 from tests.metrics.recordings import case, cases
 
 

@@ -6,8 +6,8 @@ from datasets import Dataset
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset
+from psalm_hf.evaluation.evaluators.base import SemanticMeasure
 from psalm_hf.evaluation.formats.label_maps import LabelMaps
-from psalm_hf.evaluation.measures import SemanticMeasure
 from tests.conftest import EVAL_CASES
 from tests.evaluation.datasets_of_rows import columns, dataset_of, written
 from tests.metrics.recordings import case, cases, read_labels

@@ -8,8 +8,8 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
+from psalm_hf.evaluation.evaluators.text import PopeMeasure, VqaMeasure
 from psalm_hf.evaluation.formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
-from psalm_hf.evaluation.text_measures import PopeMeasure, VqaMeasure
 from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES, SAMPLES
 from tests.metrics.recordings import case, cases, expected, read_json, read_json_lines

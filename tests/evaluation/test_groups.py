@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from psalm_hf.data.label_lists import joined_names, label_list
+from psalm_hf.data.benchmarks.label_lists import joined_names, label_list
 from psalm_hf.evaluation.groups import SYNONYMS, group_means, is_seen, seen_and_unseen
 from psalm_hf.metrics import MeanIoU
 

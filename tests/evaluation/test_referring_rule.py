@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.evaluation.measures import ReferringMeasure, ReferringRule
+from psalm_hf.evaluation.evaluators.base import ReferringMeasure, ReferringRule
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.structures import Sample, Segment

@@ -7,7 +7,7 @@ import pytest
 
 from psalm_hf.evaluation.baselines import Baseline
 from psalm_hf.evaluation.benchmarks import choices_of
-from psalm_hf.evaluation.measures import ReferringMeasure, SemanticMeasure
+from psalm_hf.evaluation.evaluators.base import ReferringMeasure, SemanticMeasure
 from psalm_hf.evaluation.published import published
 from psalm_hf.evaluation.results import (
     Results,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample
 from psalm_hf.evaluation.benchmarks import OpenPart, Part, benchmark_of
-from psalm_hf.evaluation.measures import ReferringMeasure, SemanticMeasure
+from psalm_hf.evaluation.evaluators.base import ReferringMeasure, SemanticMeasure
 from psalm_hf.evaluation.records import AnswersInMemory
 from psalm_hf.evaluation.results import part_results
 from psalm_hf.evaluation.runner import AnsweredRows, MaskAnswers, Processes, answer, judge

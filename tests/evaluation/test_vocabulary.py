@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.data.label_lists import label_list
+from psalm_hf.data.benchmarks.label_lists import label_list
 from psalm_hf.evaluation.runner import CollateRows, forward
 from psalm_hf.evaluation.vocabulary import join_outputs, split_names, split_samples
 from psalm_hf.model.image_processing_psalm import Frame

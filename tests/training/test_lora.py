@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.model.compatibility import READS_ADAPTERS, set_checkpointing
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.data import load
 from psalm_hf.data.mixture import EndlessEpochs
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.lora import LoraOptions, add_adapters
 from psalm_hf.training.model_card import (

@@ -9,7 +9,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training import quantization
 from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import PsalmTrainingArguments
 from psalm_hf.training.trainer import PsalmTrainer, batch_seed, check_learning, train_only

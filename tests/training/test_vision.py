@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from psalm_hf.data.shapes_scene import COLORS, PATTERNS, make_scene
+from psalm_hf.data.shapes.scene import COLORS, PATTERNS, make_scene
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.vision import CLASSES, IGNORED, DensePretraining, DenseScenes, at_cells, dense_labels
 

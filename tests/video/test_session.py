@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
-from psalm_hf.data.shapes_scene import make_scene
+from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video import FirstLastConfident, LastFrame, Released

@@ -20,14 +20,14 @@ SPLITS = tuple(FOLDERS)
 KINDS = ("semantic", "instance", "panoptic")
 
 # Name and colour of the categories 0..149 as the published panoptic files have them; the colour is the id of a category's first segment.
-PANOPTIC_CATEGORIES = Path(__file__).parents[1] / "labels" / "ade20k_150_panoptic.txt"
+PANOPTIC_CATEGORIES = Path(__file__).parents[1] / "benchmarks" / "labels" / "ade20k_150_panoptic.txt"
 # The published instance files name the categories by their first synonym, but for this one.
 INSTANCE_NAMES = {89: "television receiver"}
 
 
 def panoptic_categories() -> list[dict[str, Any]]:
     """The 150 categories as the JSON file has them."""
-    from ..ade20k import CLASS_OF_INSTANCE
+    from ..benchmarks.ade20k import CLASS_OF_INSTANCE
 
     categories = []
     for id, line in enumerate(PANOPTIC_CATEGORIES.read_text(encoding="utf-8").splitlines()):
@@ -39,7 +39,7 @@ def panoptic_categories() -> list[dict[str, Any]]:
 
 def instance_categories(folder: Path) -> list[dict[str, Any]]:
     """The 100 things as the JSON file has them."""
-    from ..ade20k import CLASS_OF_INSTANCE, NAMES, names_from_lines
+    from ..benchmarks.ade20k import CLASS_OF_INSTANCE, NAMES, names_from_lines
 
     lines = (folder / NAMES).read_text(encoding="utf-8").splitlines()
     names = names_from_lines(list(enumerate(lines, 1)))
@@ -71,8 +71,8 @@ def read_instances(source: Path, entry: dict[str, Any]) -> list[tuple[int, Any]]
     """Category 0..149 and mask (H, W) bool of the objects of one image, by their numbers."""
     import numpy as np
 
-    from ..ade20k import instances_of
-    from ..label_maps import present_values
+    from ..benchmarks.ade20k import instances_of
+    from ..benchmarks.label_maps import present_values
     from ..preparation import read_pixels
     from ..segment_map import read_segment_map
 

@@ -41,7 +41,7 @@ def write_train_ids(job: tuple[Path, Path]) -> None:
     """The map of train ids of one image."""
     import numpy as np
 
-    from ..cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CATEGORIES
     from ..preparation import read_pixels, write_picture
 
     source, path = job
@@ -57,8 +57,8 @@ def write_panoptic(job: tuple[Path, Path]) -> dict[str, Any]:
     """The panoptic PNG of one image; returned are its entries of `images` and `annotations`."""
     import numpy as np
 
-    from ..cityscapes import CATEGORIES, LABEL_IDS, LICENSE_PLATE
-    from ..label_maps import present_values
+    from ..benchmarks.cityscapes import CATEGORIES, LABEL_IDS, LICENSE_PLATE
+    from ..benchmarks.label_maps import present_values
     from ..preparation import box_and_area, read_pixels, write_picture
 
     source, path = job
@@ -94,7 +94,7 @@ def prepare_train_ids(ground_truth: Path, split: str, num_proc: int, overwrite: 
 
 
 def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CATEGORIES
     from ..preparation import do_all, files_in, write_json
 
     name = f"cityscapes_panoptic_{split}"

@@ -31,7 +31,7 @@ def read_instances(file: Path) -> tuple[list, str]:
         ValueError: no instance annotations of COCO.
         FileNotFoundError: no such file.
     """
-    from ..coco_interactive import images_with_annotations
+    from ..benchmarks.coco_interactive import images_with_annotations
 
     content = file.read_bytes()
     try:
@@ -53,7 +53,7 @@ def make_part(part: tuple[Path, list, int, str, int]) -> int:
     Returns:
         Number of annotations.
     """
-    from ..coco_interactive import annotation_with_prompts
+    from ..benchmarks.coco_interactive import annotation_with_prompts
 
     file, records, first, rules, seed = part
     items = []

@@ -22,7 +22,7 @@ def items_of_sequence(data_dir: Path, root: str, sequence: str, first_number: in
         FileNotFoundError: there is no such sequence.
     """
     from ...masks import area
-    from ..davis import frame_names, object_masks
+    from ..benchmarks.davis import frame_names, object_masks
     from ..segment_map import read_segment_map
 
     def annotations(frame: str) -> tuple[list[dict], tuple[int, int]]:
@@ -70,7 +70,7 @@ def write_items(data_dir: Path, split: str, root: str, output: Path) -> int:
 
 def prepare(folder: Path, *, split: str = "val", overwrite: bool = False) -> None:
     """Makes the file of a split, in the folder of DAVIS. Raises ValueError for a file that is missing or cannot be read."""
-    from ..davis import root_of
+    from ..benchmarks.davis import root_of
 
     root = root_of(str(folder))
     output = folder / ("2017" if root else ".") / f"trainval_{split}_psalm.json"

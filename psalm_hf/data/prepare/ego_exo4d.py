@@ -25,7 +25,7 @@ MIN_HEIGHT = 1408  # smaller videos are left out, as in the public baselines
 def unpacked_masks(object_masks: dict) -> tuple[dict, dict, list[str]]:
     """Masks as RLE, the frames that were looked at, both by object and camera; and what could not be decoded (its mask is None)."""
     from ...masks import compress_rle
-    from ..lzstring import decompress_from_uri_component
+    from .lzstring import decompress_from_uri_component
 
     masks, annotated, broken = {}, {}, []
     for name, views in object_masks.items():
@@ -96,7 +96,7 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
         ValueError: a field is missing, there are several first-person cameras, or it has no frames.
         FileNotFoundError: the video of the first-person camera is missing.
     """
-    from ..ego_exo4d import ego_camera
+    from ..benchmarks.ego_exo4d import ego_camera
     from ..preparation import write_json
 
     try:

@@ -24,7 +24,7 @@ def write_map(job: tuple[Path, int, Path]) -> None:
     import numpy as np
     from scipy.io import loadmat
 
-    from ..pascal_context import LABELS_OF_59
+    from ..benchmarks.pascal_context import LABELS_OF_59
     from ..preparation import write_picture
 
     source, number, path = job

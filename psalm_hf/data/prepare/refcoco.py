@@ -47,7 +47,7 @@ def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str,
 
 
 def read_refs(path: Path) -> list[dict[str, Any]]:
-    from ..refer_pickle import check_refs, read_refer_pickle
+    from ..benchmarks.refer_pickle import check_refs, read_refer_pickle
 
     return read_refer_pickle(path) if path.suffix == ".p" else check_refs(read_json(path), path)
 
@@ -139,7 +139,7 @@ def count(refs: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
     """Text table of the counts and how they compare with the published ones."""
-    from ..refcoco import RefCoco, RefCocog, RefCocoPlus
+    from ..benchmarks.refcoco import RefCoco, RefCocog, RefCocoPlus
 
     builders = (RefCoco, RefCocoPlus, RefCocog)
     published = {(builder.folder, builder.BUILDER_CONFIG_CLASS.divided_by[0]): builder.published for builder in builders}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...data.ego_exo4d import DIRECTIONS, pairs_of_take, read_take
+from ...data.benchmarks.ego_exo4d import DIRECTIONS, pairs_of_take, read_take
 from ...data.features import SampleDataset
 from ...data.region_files import tagged_objects
 from ...masks import bitmap_from_rle, compress_rle, rle_from_bitmap

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...data.davis import LAST_FRAME, VOID
+from ...data.benchmarks.davis import LAST_FRAME, VOID
 from ...data.features import SampleDataset
 from ...data.region_files import tagged_objects
 from ...data.segment_map import read_segment_map

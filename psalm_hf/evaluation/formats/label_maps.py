@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...data.benchmarks.label_maps import present_values
 from ...data.features import Category, SampleDataset
-from ...data.label_maps import present_values
 from ...data.segment_map import read_segment_map, rles_from_segment_map
 from ...metrics import label_map
 from ...structures import Sample

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...data.benchmarks.mmbench import LETTERS, LONGEST_CELL
 from ...data.features import SampleDataset
-from ...data.mmbench import LETTERS, LONGEST_CELL
 from ...structures import Sample
 
 Texts = Iterator[tuple[str, str, str]]  # question id, text, place in the file

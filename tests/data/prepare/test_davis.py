@@ -8,7 +8,7 @@ import pytest
 from psalm_hf.cli import prepare
 from psalm_hf.data import load
 from psalm_hf.masks import bitmap_from_rle
-from tests.data.test_davis import DAVIS, FIRST, MAPS, SECOND, THIRD, draw_sequence
+from tests.data.benchmarks.test_davis import DAVIS, FIRST, MAPS, SECOND, THIRD, draw_sequence
 
 
 def main(arguments):

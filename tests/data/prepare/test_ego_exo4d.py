@@ -14,7 +14,7 @@ from psalm_hf.cli import prepare
 from psalm_hf.data.prepare import ego_exo4d
 from psalm_hf.masks import rle_from_bitmap
 from tests.conftest import SAMPLES
-from tests.data.test_lzstring import pack
+from tests.data.prepare.test_lzstring import pack
 
 
 def main(arguments):

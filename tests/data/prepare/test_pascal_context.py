@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from psalm_hf.cli import prepare
-from psalm_hf.data.pascal_context import LABELS_OF_59
+from psalm_hf.data.benchmarks.pascal_context import LABELS_OF_59
 from tests.conftest import SAMPLES
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from psalm_hf.cli import prepare
-from psalm_hf.data.refcoco import RefCoco
+from psalm_hf.data.benchmarks.refcoco import RefCoco
 from tests.conftest import SAMPLES
 
 

@@ -1,0 +1,1 @@
+"""Published datasets, a module per family, and their label lists."""

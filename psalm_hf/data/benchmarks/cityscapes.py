@@ -1,0 +1,150 @@
+"""Cityscapes, fine annotations: semantic, instance and panoptic segmentation. See docs/datasets/cityscapes.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...masks import rle_from_bitmap
+from ..features import Category
+from .label_lists import joined_names
+from .label_maps import LabelMapBuilder, LabelMapConfig, MapRecord, SemanticMapBuilder
+
+MASKS = ("labelIds", "labelTrainIds")
+
+# In the order of their train ids 0..18, with the dataset's own ids. Source: labels.py of cityscapesScripts.
+CATEGORIES = (
+    Category(7, "road", is_thing=False),
+    Category(8, "sidewalk", is_thing=False),
+    Category(11, "building", is_thing=False),
+    Category(12, "wall", is_thing=False),
+    Category(13, "fence", is_thing=False),
+    Category(17, "pole", is_thing=False),
+    Category(19, "traffic light", is_thing=False),
+    Category(20, "traffic sign", is_thing=False),
+    Category(21, "vegetation", is_thing=False),
+    Category(22, "terrain", is_thing=False),
+    Category(23, "sky", is_thing=False),
+    Category(24, "person"),
+    Category(25, "rider"),
+    Category(26, "car"),
+    Category(27, "truck"),
+    Category(28, "bus"),
+    Category(31, "train"),
+    Category(32, "motorcycle"),
+    Category(33, "bicycle"),
+)
+LABEL_IDS = range(34)  # those that are no category are not evaluated
+LICENSE_PLATE = (255, 65535)  # -1 in maps of 8 and 16 bits
+VOID_LABELS = [*sorted({*LABEL_IDS} - {category.id for category in CATEGORIES}), *LICENSE_PLATE]
+
+
+class CityscapesBuilder(LabelMapBuilder):
+    """The layout, which the three have in common."""
+
+    docs_page = "Cityscapes"
+    published = {"train": {"images": 2975}, "val": {"images": 500}, "test": {"images": 1525}}
+    map_kind = "instanceIds"
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """Of the images and of the maps; below them lie cities."""
+        return f"leftImg8bit/{self.config.split}", f"gtFine/{self.config.split}"
+
+    def annotation_files(self) -> tuple[str, ...]:
+        """The folders and the cities in them."""
+        cities = [f"{folder}/{city}" for folder in self.folders for city in self.cities(folder)]
+        return (*self.folders[::-1], *cities)
+
+    def cities(self, folder: str) -> list[str]:
+        """The folders in a folder, sorted; none where it does not exist."""
+        if not os.path.isdir(self.path(folder)):
+            return []
+        with os.scandir(self.path(folder)) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+
+    def records(self) -> list[MapRecord]:
+        """City by city."""
+        images, maps = self.folders
+        records = []
+        for city in sorted({*self.cities(images), *self.cities(maps)}):
+            missing = [folder for folder in self.folders if city not in self.cities(folder)]
+            if missing:
+                raise ValueError(
+                    f"{self.title}: there is no {missing[0]}/{city} in {self.config.data_dir}; see the docs page {self.docs_page}"
+                )
+            records += self.pairs(
+                f"{images}/{city}", f"{maps}/{city}", image_end="_leftImg8bit.png", map_end=f"_gtFine_{self.map_kind}.png"
+            )
+        return records
+
+    def read_categories(self) -> tuple[Category, ...]:
+        """In the order of the train ids."""
+        if self.config.names == "first":
+            return CATEGORIES
+        return tuple(replace(category, name=name) for category, name in zip(CATEGORIES, joined_names("cityscapes"), strict=True))
+
+
+@dataclass
+class CityscapesSemanticConfig(LabelMapConfig):
+    """`masks`: "labelIds", or "labelTrainIds", which are derived from them."""
+
+    masks: str = "labelIds"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.masks not in MASKS:
+            raise ValueError(f"{self.name}: unknown masks {self.masks!r}, expected one of {', '.join(MASKS)}")
+
+
+class CityscapesSemantic(CityscapesBuilder, SemanticMapBuilder):
+    """One mask per category, groups of objects included."""
+
+    BUILDER_CONFIG_CLASS = CityscapesSemanticConfig
+
+    @property
+    def map_kind(self) -> str:
+        """The middle of the names of the maps."""
+        return self.config.masks
+
+    def labels(self) -> Mapping[int, int | None]:
+        """Label ids, or train ids, both of 8 bits."""
+        if self.config.masks == "labelTrainIds":
+            return {position: category.id for position, category in enumerate(CATEGORIES)} | {255: None}
+        return dict.fromkeys((*LABEL_IDS, LICENSE_PLATE[0])) | {category.id: category.id for category in CATEGORIES}
+
+
+class CityscapesPanoptic(CityscapesBuilder):
+    """Things and stuff without overlap; what is a group of objects is a crowd."""
+
+    def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
+        """By their values, which are their annotation ids: label id, or from 1000 label id x 1000 + number of the object."""
+        categories = {category.id: category for category in self.categories}
+        segments = []
+        for value in values:
+            label = value if value < 1000 else value // 1000
+            if value not in LICENSE_PLATE and label not in LABEL_IDS:
+                raise ValueError(f"the map has the value {value}, of label {label}; labels are {LABEL_IDS[0]} to {LABEL_IDS[-1]}")
+            if label in categories:
+                crowd = categories[label].is_thing and value < 1000
+                segments.append({"map_values": [value], "category_id": label, "is_crowd": crowd, "annotation_id": value})
+        return segments
+
+    def tags(self, segment_map: np.ndarray) -> list[str]:
+        """One: "void:" and the counts of the compressed RLE of the pixels whose label is not evaluated. As in the dataset's own script,
+        single caravans and trailers are not among them: their values are not label ids."""
+        return [f"void:{rle_from_bitmap(np.isin(segment_map, VOID_LABELS))['counts']}"]
+
+
+class CityscapesInstance(CityscapesPanoptic):
+    """One mask per object of the 8 things, and crowds."""
+
+    task = "instance"
+
+    def read_categories(self) -> tuple[Category, ...]:
+        """The things."""
+        return tuple(category for category in super().read_categories() if category.is_thing)

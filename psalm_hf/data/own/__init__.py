@@ -1,0 +1,1 @@
+"""Own data: what annotation tools write."""

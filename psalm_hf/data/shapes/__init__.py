@@ -1,0 +1,1 @@
+"""The shapes world: drawn images with every kind of prompt, without files."""

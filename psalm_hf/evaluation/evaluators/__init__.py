@@ -1,0 +1,1 @@
+"""Evaluators: outputs become predictions, predictions are compared with targets. One per kind of prediction."""

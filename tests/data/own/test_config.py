@@ -1,0 +1,156 @@
+"""What the formats for own data share: files of category names, names of splits; and the examples of docs/own_data.md, which run."""
+
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from psalm_hf.data import list_datasets, load
+from psalm_hf.masks import bitmap_from_rle
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
+SIZE = (4, 6)
+NAMES = ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+
+
+@pytest.fixture(autouse=True)
+def no_progress_bars():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def draw(path, values=None):
+    """A picture of one colour, or a grey one with these values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", SIZE[::-1], (90, 0, 0)) if values is None else Image.fromarray(np.asarray(values, dtype=np.uint8))
+    picture.save(path)
+
+
+# pictures that a section of the page has in its tree: path -> values of a mask, None for a photograph
+LABELS = [[0, 0, 1, 1, 2, 255]] * 4
+PICTURES = {
+    "own_coco": {"images/cups.png": None},
+    "own_pairs": {"images/street.jpg": None, "masks/street.png": LABELS, "masks_numbered/street.png": [[0, 1, 7, 7, 8, 255]] * 4},
+    "own_labelme": {"kitchen.png": None},
+    "own_jsonl": {"images/desk.png": None, "masks/lamp.png": [[0, 9, 0, 0, 0, 255]] * 4},
+}
+
+
+@pytest.fixture
+def section(tmp_path, request):
+    """Text of a section, whose files lie in tmp_path/mydata as they stand there."""
+    name = request.param
+    text = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", PAGE, flags=re.S | re.M).group(1)
+    files = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", text, flags=re.S | re.M)
+    assert files
+    for path, content in files:
+        (tmp_path / "mydata" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mydata" / path).write_text(content, encoding="utf-8")
+    for path, values in PICTURES[name].items():
+        draw(tmp_path / "mydata" / path, values)
+    return text
+
+
+@pytest.mark.parametrize("section", NAMES, indirect=True)
+def test_the_examples_of_the_page_run(section, tmp_path, monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    exec(code, {})
+
+
+@pytest.mark.parametrize("section", NAMES, indirect=True)
+def test_the_page_lists_the_options_with_their_defaults(section, request):
+    name = request.node.callspec.params["section"]
+    entry = list_datasets()[name]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| .* \|$", section.split("| option |")[1], flags=re.M)
+    options = {option for names, _ in rows for option in re.findall(r"`(\w+)`", names)}
+    assert options == set(entry.options) - {"on_error", "check_images"}
+    builder = getattr(__import__(f"psalm_hf.data.{entry.module}", fromlist=["_"]), entry.builder)
+    defaults = {field.name: field.default for field in builder.BUILDER_CONFIG_CLASS.__dataclass_fields__.values()}
+    for names, default in rows:
+        for option in re.findall(r"`(\w+)`", names):
+            tree = re.search(rf'option {option}, default ("[^"]*"|None)', section)
+            shown = tree.group(1).strip('"') if default == "see above" and tree else default.strip("`")
+            assert shown in (str(defaults[option]), "see above"), option
+
+
+def test_a_file_of_categories_is_text_or_json(tmp_path):
+    def categories(name, content):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        return load("own_pairs", "train", tmp_path, cache_dir=tmp_path / "cache", categories=name, ignore=list(range(256))).categories
+
+    draw(tmp_path / "images/a.jpg")
+    draw(tmp_path / "masks/a.png", np.zeros(SIZE))
+    found = {
+        "plain": categories("a.txt", "road\r\n\r\n  traffic light \n"),
+        "mark": categories("b.txt", "\ufeffroad\n\ntraffic light\n"),
+        "given": categories("c.txt", "0\troad\n2\ttraffic light"),
+        "entries": categories("d.json", '[{"id": 0, "name": "road"}, {"id": 2, "name": "traffic light"}]'),
+    }
+    for listed in found.values():
+        assert [(entry.id, entry.name, entry.is_thing) for entry in listed] == [(0, "road", True), (2, "traffic light", True)]
+    listed = categories("e.json", '["wall", "cup"]')
+    assert [(entry.id, entry.name) for entry in listed] == [(0, "wall"), (1, "cup")]
+    listed = categories("f.json", '[{"id": 5, "name": "wall", "isthing": 0}]')
+    assert [(entry.id, entry.is_thing) for entry in listed] == [(5, False)]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "road\ncar\nroad\n", "the name 'road' is given twice"),
+        ("a.txt", "1\troad\n1\tcar\n", "the id 1 is given twice"),
+        ("a.txt", "road\none\tcar\n", "line 2: expected a whole number before the tab, got 'one'"),
+        ("a.txt", "\n\n", "no categories"),
+        ("a.json", '[{"id": "1", "name": "road"}]', "entry 0: expected a whole number as id and a name, got '1' and 'road'"),
+        ("a.json", '["road", " "]', "entry 1: expected a whole number as id and a name"),
+        ("a.json", '[{"id": 1}]', "the field 'name' is missing"),
+        ("a.json", "[", "is not a JSON file"),
+        ("a.json", "7", "not iterable"),
+        ("a.txt", "Background\nroad\n", "a category is named 'background', which in prompts means"),
+    ],
+)
+def test_a_wrong_file_of_categories_is_named(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    draw(tmp_path / "images/a.jpg")
+    draw(tmp_path / "masks/a.png", np.zeros(SIZE))
+    with pytest.raises(ValueError, match=f"own_pairs train: {name}: .*{message}.*; see the docs page Own data"):
+        load("own_pairs", "train", tmp_path, cache_dir=tmp_path / "cache", categories=name)
+
+
+@pytest.mark.parametrize("split", ["train", "week_2", "2024"])
+@pytest.mark.parametrize("section", ["own_jsonl"], indirect=True)
+def test_a_split_may_have_any_name_that_is_a_word(section, split, tmp_path):
+    dataset = load("own_jsonl", split, tmp_path / "mydata", annotations="train.jsonl", cache_dir=tmp_path / "cache")
+    assert len(dataset) == 6 and bitmap_from_rle(dataset[0].segments[0].mask_rle)[:, 1].all()
+
+
+@pytest.mark.parametrize("split", ["val-2", "all", "train[:2]"])
+def test_other_names_of_splits_are_refused(split, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"own_jsonl: the name of a split has letters, digits and _ alone, and is not 'all', got '" + re.escape(split)
+    ):
+        load("own_jsonl", split, tmp_path)
+
+
+def test_the_table_says_any_split():
+    lines = {line.split()[0]: line for line in str(list_datasets()).splitlines()}
+    assert all(lines[name].split()[1] == "any" for name in NAMES)
+
+
+def test_options_are_checked(tmp_path):
+    for name, options, message in (
+        ("own_labelme", {"task": "boxes"}, "own_labelme: unknown task 'boxes', expected one of panoptic, semantic, instance"),
+        ("own_jsonl", {"task": "boxes"}, "own_jsonl: unknown task 'boxes', expected one of panoptic, semantic, instance"),
+        ("own_labelme", {"skip_shapes": "point"}, "own_labelme: skip_shapes is a list of types, got 'point'"),
+        ("own_labelme", {"skip_shapes": ["dot"]}, "own_labelme: unknown skip_shapes dot, expected some of polygon, "),
+        ("own_pairs", {"ignore": "255"}, "own_pairs: ignore must be a pixel value, a list of them or None, got '255'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(name, "train", tmp_path, **options)
