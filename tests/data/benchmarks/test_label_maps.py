@@ -12,7 +12,12 @@ from psalm_hf.data import DATASETS, load
 from psalm_hf.data.benchmarks.label_maps import LabelMapBuilder, present_values
 from tests.conftest import SAMPLES
 
-FOLDERS = {"ade20k": "ADEChallengeData2016", "cityscapes": "cityscapes", "pascal_voc": "VOCdevkit", "pascal_context": "pascal_ctx_d2"}
+FOLDERS = {
+    "benchmarks.ade20k": "ADEChallengeData2016",
+    "benchmarks.cityscapes": "cityscapes",
+    "benchmarks.pascal_voc": "VOCdevkit",
+    "benchmarks.pascal_context": "pascal_ctx_d2",
+}
 NAMES = [name for name, entry in DATASETS.items() if entry.module in FOLDERS]
 SIZE = (3, 4)
 
@@ -110,7 +115,7 @@ samples = pytest.mark.samples
 
 
 def real(name, split, tmp_path, **options):
-    return load(name, split, SAMPLES / FOLDERS[DATASETS[name].module.split(".")[-1]], cache_dir=tmp_path, **options)
+    return load(name, split, SAMPLES / FOLDERS[DATASETS[name].module], cache_dir=tmp_path, **options)
 
 
 @samples
