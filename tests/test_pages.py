@@ -76,19 +76,20 @@ def run(block, names):
     for statement in ast.parse(block.text).body:
         where, comment = f"{block.page}:{block.line + statement.lineno - 1}", comments.get(statement.end_lineno, "")
         if not isinstance(statement, ast.Expr):
-            with contextlib.redirect_stdout(printed):
+            with contextlib.redirect_stdout(printed if "print(" in ast.get_source_segment(block.text, statement) else io.StringIO()):
                 exec(compile(ast.Module([statement], []), where, "exec"), names)
             continue
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             value = eval(compile(ast.Expression(statement.value), where, "eval"), names)
-        if output.getvalue() and comment:
+        is_print = re.match(r"print\(", ast.get_source_segment(block.text, statement))
+        if is_print and comment:
             assert comment.startswith(output.getvalue().strip()), f"{where} prints {output.getvalue()!r}, and shows {comment!r}"
         elif shown := literal_in(comment):
             assert agrees(value, shown[0]), f"{where} gives {value!r}, and shows {shown[0]!r}"
-        else:
+        elif is_print:
             printed.write(output.getvalue())
-    return printed.getvalue() if re.search(r"\bprint\(", block.text) else ""
+    return printed.getvalue()
 
 
 def literal_in(comment):
