@@ -249,3 +249,9 @@ def test_every_page_is_linked_from_the_list_of_pages():
     for folder, index in (("docs", "docs/README.md"), ("docs/datasets", "docs/datasets/README.md")):
         for path in (ROOT / folder).glob("*.md"):
             assert path.name == "README.md" or f"]({path.name}" in read(index), f"{index} does not name {path.name}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/glossary.md"])
+def test_pages_use_the_words_of_the_glossary(page):
+    text = re.sub(r'`[^`]*`|\]\([^)]*\)|"[^"\n]*"', "", prose(page))
+    assert not re.findall(r".*\b[Pp]ictures?\b.*|.*(?<!ground )\btruths?\b.*", text), "see docs/glossary.md: image, target or ground truth"
