@@ -8,6 +8,7 @@ import doctest
 import importlib.util
 import io
 import math
+import pkgutil
 import re
 import sys
 import tokenize
@@ -255,3 +256,13 @@ def test_every_page_is_linked_from_the_list_of_pages():
 def test_pages_use_the_words_of_the_glossary(page):
     text = re.sub(r'`[^`]*`|\]\([^)]*\)|"[^"\n]*"', "", prose(page))
     assert not re.findall(r".*\b[Pp]ictures?\b.*|.*(?<!ground )\btruths?\b.*", text), "see docs/glossary.md: image, target or ground truth"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_names_that_a_page_mentions_exist(page):
+    text = read(page)
+    paths = re.findall(r"(?<![\w/.-])(?:psalm_hf|examples|data_scripts|tests|docs|constraints)/[\w/.-]*\w", text)
+    assert not sorted(path for path in set(paths) if not ((ROOT / path).exists() or path == "docs/datasets/NAME.md"))
+    for name in set(re.findall(r"`(psalm_hf(?:\.\w+)+)`", text)):
+        if name != "psalm_hf.configs":  # of an installation; in a clone it is examples/configs
+            assert pkgutil.resolve_name(name) is not None
