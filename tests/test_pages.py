@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.cli import main as psalm
+from tests.conftest import SAMPLES
 from tests.pages import PAGES, ROOT, anchors, blocks, command_in, mentioned_commands, prose, read, shell_lines
 
 OWN_TEST = {"docs/own_data.md": "tests/data/own/test_config.py"}  # files are taken from the page's own text there
@@ -145,6 +146,31 @@ def test_blocks_that_do_not_run_are_python_and_load_with_options_that_exist(page
                 with pytest.raises((ValueError, OSError), match="does not exist|no such|there (is|are) no|expected") as caught:
                     eval(code, {"load": __import__("psalm_hf.data", fromlist=["load"]).load})
                 assert not re.search(r"\b(option|split) ", str(caught.value)), f"{page}:{block.line + call.lineno - 1}: {caught.value}"
+
+
+# Folder that a page names -> its sample. There is none of ReasonSeg, and that of POPE has other files than the page.
+SAMPLE_OF = {
+    "ADEChallengeData2016": "ADEChallengeData2016", "DAVIS": "DAVIS", "LLaVA-Pretrain": "llava_pretrain", "VOCdevkit": "VOCdevkit",
+    "cc3m-shards": "llava_pretrain_cc3m", "cityscapes": "cityscapes", "coco": "coco", "data": ".", "ego_exo4d": "egoexo4d", "llava": ".",
+    "mmbench": "mmbench", "pascal_ctx_d2": "pascal_ctx_d2", "pascal_voc_d2": "pascal_voc_d2", "refer_seg": "refer_seg",
+    "scienceqa": "scienceqa", "vqav2": "vqav2",
+}  # fmt: skip
+SAMPLED = [page for page in PAGES if page.startswith("docs/datasets/") and blocks(page, "python")]
+
+
+@pytest.mark.samples
+@pytest.mark.parametrize("page", [page for page in SAMPLED if page not in ("docs/datasets/pope.md", "docs/datasets/reasonseg.md")])
+def test_blocks_of_a_dataset_run_on_its_sample(page, folder):
+    for name, sample in SAMPLE_OF.items():
+        (folder / name).symlink_to(SAMPLES / sample)
+    for block in blocks(page, "python"):
+        names = {}
+        for statement in ast.parse(block.text.replace("num_proc=8", "num_proc=1")).body:
+            where = f"{page}:{block.line + statement.lineno - 1}"
+            try:
+                exec(compile(ast.Module([statement], []), where, "exec"), names)
+            except FileNotFoundError:  # a line that loads another split or file, which no later line reads
+                assert isinstance(statement, ast.Expr), where
 
 
 class Parsed(BaseException):
