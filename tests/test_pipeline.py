@@ -1,6 +1,5 @@
 """pipeline("promptable-segmentation"): what it finds, in which form, from which kinds of input."""
 
-import re
 
 import numpy as np
 import pytest
@@ -271,16 +270,6 @@ def test_bad_input_is_named(segmenter, inputs, options, message):
     with pytest.raises(ValueError) as caught:
         segmenter(inputs, **options)
     assert message in str(caught.value)
-
-
-def test_the_python_of_the_page_runs(monkeypatch):
-    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M))
-    monkeypatch.chdir(ROOT)
-    names = {}
-    exec(compile(code, "docs/pipeline.md", "exec"), names)
-    assert [entry["label"] for entry in names["found"]] == ["point", "box"]
-    assert [entry["label"] for entry in names["third"]] == ["the purple triangle"]
 
 
 def test_a_pipeline_with_a_dtype_can_be_saved(tmp_path):
