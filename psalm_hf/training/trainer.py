@@ -185,25 +185,10 @@ class PsalmTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def create_model_card(
-        self,
-        *,
-        model_name: str | None = None,
-        license: str | None = None,
-        tags: str | Sequence[str] | None = None,
-        finetuned_from: str | None = None,
-    ) -> None:
-        """Writes README.md into the output folder, on process 0, see `model_card.write_card`; `push_to_hub` calls it with its keywords.
-
-        Args:
-            model_name: in the card, where there is no Hub id; default the name of the output folder.
-            license: identifier of the Hub, such as "apache-2.0"; default what a README.md in the output folder says.
-            tags: besides those of every PSALM.
-            finetuned_from: Hub id of the model that the run started from; default the one that the model was loaded from.
-        """
+    def create_model_card(self, **words: Any) -> None:
+        """Writes README.md into the output folder, on process 0; `push_to_hub` calls it. Arguments as of `model_card.card_of_run`."""
         if self.is_world_process_zero():
-            card = card_of_run(self, model_name=model_name, license=license, tags=tags, finetuned_from=finetuned_from)
-            write_card(self.args.output_dir, card)
+            write_card(self.args.output_dir, card_of_run(self, **words))
 
     def _measure(self) -> dict[str, float]:
         """The numbers of process 0, on all processes: they decide alike which checkpoint is the best, and when to save it."""
