@@ -30,6 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
 def report(arguments: list[str] | None) -> None:
     options, overrides = parse_arguments(arguments)
 
-    from ..training.estimate import estimate_memory
+    from ..training.memory import estimate_memory
 
     print(estimate_memory(options.config, overrides, processes=options.processes, length=options.length))

@@ -3,7 +3,6 @@
 peft is imported when a function here needs it, so that a merged folder, and everything else, works without.
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import strtobool
 
 from ..checkpoints.writing import check_absent, write_checkpoint
 from ..devices import kept_torch_state
@@ -25,8 +22,6 @@ from ..model.prompts import SEG_TOKEN
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-    from .arguments import PsalmTrainingArguments
 
 LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.vision_tower"
 
@@ -80,26 +75,6 @@ def read_lora(given: Mapping[str, Any]) -> LoraOptions | None:
     if find_spec("peft") is None:
         raise ValueError("lora: adapters need peft, which is not installed; pip install peft, or leave lora out")
     return options
-
-
-def merged_folder(training: "PsalmTrainingArguments") -> Path:
-    """Where a run with `merge_adapter` writes the merged model."""
-    return Path(training.output_dir, "merged")
-
-
-def check_run(training: "PsalmTrainingArguments", *, merge: bool) -> None:
-    """Refuses runs that adapters cannot make, before anything is loaded.
-
-    Raises:
-        ValueError: an engine that divides the weights (`fully_shard`, ZeRO-3, FSDP): adapters would be put on a model that is divided,
-            and peft reads single rows of its embeddings; a merged folder of an earlier run.
-    """
-    is_fsdp = bool(training.fsdp) or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
-    engine = "fully_shard" if training.fully_shard else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if is_fsdp else None
-    if engine:
-        raise ValueError(f"lora: adapters do not work with {engine}; use several processes without it (DDP)")
-    if merge and merged_folder(training).exists():
-        raise ValueError(f"merge_adapter: {merged_folder(training)} exists already; remove it or give another output_dir")
 
 
 def target_pattern(model: PsalmForSegmentation, targets: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """Model card (README.md) of a checkpoint: what it is, how to load it, how it was trained, what it reached.
 
-The text is `model_card.md`, a Jinja template. `model_card` fills it in, `describe_parts` and `describe_run` take the values from a model
+The text is `model_card.jinja`, a Jinja template. `model_card` fills it in, `describe_parts` and `describe_run` take the values from a model
 and its Trainer, `write_card` puts the card into a folder and keeps what somebody wrote there.
 """
 
@@ -31,7 +31,7 @@ from .lora import without_adapters
 
 logger = logging.getLogger(__name__)
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+TEMPLATE = Path(__file__).with_name("model_card.jinja")
 START = "<!-- psalm_hf: generated from here on; the next training run replaces it -->"
 END = "<!-- psalm_hf: end of the generated part; text before and after it is kept -->"
 TAGS = ("psalm", "promptable-segmentation", "panoptic-segmentation", "referring-image-segmentation", "interactive-segmentation")

@@ -23,15 +23,14 @@ from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments
 from psalm_hf.training.lora import (
     LoraOptions,
     add_adapters,
-    check_run,
     load_adapter,
     merge_adapter,
-    merged_folder,
     new_modules,
     plain_name,
     read_lora,
     target_pattern,
 )
+from psalm_hf.training.stages import check_adapters, merged_folder
 from psalm_hf.training.trainer import PsalmTrainer
 from tests.training.test_trainer import StopAt
 
@@ -334,15 +333,15 @@ def test_a_missing_peft_is_told_before_any_work(monkeypatch):
 
 def test_engines_that_divide_the_weights_and_old_results_are_refused(tmp_path):
     training = PsalmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    check_run(training, merge=True)
+    check_adapters(training, merge=True)
     training.fully_shard = True
     with pytest.raises(ValueError, match="do not work with fully_shard; use several processes"):
-        check_run(training, merge=False)
+        check_adapters(training, merge=False)
     training.fully_shard = False
     merged_folder(training).mkdir()
-    check_run(training, merge=False)
+    check_adapters(training, merge=False)
     with pytest.raises(ValueError, match="merged exists already"):
-        check_run(training, merge=True)
+        check_adapters(training, merge=True)
 
 
 def test_a_folder_without_an_adapter_is_refused(base, tmp_path):
