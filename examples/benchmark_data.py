@@ -1,4 +1,4 @@
-"""Times what happens before a batch reaches the model. Prints figures; nothing here is a test.
+"""Times the work before a batch reaches the model. Prints figures; nothing here is a test.
 
     python examples/benchmark_data.py loader coco_panoptic --data-dir coco --split train     # images/s, and where the time goes
     python examples/benchmark_data.py build --rows 10000 --num-proc 2                        # rows/s, and memory
@@ -30,8 +30,9 @@ SEGMENTS = 11
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     loader = commands.add_parser("loader", help="images/s of batches for training")
+    loader.set_defaults(run=time_loader)
     loader.add_argument("dataset", help="a name of list_datasets()")
     loader.add_argument("--data-dir", help="folder of its files")
     loader.add_argument("--split", default="train")
@@ -41,41 +42,36 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     loader.add_argument("--images", type=int, default=96, help="samples to time (default 96)")
     loader.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of worker processes (default 1 2)")
     build = commands.add_parser("build", help="rows/s of a panoptic table")
+    build.set_defaults(run=time_build)
     build.add_argument("--rows", type=int, default=10_000)
     build.add_argument("--num-proc", type=int, default=1)
     return parser.parse_args(arguments)
 
 
-class Stopwatch:
-    """Seconds inside of functions, by name."""
+@contextmanager
+def timed(parts: dict[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
+    """Seconds inside of `owner.attribute` for every part, while this lasts; the parts must not call each other."""
+    seconds = dict.fromkeys(parts, 0.0)
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def on(self, parts: dict[str, tuple[Any, str]]) -> Iterator[None]:
-        """Times `owner.attribute` for every part, while it lasts; the parts must not call each other."""
-        with ExitStack() as stack:
-            for part, (owner, attribute) in parts.items():
-                stack.enter_context(patch.object(owner, attribute, self._timed(part, getattr(owner, attribute))))
-            yield
-
-    def _timed(self, part: str, function: Callable) -> Callable:
-        self.seconds[part] = 0.0
-
-        def timed(*arguments: Any, **options: Any) -> Any:
+    def watched(part: str, function: Callable) -> Callable:
+        def call(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             result = function(*arguments, **options)
-            self.seconds[part] += time.perf_counter() - start
+            seconds[part] += time.perf_counter() - start
             return result
 
-        return timed
+        return call
+
+    with ExitStack() as stack:
+        for part, (owner, attribute) in parts.items():
+            stack.enter_context(patch.object(owner, attribute, watched(part, getattr(owner, attribute))))
+        yield seconds
 
 
 def time_loader(options: argparse.Namespace) -> None:
-    import yaml
     from torch.utils.data import DataLoader
 
+    from psalm_hf.cli.verify import read_options
     from psalm_hf.data import collator as collating
     from psalm_hf.data import features, load
     from psalm_hf.data.mixture import EndlessEpochs
@@ -86,26 +82,24 @@ def time_loader(options: argparse.Namespace) -> None:
     processor.image_processor.size = {"longest_edge": options.image_size}
     processor.image_grid = (options.image_size // 64, options.image_size // 64)  # of the released model
     processor.max_length = 16_384  # its tokenizer has a token per byte
-    settings = {name: yaml.safe_load(value) for name, value in (option.split("=", 1) for option in options.option)}
-    dataset = load(options.dataset, options.split, options.data_dir, **settings)
+    dataset = load(options.dataset, options.split, options.data_dir, **read_options(options.option))
     source = EndlessEpochs(dataset, seed=0)
     batches = [range(first, first + options.batch_size) for first in range(0, options.images, options.batch_size)]
     collate = collating.PsalmCollator(processor, shuffle_categories=True)
     number = options.batch_size * len(batches)
     collate([source[index] for index in batches[0]])  # warms up
 
-    watch = Stopwatch()
     processor_class = type(processor)
     parts = {
         "rows to samples (masks)": (features, "sample_from_row"),
-        "decode pictures": (collating, "_open_pictures"),
-        "resize and normalise pictures": (type(processor.image_processor), "_preprocess"),
+        "decode images": (collating, "_open_pictures"),
+        "resize and normalise images": (type(processor.image_processor), "_preprocess"),
         "targets": (processor_class, "_targets"),
         "prompts: tokens": (processor_class, "_tokens"),
         "prompts: regions": (rows.RowBuilder, "_region_row"),
     }
     start = time.perf_counter()
-    with watch.on(parts):
+    with timed(parts) as seconds_of:
         for batch in batches:
             collate([source[index] for index in batch])
     total = time.perf_counter() - start
@@ -113,7 +107,7 @@ def time_loader(options: argparse.Namespace) -> None:
         f"{options.dataset} {options.split}: {len(dataset)} rows; {number} samples at {options.image_size}, batches of {options.batch_size}"
     )
     print(f"{'one process':32} {number / total:7.1f} images/s {1000 * total / number:7.1f} ms per image")
-    for part, seconds in [*watch.seconds.items(), ("everything else", total - sum(watch.seconds.values()))]:
+    for part, seconds in {**seconds_of, "everything else": total - sum(seconds_of.values())}.items():
         print(f"  {part:30} {100 * seconds / total:7.1f} %        {1000 * seconds / number:7.1f} ms")
 
     for workers in options.workers:
@@ -174,13 +168,9 @@ def time_build(options: argparse.Namespace) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    if options.command == "loader":
-        time_loader(options)
-    else:
-        time_build(options)
-    return 0
+    options.run(options)
 
 
 if __name__ == "__main__":
