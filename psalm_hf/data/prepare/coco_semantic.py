@@ -1,4 +1,4 @@
-"""Make the semantic maps of COCO 2017 from its panoptic maps: one PNG per image, value = position of the category, 255 = unlabelled.
+"""Makes the semantic maps of COCO 2017 from its panoptic maps: one PNG per image, value = position of the category, 255 = unlabelled.
 
     psalm prepare coco_semantic coco [--splits train val] [--num-proc 8] [--overwrite]
 
@@ -10,28 +10,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from ..preparation import make_files, write_pixels
+from ..segment_map import read_segment_map
+
 SPLITS = ("train", "val")
 UNLABELLED = 255
 
 
 def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
-    """The map of one image, from its panoptic map and {segment id: position of the category}."""
-    import numpy as np
-
-    from ..preparation import write_picture
-    from ..segment_map import read_segment_map
-
+    """Writes the map of one image, from its panoptic map and {segment id: position of the category}."""
     panoptic_path, positions, path = job
     segments = read_segment_map(panoptic_path)
     labels = np.full(segments.shape, UNLABELLED, dtype=np.uint8)
     for segment_id, position in positions.items():
         labels[segments == segment_id] = position
-    write_picture(path, labels)
+    write_pixels(path, labels)
 
 
 def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import make_files
-
     file = folder / f"annotations/panoptic_{split}2017.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
