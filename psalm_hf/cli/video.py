@@ -22,7 +22,7 @@ from pathlib import Path
 from ..checkpoints import resolve_checkpoint
 from .command import CommandParser, add_model_options, load_model, run, say
 
-POLICIES = ("first_last_confident", "last_frame", "released")
+POLICY_NAMES = ("first_last_confident", "last_frame", "released")
 DEFAULT_RATE = 24.0  # frames per second of a video made of a folder
 
 
@@ -73,7 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("tracked"), help="folder (default: tracked)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="also join the overlays to a video, such as overlay.mp4 (needs PyAV)")
     parser.add_argument("--rate", type=float, help="frames per second of --video (default: that of the source, else 24)")
-    parser.add_argument("--policy", choices=POLICIES, default=POLICIES[0], help=f"how objects are remembered (default: {POLICIES[0]})")
+    parser.add_argument("--policy", choices=POLICY_NAMES, default=POLICY_NAMES[0], help=f"of the memory (default: {POLICY_NAMES[0]})")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after the first N")
     parser.add_argument("--save-every", type=int, default=10, metavar="N", help="frames between two saved states (default: 10)")
     add_model_options(parser)

@@ -17,6 +17,8 @@ from tqdm import tqdm
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+SPLIT_FOLDERS = {"train": "training", "val": "validation"}  # of ADE20K, and of the layouts like it
+
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Writes beside the file and renames at the end: a file that exists is complete. Its folder is made."""

@@ -13,12 +13,12 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ..model.convert_psalm_checkpoint import read_weights
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+WHOLE_TENSORS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path, is_writer: bool) -> None:
     """Gathers the optimizer's states and writes them; all processes must call it."""
-    state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    state = get_optimizer_state_dict(model, optimizer, options=WHOLE_TENSORS)
     if is_writer:
         torch.save(state, file)
 
@@ -26,7 +26,7 @@ def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, f
 def load_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
     """Every process takes its part of what `save_sharded_optimizer` wrote."""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE)
+    set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE_TENSORS)
 
 
 def load_sharded_weights(model: nn.Module, checkpoint: Path) -> None:

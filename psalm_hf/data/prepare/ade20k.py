@@ -13,12 +13,13 @@ they are the same in every run.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...masks import rle_from_bitmap
 from ..preparation import (
+    SPLIT_FOLDERS,
     box_and_area,
     do_all,
     files_in,
@@ -31,10 +32,6 @@ from ..preparation import (
     write_segment_map,
 )
 from ..segment_map import read_segment_map
-
-FOLDERS = {"train": "training", "val": "validation"}
-SPLITS = tuple(FOLDERS)
-KINDS = ("semantic", "instance", "panoptic")
 
 # Name and colour of the categories 0..149 as the published panoptic files have them; the colour is the id of a category's first segment.
 PANOPTIC_CATEGORIES = Path(__file__).parents[1] / "benchmarks" / "labels" / "ade20k_150_panoptic.txt"
@@ -148,8 +145,8 @@ def colour_id(category: dict[str, Any]) -> int:
 
 
 def prepare_semantic(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    sources = files_in(folder / "annotations" / FOLDERS[split], "*.png")
-    jobs = [(source, folder / "annotations_detectron2" / FOLDERS[split] / source.name) for source in sources]
+    sources = files_in(folder / "annotations" / SPLIT_FOLDERS[split], "*.png")
+    jobs = [(source, folder / "annotations_detectron2" / SPLIT_FOLDERS[split] / source.name) for source in sources]
     make_files(write_semantic, jobs, title=f"annotations_detectron2 {split}", overwrite=overwrite, num_proc=num_proc)
 
 
@@ -158,9 +155,9 @@ def prepare_instance(folder: Path, split: str, num_proc: int, overwrite: bool) -
     if file.exists() and not overwrite:
         print(f"{file.name}: kept")
         return
-    images = files_in(folder / "images" / FOLDERS[split], "*.jpg")
+    images = files_in(folder / "images" / SPLIT_FOLDERS[split], "*.jpg")
     categories = instance_categories(folder)
-    jobs = [(image, folder / "annotations_instance" / FOLDERS[split] / f"{image.stem}.png") for image in images]
+    jobs = [(image, folder / "annotations_instance" / SPLIT_FOLDERS[split] / f"{image.stem}.png") for image in images]
     made = do_all(make_instances, jobs, title=file.stem, num_proc=num_proc)
     annotations = [annotation for entry in made for annotation in entry["annotations"]]
     content = {
@@ -174,14 +171,19 @@ def prepare_instance(folder: Path, split: str, num_proc: int, overwrite: bool) -
 
 def prepare_panoptic(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
     file = folder / f"ade20k_panoptic_{split}.json"
-    images = files_in(folder / "images" / FOLDERS[split], "*.jpg")
-    folders = folder / "annotations" / FOLDERS[split], folder / "annotations_instance" / FOLDERS[split], folder / file.stem
+    images = files_in(folder / "images" / SPLIT_FOLDERS[split], "*.jpg")
+    folders = folder / "annotations" / SPLIT_FOLDERS[split], folder / "annotations_instance" / SPLIT_FOLDERS[split], folder / file.stem
     jobs = [(image, *(each / f"{image.stem}.png" for each in folders)) for image in images]
     make_panoptic_files(make_panoptic, jobs, file, panoptic_categories(), overwrite=overwrite, num_proc=num_proc)
 
 
 def prepare(
-    folder: Path, *, splits: Sequence[str] = SPLITS, kinds: Sequence[str] = KINDS, num_proc: int = 1, overwrite: bool = False
+    folder: Path,
+    *,
+    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
+    kinds: Sequence[Literal["semantic", "instance", "panoptic"]] = ("semantic", "instance", "panoptic"),
+    num_proc: int = 1,
+    overwrite: bool = False,
 ) -> None:
     """Makes the files of some kinds, from the folder ADEChallengeData2016. Raises ValueError for a file that is missing or wrong."""
     makers = {"semantic": prepare_semantic, "instance": prepare_instance, "panoptic": prepare_panoptic}

@@ -9,7 +9,7 @@ originals; other tools want these. What exists is kept unless --overwrite is giv
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,7 +37,6 @@ LOOKS = {
     32: ("vehicle", (0, 0, 230)),
     33: ("vehicle", (119, 11, 32)),
 }
-SPLITS = ("train", "val", "test")
 LABELS_END, INSTANCES_END = "_labelIds.png", "_instanceIds.png"
 
 
@@ -110,7 +109,9 @@ def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: b
     make_panoptic_files(write_panoptic, jobs, file, categories, overwrite=overwrite, num_proc=num_proc, **options)
 
 
-def prepare(folder: Path, *, splits: Sequence[str] = SPLITS[:2], num_proc: int = 1, overwrite: bool = False) -> None:
+def prepare(
+    folder: Path, *, splits: Sequence[Literal["train", "val", "test"]] = ("train", "val"), num_proc: int = 1, overwrite: bool = False
+) -> None:
     """Makes train ids and panoptic files, from the folder that holds gtFine. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         for make in (prepare_train_ids, prepare_panoptic):

@@ -1,4 +1,4 @@
-"""Draws the visual prompts of COCO-Interactive for all objects of COCO, and write them in the format of the published files.
+"""Draws the visual prompts of COCO-Interactive for all objects of COCO, and writes them in the format of the published files.
 
     psalm prepare coco_interactive coco --split val --rules released --seed 0 --num-proc 8
 
@@ -17,11 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ..preparation import do_all, write_file
 
-SPLITS = ("train", "val")
-RULES = ("released", "paper")
 IMAGES_PER_PART = 100
 
 
@@ -103,8 +102,8 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
 def prepare(
     folder: Path,
     *,
-    splits: Sequence[str] = SPLITS,
-    rules: str = RULES[0],
+    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
+    rules: Literal["released", "paper"] = "released",
     seed: int = 0,
     num_proc: int = 1,
     overwrite: bool = False,

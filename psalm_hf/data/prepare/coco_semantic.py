@@ -9,21 +9,19 @@ Reads annotations/panoptic_{split}2017.json and panoptic_{split}2017/ in the fol
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ..preparation import make_files, write_pixels
 from ..segment_map import read_segment_map
 
-SPLITS = ("train", "val")
-UNLABELLED = 255
-
 
 def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
     """Writes the map of one image, from its panoptic map and {segment id: position of the category}."""
     panoptic_path, positions, path = job
     segments = read_segment_map(panoptic_path)
-    labels = np.full(segments.shape, UNLABELLED, dtype=np.uint8)
+    labels = np.full(segments.shape, 255, dtype=np.uint8)
     for segment_id, position in positions.items():
         labels[segments == segment_id] = position
     write_pixels(path, labels)
@@ -46,7 +44,9 @@ def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> N
     make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)
 
 
-def prepare(folder: Path, *, splits: Sequence[str] = SPLITS, num_proc: int = 1, overwrite: bool = False) -> None:
+def prepare(
+    folder: Path, *, splits: Sequence[Literal["train", "val"]] = ("train", "val"), num_proc: int = 1, overwrite: bool = False
+) -> None:
     """Makes the maps of the splits, in the folder of COCO. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         prepare_split(folder, split, num_proc, overwrite)

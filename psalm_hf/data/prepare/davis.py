@@ -10,14 +10,13 @@ in the released file, a frame is only asked for the objects that its annotation 
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
 from ...masks import area
 from ..preparation import write_json
 from ..segment_map import read_segment_map
-
-SPLITS = ("train", "val")
 
 
 def items_of_sequence(data_dir: Path, root: str, sequence: str, first_number: int) -> list[dict]:
@@ -58,7 +57,7 @@ def items_of_sequence(data_dir: Path, root: str, sequence: str, first_number: in
     return items
 
 
-def prepare(folder: Path, *, split: str = "val", overwrite: bool = False) -> None:
+def prepare(folder: Path, *, split: Literal["train", "val"] = "val", overwrite: bool = False) -> None:
     """Makes the file of a split, in the folder of DAVIS. Raises ValueError for a file that is missing or cannot be read."""
     from ..benchmarks.davis import root_of
 

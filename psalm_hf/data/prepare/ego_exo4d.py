@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from tqdm import tqdm
@@ -25,7 +26,6 @@ from ..preparation import write_json
 from .lzstring import decompress_from_uri_component
 
 FRAMES_PER_SECOND = 30  # nothing is annotated more often than once per second
-SPLITS = ("train", "val", "test")
 MIN_HEIGHT = 1408  # smaller videos are left out, as in the public baselines
 
 
@@ -143,7 +143,9 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
     return broken
 
 
-def prepare(relations: Path, output: Path, *, split: str, videos: Path | None = None, overwrite: bool = False) -> None:
+def prepare(
+    relations: Path, output: Path, *, split: Literal["train", "val", "test"], videos: Path | None = None, overwrite: bool = False
+) -> None:
     """Unpacks all takes of the relations file.
 
     Args:

@@ -13,13 +13,12 @@ comparable with published ones. If you have the published maps, put them into an
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from ..preparation import copy_image, make_files, read_names, write_pixels
+from ..preparation import SPLIT_FOLDERS, copy_image, make_files, read_names, write_pixels
 
-FOLDERS = {"train": "training", "val": "validation"}
-SPLITS = tuple(FOLDERS)
 UNLABELLED = {59: 255, 459: 65535}
 
 
@@ -47,10 +46,10 @@ def prepare_split(folder: Path, output: Path, labels: Path, split: str, num_proc
     advice = "give the folder that holds VOC2010, see docs/datasets/pascal_context.md"
     names = read_names(folder / f"ImageSets/Main/{split}.txt", advice)
     for number, end in ((459, ".tif"), (59, ".png")):
-        maps = output / f"annotations_ctx{number}/{FOLDERS[split]}"
+        maps = output / f"annotations_ctx{number}/{SPLIT_FOLDERS[split]}"
         jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
         make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", overwrite=overwrite, num_proc=num_proc)
-    images = [(folder / f"JPEGImages/{name}.jpg", output / f"images/{FOLDERS[split]}/{name}.jpg") for name in names]
+    images = [(folder / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
     make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
 
 
@@ -59,7 +58,7 @@ def prepare(
     output: Path,
     *,
     labels: Path | None = None,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> None:

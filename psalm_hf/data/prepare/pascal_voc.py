@@ -8,13 +8,11 @@ a palette. `load("voc20", ...)` reads VOCdevkit itself; other tools want this la
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from ..preparation import copy_image, make_files, read_names, read_pixels, write_pixels
-
-FOLDERS = {"train": "training", "val": "validation"}
-SPLITS = tuple(FOLDERS)
+from ..preparation import SPLIT_FOLDERS, copy_image, make_files, read_names, read_pixels, write_pixels
 
 
 def write_map(job: tuple[Path, bool, Path]) -> None:
@@ -32,15 +30,17 @@ def prepare_split(folder: Path, output: Path, split: str, num_proc: int, overwri
     voc = folder / "VOC2012"
     advice = "give the folder that holds VOC2012, see docs/datasets/pascal_voc.md"
     names = read_names(voc / f"ImageSets/Segmentation/{split}.txt", advice)
-    images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{FOLDERS[split]}/{name}.jpg") for name in names]
+    images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
     make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
     for number in (20, 21):
-        maps = output / f"annotations_pascal{number}/{FOLDERS[split]}"
+        maps = output / f"annotations_pascal{number}/{SPLIT_FOLDERS[split]}"
         jobs = [(voc / f"SegmentationClass/{name}.png", number == 21, maps / f"{name}.png") for name in names]
         make_files(write_map, jobs, title=f"annotations_pascal{number} {split}", overwrite=overwrite, num_proc=num_proc)
 
 
-def prepare(folder: Path, output: Path, *, splits: Sequence[str] = SPLITS, num_proc: int = 1, overwrite: bool = False) -> None:
+def prepare(
+    folder: Path, output: Path, *, splits: Sequence[Literal["train", "val"]] = ("train", "val"), num_proc: int = 1, overwrite: bool = False
+) -> None:
     """Makes the layout, from VOCdevkit, which holds VOC2012, in `output`. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         prepare_split(folder, output, split, num_proc, overwrite)

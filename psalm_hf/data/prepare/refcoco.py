@@ -20,23 +20,22 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
 from ..preparation import write_json
 
-DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco")
-FORMATS = ("refs", "psalm_json")
-RELEASED = ("unc", "umd")  # the divisions into splits that the released files have
-NO_TARGET = -1
+ReferDataset = Literal["refcoco", "refcoco+", "refcocog", "grefcoco"]
+RELEASED_DIVISIONS = ("unc", "umd")  # the divisions into splits that the released files have
+NO_ANNOTATION = -1
 
 
 def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str, str, Path]]:
     """Dataset, division into splits and file of all refs; of a pickle and its JSON the one that is published: the pickle, of gRefCOCO the
     JSON, beside which old copies have a pickle with other ids."""
     found = {}
-    for dataset in datasets or DATASETS:
+    for dataset in datasets or get_args(ReferDataset):
         name, kinds = ("grefs", ("p", "json")) if dataset == "grefcoco" else ("refs", ("json", "p"))  # the last is what is published
         for kind in kinds:
             for path in sorted((data_dir / dataset).glob(f"{name}(*).{kind}")):
@@ -46,7 +45,7 @@ def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str,
         if datasets and not any(dataset == key[0] for key in found):
             raise FileNotFoundError(f"{data_dir / dataset}: no file refs(...).p or grefs(...).json; download it, see docs/datasets")
     if not found:
-        raise FileNotFoundError(f"{data_dir}: none of the folders {', '.join(DATASETS)} with refs; see docs/datasets/refcoco.md")
+        raise FileNotFoundError(f"{data_dir}: none of {', '.join(get_args(ReferDataset))} with refs; see docs/datasets/refcoco.md")
     return [(dataset, division, path) for (dataset, division), path in found.items()]
 
 
@@ -66,7 +65,7 @@ def read_json(path: Path) -> Any:
 def annotation_ids(ref: dict[str, Any]) -> list[int]:
     """Ids of the annotations of a ref: one in RefCOCO, a list in gRefCOCO, none where nothing is meant."""
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    return [] if ids == [NO_TARGET] else ids
+    return [] if ids == [NO_ANNOTATION] else ids
 
 
 class RefInstances:
@@ -147,8 +146,8 @@ def count_table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
 def prepare(
     folder: Path,
     *,
-    datasets: Sequence[str] | None = None,
-    format: str = FORMATS[0],
+    datasets: Sequence[ReferDataset] | None = None,
+    format: Literal["refs", "psalm_json"] = "refs",
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -169,7 +168,7 @@ def prepare(
             contents = {}
             if format == "refs" and path.suffix == ".p":
                 contents[f"{path.stem}.json"] = refs
-            elif format == "psalm_json" and division in RELEASED:
+            elif format == "psalm_json" and division in RELEASED_DIVISIONS:
                 for split in counts:
                     contents[f"{dataset}_{split}.json"] = instances.released_items([ref for ref in refs if ref["split"] == split])
             for name, content in contents.items():
