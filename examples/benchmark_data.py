@@ -121,7 +121,7 @@ def time_loader(options: argparse.Namespace) -> None:
 
 
 def write_panoptic(folder: Path, rows: int) -> None:
-    """A folder like COCO's whose pictures are links to one."""
+    """Writes a folder like COCO's whose images are links to one."""
     import numpy as np
     from PIL import Image
 

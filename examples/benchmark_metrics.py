@@ -26,7 +26,7 @@ IGNORED = 255
 
 
 class Case(NamedTuple):
-    """One row of the table; both ways give the same numbers, by name."""
+    """Row of the table; both ways give the same numbers, by name."""
 
     name: str
     size: tuple[int, int]

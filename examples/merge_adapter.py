@@ -1,4 +1,4 @@
-"""Merge the adapter of a LoRA run into its model: an ordinary folder that loads where peft is not installed.
+"""Merges the adapter of a LoRA run into its model: an ordinary folder that loads where peft is not installed.
 
 python examples/merge_adapter.py --adapter outputs/lora --output outputs/lora_merged
 """
@@ -19,15 +19,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
 
+    from psalm_hf.cli.command import run
     from psalm_hf.training.lora import merge_adapter
 
-    try:
+    def merge(options: argparse.Namespace) -> None:
         merge_adapter(options.adapter, options.output, options.base, dtype=options.dtype)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {options.output}", file=sys.stderr)
-    return 0
+        print(f"wrote {options.output}", file=sys.stderr)
+
+    return run(merge, options)
 
 
 if __name__ == "__main__":

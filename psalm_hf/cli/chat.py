@@ -1,4 +1,4 @@
-"""A dialogue about a picture, in the terminal.
+"""Holds a dialogue about an image, in the terminal.
 
     psalm chat                                       # a drawn picture, by psalm-tiny
     psalm chat kitchen.jpg --checkpoint DIR

@@ -1,4 +1,4 @@
-"""What a training config needs on each GPU, before anything is started: parameters, and memory by engine.
+"""Estimates what a training config needs on each GPU, before anything is started: parameters, and memory by engine.
 
     psalm estimate-memory --config stage2_paper --processes 16 [--length 1024 --batch-sizes '{...}']
 

@@ -1,4 +1,4 @@
-"""The `psalm` command: finds the module of a verb and hands it the other arguments."""
+"""Command `psalm`: finds the module of a verb and hands it the other arguments."""
 
 import sys
 from importlib import import_module

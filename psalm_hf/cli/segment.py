@@ -89,7 +89,7 @@ def segment_picture(arguments: list[str] | None) -> None:
 
 
 def open_picture(options: argparse.Namespace) -> "Image.Image":
-    """The picture of the command line, or a drawn one."""
+    """Opens the image of the command line, or draws one."""
     if options.image is None:
         from ..data.shapes.scene import example_picture
 
@@ -102,14 +102,14 @@ def open_picture(options: argparse.Namespace) -> "Image.Image":
 
 
 def tiny_note(options: argparse.Namespace) -> str | None:
-    """A warning for the result if psalm-tiny segmented a picture of the user's; else None."""
+    """Warning for the result if psalm-tiny segmented an image of the user; else None."""
     if options.checkpoint != TINY or options.image is None:
         return None
     return "By psalm-tiny, which knows drawn shapes alone; on other pictures its masks mean nothing."
 
 
 def read_prompts(options: argparse.Namespace) -> list["Prompt"]:
-    """The prompt of the command line, or one of each kind for the drawn picture."""
+    """Reads the prompt of the command line, or makes one of each kind for the drawn image."""
     from ..segments import Prompt
 
     if options.is_overview:
@@ -216,7 +216,7 @@ def region_name(kind: str, value: tuple | list | Path) -> str:
 
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Where the two files go. The folder is made now, not after minutes of work."""
+    """Paths of the two files. Their folder is made now, not after minutes of work."""
     paths = Path(f"{options.output}.png"), Path(f"{options.output}.json")
     if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--output {options.output} would overwrite the picture {options.image}; choose another prefix")

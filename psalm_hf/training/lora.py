@@ -28,7 +28,7 @@ LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.vision_tower"
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What `lora` of a training config says.
+    """Options of adapters, `lora` of a training config.
 
     Args:
         rank: of the two factors of every adapter.
@@ -96,7 +96,7 @@ def target_pattern(model: PsalmForSegmentation, targets: Sequence[str] = ()) -> 
 
 
 def new_modules(model: PsalmForSegmentation) -> list[str]:
-    """What PSALM adds to a vision tower and a language model (projector, decoders, ...), by names in the state dict."""
+    """Names in the state dict of the modules that PSALM adds to a vision tower and a language model (projector, decoders, ...)."""
     inner = [f"model.{name}" for name, _ in model.model.named_children()]
     outer = [name for name, _ in model.named_children() if name not in ("model", "lm_head")]
     return [name for name in [*inner, *outer] if name not in (LANGUAGE_MODEL, VISION_TOWER)]
@@ -145,18 +145,18 @@ def _outermost(names: Sequence[str]) -> list[str]:
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The PSALM model inside of peft's; any other model is itself."""
+    """Returns the PSALM model inside of peft's; any other model is itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def plain_name(name: str) -> str:
-    """A module's or parameter's name without what peft adds: "base_model.model.lm_head" -> "lm_head", and so on inside of modules that
-    are trained fully ("model.projector.modules_to_save.default.linear" -> "model.projector.linear")."""
+    """Name of a module or parameter without the parts that peft adds: "base_model.model.lm_head" -> "lm_head", and so on inside of modules
+    that are trained fully ("model.projector.modules_to_save.default.linear" -> "model.projector.linear")."""
     return name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".original_module", "")
 
 
 def load_adapter(adapter: str | Path, base: str | Path | None = None, **options: Any) -> "PeftModel":
-    """The model of an adapter folder, for inference.
+    """Loads the model of an adapter folder, for inference.
 
     Args:
         adapter: folder or Hub id with adapter_config.json.

@@ -196,7 +196,7 @@ def saved_by_step(model: PsalmForSegmentation, step: str, rows: int, length: int
 
 
 def _feature_maps(model: PsalmForSegmentation, rows: int, saved: SavedTensors) -> list[Tensor]:
-    """A frozen tower keeps nothing: its maps come out of nowhere."""
+    """Feature maps of the vision tower; a frozen tower keeps nothing, its maps come out of nowhere."""
     tower, size = model.model.vision_tower, model.config.image_size
     dtype = next(tower.parameters()).dtype
     if any(parameter.requires_grad for parameter in tower.parameters()):

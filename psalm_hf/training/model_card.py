@@ -42,7 +42,7 @@ SETTINGS += ("weight_decay", "max_grad_norm", "gradient_accumulation_steps", CHE
 
 
 class ModelPart(NamedTuple):
-    """One line of the model's inventory; `trained` counts the parameters that the run changed."""
+    """Line of the model's inventory; `trained` counts the parameters that the run changed."""
 
     name: str
     kind: str

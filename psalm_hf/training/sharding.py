@@ -24,13 +24,13 @@ def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, f
 
 
 def load_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Every process takes its part of what `save_sharded_optimizer` wrote."""
+    """Loads what `save_sharded_optimizer` wrote; every process takes its part."""
     state = torch.load(file, map_location="cpu", weights_only=True)
     set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE_TENSORS)
 
 
 def load_sharded_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Every process takes its part of the weights in a checkpoint folder."""
+    """Loads the weights of a checkpoint folder; every process takes its part."""
     weights = read_weights(checkpoint)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for target, source in tied.items():  # written once

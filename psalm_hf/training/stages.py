@@ -1,4 +1,4 @@
-"""A config -> a trained checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
+"""Training from a config to a checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
 
 import os
 from collections import Counter
@@ -55,7 +55,7 @@ def prepare(config: str | Path, overrides: Overrides = (), *, resume: bool = Fal
 
 
 def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> PsalmTrainer:
-    """The trainer of a run of stage 1 or 2, ready for `train()`.
+    """Builds the trainer of a run of stage 1 or 2, ready for `train()`.
 
     Everything that can be refused is refused here: first what the config says, then what the files hold.
 
@@ -76,7 +76,7 @@ def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool
 
 
 def stage_of(config: str | Path, overrides: Overrides = ()) -> type:
-    """`AlignmentArguments`, `MixtureArguments` or `VisionArguments`, by the fields that no other has; alignment where there are none."""
+    """Finds the class of arguments of a config by the fields that no other class has; `AlignmentArguments` where there are none."""
     _, given = read_mapping(config, overrides)
     stages = (AlignmentArguments, MixtureArguments, VisionArguments)
     number = Counter(field.name for stage in (*stages, PsalmTrainingArguments) for field in fields(stage))
@@ -97,7 +97,7 @@ def _build(run: Run, training: PsalmTrainingArguments, resume: bool) -> PsalmTra
 def _batches(
     weights: dict[str, float], batch_sizes: dict[str, int], training: PsalmTrainingArguments, resume: bool
 ) -> mixture.OneTaskPerBatch:
-    """The batches of a run, which must be those of the checkpoint that it goes on from."""
+    """Draws the batches of a run, which must be those of the checkpoint that it goes on from."""
     batches_per_step = training.gradient_accumulation_steps * training.world_size
     batches = mixture.OneTaskPerBatch(weights, batch_sizes, training.max_steps, training.seed, batches_per_step)
     if resume:

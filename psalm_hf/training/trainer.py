@@ -160,7 +160,7 @@ class PsalmTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _set_modes(self, model: nn.Module) -> None:
-        """The Trainer puts everything in training mode before every batch; frozen parts are put back."""
+        """Puts frozen parts out of training mode again, into which the Trainer puts everything before every batch."""
         is_frozen = not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
         if not (is_frozen and self.args.frozen_vision_dropout):
             model.vision_tower.eval()  # no drop path
@@ -169,7 +169,7 @@ class PsalmTrainer(Trainer):
             _freeze_batch_norms(model.projector)
 
     def evaluate(self, *, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """What `evaluation` measures now, under `<metric_key_prefix>_<name>`; also logged and told to the callbacks.
+        """Returns the metrics of `evaluation` as `<metric_key_prefix>_<name>`; they are also logged and told to the callbacks.
 
         Args:
             ignore_keys: of the Trainer, which asks with it; not read.
@@ -191,7 +191,7 @@ class PsalmTrainer(Trainer):
             write_card(self.args.output_dir, card_of_run(self, **words))
 
     def _measure(self) -> dict[str, float]:
-        """The numbers of process 0, on all processes: they decide alike which checkpoint is the best, and when to save it."""
+        """Gets the metrics of process 0 on all processes: they decide alike which checkpoint is the best, and when to save it."""
         is_distributed = dist.is_available() and dist.is_initialized()
         if is_distributed:
             for buffer in self.model.buffers():  # batch norms have counted the batches of their process; those of process 0 are saved
@@ -212,7 +212,7 @@ class PsalmTrainer(Trainer):
         return {f"learning_rate/{name}": first / initial * rate for name, rate in self.args.learning_rates.items()} if initial else {}
 
     def _mean_terms(self) -> dict[str, float]:
-        """Of all processes, since the last log."""
+        """Means of the loss terms of all processes since the last log."""
         names = sorted(self._terms)
         means = torch.stack([torch.stack(self._terms[name]).float().mean() for name in names])
         self._terms.clear()
@@ -231,7 +231,7 @@ class PsalmTrainer(Trainer):
         return {"images_per_second": round(images.sum().item(), 2), "memory_gib": round(memory.max().item(), 3)}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
+        """Trains; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
@@ -293,7 +293,7 @@ class PsalmTrainer(Trainer):
 
 
 def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
-    """A number that follows from a batch, the seed of the run and the optimizer step."""
+    """Number that follows from a batch, the seed of the run and the optimizer step."""
     parts = [inputs["input_ids"]]
     if inputs.get("pixel_values") is not None:
         parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, pictures are not
@@ -305,7 +305,7 @@ def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, random numbers go on as before: those of Python, numpy, and torch on all devices."""
+    """Keeps the random state of Python, numpy, and torch on all devices: after it, random numbers go on as before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with kept_torch_state():
@@ -341,7 +341,7 @@ def parameter_groups(
 
 
 def freeze_vision_tower(model: nn.Module, rates: Mapping[str, float]) -> None:
-    """The vision tower learns only where `rates` names it or a part of it, as in the paper.
+    """Freezes the vision tower but for the parts that `rates` names, as in the paper.
 
     Raises:
         ValueError: a name in `rates` that the model does not have.

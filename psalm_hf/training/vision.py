@@ -22,7 +22,7 @@ ATTRIBUTES: Mapping[str, int] = {"class": len(CLASSES), "color": len(COLORS), "p
 
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
-    """What each pixel belongs to.
+    """Labels of every pixel of a scene.
 
     Returns:
         `class` (H, W) uint8, index into `CLASSES`; `color`, `pattern` (H, W) uint8, 255 on stuff; `offset` (2, H, W) float32, from
@@ -61,7 +61,7 @@ class DenseScenes(Dataset):
 
 
 class DensePretraining(nn.Module):
-    """The vision parts of a PSALM model under throw-away heads.
+    """Vision parts of a PSALM model under throw-away heads.
 
     Args:
         psalm: its vision tower, projector and pixel decoder are trained in place.

@@ -17,7 +17,7 @@ _END = 2
 
 
 def decompress_from_uri_component(packed: str) -> str:
-    """The text that was packed.
+    """Unpacks a text.
 
     Raises:
         ValueError: characters that do not occur in packed text, or its end is missing.

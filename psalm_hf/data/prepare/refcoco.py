@@ -45,7 +45,8 @@ def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str,
         if datasets and not any(dataset == key[0] for key in found):
             raise FileNotFoundError(f"{data_dir / dataset}: no file refs(...).p or grefs(...).json; download it, see docs/datasets")
     if not found:
-        raise FileNotFoundError(f"{data_dir}: none of {', '.join(get_args(ReferDataset))} with refs; see docs/datasets/refcoco.md")
+        names = ", ".join(get_args(ReferDataset))
+        raise FileNotFoundError(f"{data_dir}: none of the folders {names} with refs; see docs/datasets/refcoco.md")
     return [(dataset, division, path) for (dataset, division), path in found.items()]
 
 

@@ -128,7 +128,7 @@ def test_a_broken_ref_is_named_and_nothing_of_its_file_is_written(fields, messag
 
 def test_what_is_missing_is_named(root, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert f"error: {tmp_path}/nowhere: none of refcoco, refcoco+" in capsys.readouterr().err
+    assert f"error: {tmp_path}/nowhere: none of the folders refcoco, refcoco+" in capsys.readouterr().err
     assert main([str(root), "--datasets", "refcocog"]) == 2
     assert f"error: {root}/refcocog: no file refs(...).p" in capsys.readouterr().err
     (root / "refcoco/instances.json").write_text("{}", encoding="utf-8")
