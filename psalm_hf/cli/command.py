@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 from ..checkpoints import TINY
@@ -49,12 +50,17 @@ class CommandParser(argparse.ArgumentParser):
                 raise ValueError(f"{self.prog} has no option {name}{did_you_mean(name, known) or '; see --help'}")
 
 
-def run(command: Callable[[Any], int | None], arguments: Any) -> int:
+def run(command: Callable[[Any], int | None], arguments: Any = None) -> int:
     """Calls a command and returns its exit status: its own, or 2 after a line that says what is wrong."""
     try:
         return command(arguments) or 0
     except (ValueError, OSError, ImportError) as error:
         return refuse(error)
+
+
+def verb(command: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+    """Makes the `main` of a verb, which returns an exit status, see `run`."""
+    return wraps(command)(partial(run, command))
 
 
 def refuse(error: Exception) -> int:

@@ -9,7 +9,7 @@ Hub, and opens with `trust_remote_code=True` where psalm_hf is not installed.
 import argparse
 from pathlib import Path
 
-from .command import CommandParser, run, say
+from .command import CommandParser, say, verb
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -20,11 +20,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(convert, arguments)
-
-
-def convert(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
 
     from ..checkpoints import resolve_checkpoint

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..spelling import did_you_mean
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 PREPARED = {
     "ade20k": "ADE20K: maps that start at 0, JSON files of instance and panoptic segmentation",
@@ -38,11 +38,8 @@ MEANINGS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(prepare, arguments)
-
-
-def prepare(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     dataset, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if dataset in ("-h", "--help"):
         width = max(map(len, PREPARED))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import TINY, resolve_checkpoint
 from ..spelling import did_you_mean
-from .command import CommandParser, add_model_options, load_model, run, say
+from .command import CommandParser, add_model_options, load_model, say, verb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,11 +45,8 @@ DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(segment_picture, arguments)
-
-
-def segment_picture(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
     overlay_path, json_path = output_paths(options)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,11 +56,8 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
+@verb
 def main(arguments: list[str] | None = None) -> int:
-    return run(verify, arguments)
-
-
-def verify(arguments: list[str] | None) -> int:
     options = parse_arguments(arguments)
     given = read_options(options.option)
 

@@ -20,17 +20,14 @@ import hashlib
 from pathlib import Path
 
 from ..checkpoints import resolve_checkpoint
-from .command import CommandParser, add_model_options, load_model, run, say
+from .command import CommandParser, add_model_options, load_model, say, verb
 
 POLICY_NAMES = ("first_last_confident", "last_frame", "released")
 DEFAULT_RATE = 24.0  # frames per second of a video made of a folder
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(follow_objects, arguments)
-
-
-def follow_objects(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 

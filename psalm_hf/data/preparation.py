@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +17,8 @@ from tqdm import tqdm
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+TrainVal = Sequence[Literal["train", "val"]]  # the splits of most datasets
+TRAIN_VAL = ("train", "val")
 SPLIT_FOLDERS = {"train": "training", "val": "validation"}  # of ADE20K, and of the layouts like it
 
 

@@ -132,16 +132,12 @@ def add_adapters(
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=target_pattern(model, options.targets),
-        modules_to_save=[*new_modules(model), *_outermost(tower)],
+        modules_to_save=[*new_modules(model), *(name for name in tower if not any(name.startswith(f"{other}.") for other in tower))],
         trainable_token_indices={embeddings: [processor.tokenizer.convert_tokens_to_ids(SEG_TOKEN)]},
     )
     with kept_torch_state():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
-
-
-def _outermost(names: Sequence[str]) -> list[str]:
-    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

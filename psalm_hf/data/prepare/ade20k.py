@@ -20,6 +20,8 @@ import numpy as np
 from ...masks import rle_from_bitmap
 from ..preparation import (
     SPLIT_FOLDERS,
+    TRAIN_VAL,
+    TrainVal,
     box_and_area,
     do_all,
     files_in,
@@ -180,7 +182,7 @@ def prepare_panoptic(folder: Path, split: str, num_proc: int, overwrite: bool) -
 def prepare(
     folder: Path,
     *,
-    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
+    splits: TrainVal = TRAIN_VAL,
     kinds: Sequence[Literal["semantic", "instance", "panoptic"]] = ("semantic", "instance", "panoptic"),
     num_proc: int = 1,
     overwrite: bool = False,

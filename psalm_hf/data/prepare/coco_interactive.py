@@ -15,11 +15,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..preparation import do_all, write_file
+from ..preparation import TRAIN_VAL, TrainVal, do_all, write_file
 
 IMAGES_PER_PART = 100
 
@@ -102,7 +101,7 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
 def prepare(
     folder: Path,
     *,
-    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
+    splits: TrainVal = TRAIN_VAL,
     rules: Literal["released", "paper"] = "released",
     seed: int = 0,
     num_proc: int = 1,

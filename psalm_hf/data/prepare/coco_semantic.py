@@ -7,13 +7,11 @@ Reads annotations/panoptic_{split}2017.json and panoptic_{split}2017/ in the fol
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ..preparation import make_files, write_pixels
+from ..preparation import TRAIN_VAL, TrainVal, make_files, write_pixels
 from ..segment_map import read_segment_map
 
 
@@ -27,7 +25,8 @@ def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
     write_pixels(path, labels)
 
 
-def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
+def jobs_of_split(folder: Path, split: str) -> list[tuple[Path, dict[int, int], Path]]:
+    """Jobs of `write_map` for all images of a split."""
     file = folder / f"annotations/panoptic_{split}2017.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -41,12 +40,11 @@ def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> N
         raise ValueError(f"{file}: does not exist; give the folder of COCO, see docs/datasets/coco.md") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: not the panoptic annotations of COCO ({error!r}); download it again") from error
-    make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)
+    return jobs
 
 
-def prepare(
-    folder: Path, *, splits: Sequence[Literal["train", "val"]] = ("train", "val"), num_proc: int = 1, overwrite: bool = False
-) -> None:
+def prepare(folder: Path, *, splits: TrainVal = TRAIN_VAL, num_proc: int = 1, overwrite: bool = False) -> None:
     """Makes the maps of the splits, in the folder of COCO. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
-        prepare_split(folder, split, num_proc, overwrite)
+        jobs = jobs_of_split(folder, split)
+        make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)

@@ -11,13 +11,11 @@ The published maps of 59 categories come from trainval_merged.json, which counts
 comparable with published ones. If you have the published maps, put them into annotations_ctx59/ first; they are kept.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ..preparation import SPLIT_FOLDERS, copy_image, make_files, read_names, write_pixels
+from ..preparation import SPLIT_FOLDERS, TRAIN_VAL, TrainVal, copy_image, make_files, read_names, write_pixels
 
 UNLABELLED = {59: 255, 459: 65535}
 
@@ -42,23 +40,12 @@ def write_map(job: tuple[Path, int, Path]) -> None:
     write_pixels(path, position[labels], **({"compression": "tiff_adobe_deflate"} if number == 459 else {}))
 
 
-def prepare_split(folder: Path, output: Path, labels: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    advice = "give the folder that holds VOC2010, see docs/datasets/pascal_context.md"
-    names = read_names(folder / f"ImageSets/Main/{split}.txt", advice)
-    for number, end in ((459, ".tif"), (59, ".png")):
-        maps = output / f"annotations_ctx{number}/{SPLIT_FOLDERS[split]}"
-        jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
-        make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", overwrite=overwrite, num_proc=num_proc)
-    images = [(folder / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
-    make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
-
-
 def prepare(
     folder: Path,
     output: Path,
     *,
     labels: Path | None = None,
-    splits: Sequence[Literal["train", "val"]] = ("train", "val"),
+    splits: TrainVal = TRAIN_VAL,
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> None:
@@ -67,6 +54,14 @@ def prepare(
     Raises:
         ValueError: a file that is missing or of another dataset.
     """
-    voc = folder / "VOC2010"
+    voc, options = folder / "VOC2010", {"num_proc": num_proc, "overwrite": overwrite}
+    labels = labels or voc / "trainval"
     for split in splits:
-        prepare_split(voc, output, voc / "trainval" if labels is None else labels, split, num_proc, overwrite)
+        advice = "give the folder that holds VOC2010, see docs/datasets/pascal_context.md"
+        names = read_names(voc / f"ImageSets/Main/{split}.txt", advice)
+        for number, end in ((459, ".tif"), (59, ".png")):
+            maps = output / f"annotations_ctx{number}/{SPLIT_FOLDERS[split]}"
+            jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
+            make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", **options)
+        images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
+        make_files(copy_image, images, title=f"images {split}", **options)

@@ -6,13 +6,11 @@ annotations_pascal21: 0 = background, 1..20, 255 = border; annotations_pascal20:
 a palette. `load("voc20", ...)` reads VOCdevkit itself; other tools want this layout. What exists is kept unless --overwrite is given.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ..preparation import SPLIT_FOLDERS, copy_image, make_files, read_names, read_pixels, write_pixels
+from ..preparation import SPLIT_FOLDERS, TRAIN_VAL, TrainVal, copy_image, make_files, read_names, read_pixels, write_pixels
 
 
 def write_map(job: tuple[Path, bool, Path]) -> None:
@@ -26,21 +24,15 @@ def write_map(job: tuple[Path, bool, Path]) -> None:
     write_pixels(path, labels)
 
 
-def prepare_split(folder: Path, output: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    voc = folder / "VOC2012"
-    advice = "give the folder that holds VOC2012, see docs/datasets/pascal_voc.md"
-    names = read_names(voc / f"ImageSets/Segmentation/{split}.txt", advice)
-    images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
-    make_files(copy_image, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
-    for number in (20, 21):
-        maps = output / f"annotations_pascal{number}/{SPLIT_FOLDERS[split]}"
-        jobs = [(voc / f"SegmentationClass/{name}.png", number == 21, maps / f"{name}.png") for name in names]
-        make_files(write_map, jobs, title=f"annotations_pascal{number} {split}", overwrite=overwrite, num_proc=num_proc)
-
-
-def prepare(
-    folder: Path, output: Path, *, splits: Sequence[Literal["train", "val"]] = ("train", "val"), num_proc: int = 1, overwrite: bool = False
-) -> None:
+def prepare(folder: Path, output: Path, *, splits: TrainVal = TRAIN_VAL, num_proc: int = 1, overwrite: bool = False) -> None:
     """Makes the layout, from VOCdevkit, which holds VOC2012, in `output`. Raises ValueError for a file that is missing or wrong."""
+    voc, options = folder / "VOC2012", {"num_proc": num_proc, "overwrite": overwrite}
     for split in splits:
-        prepare_split(folder, output, split, num_proc, overwrite)
+        advice = "give the folder that holds VOC2012, see docs/datasets/pascal_voc.md"
+        names = read_names(voc / f"ImageSets/Segmentation/{split}.txt", advice)
+        images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
+        make_files(copy_image, images, title=f"images {split}", **options)
+        for number in (20, 21):
+            maps = output / f"annotations_pascal{number}/{SPLIT_FOLDERS[split]}"
+            jobs = [(voc / f"SegmentationClass/{name}.png", number == 21, maps / f"{name}.png") for name in names]
+            make_files(write_map, jobs, title=f"annotations_pascal{number} {split}", **options)
