@@ -15,27 +15,15 @@ import numpy as np
 
 from ..preparation import box_and_area, files_in, make_files, make_panoptic_files, read_pixels, write_pixels, write_segment_map
 
-# Id -> supercategory and colour, as labels.py of cityscapesScripts has them. In panoptic files they belong to the categories.
+# Supercategory -> id -> colour, as labels.py of cityscapesScripts has them. In panoptic files they belong to the categories.
 LOOKS = {
-    7: ("flat", (128, 64, 128)),
-    8: ("flat", (244, 35, 232)),
-    11: ("construction", (70, 70, 70)),
-    12: ("construction", (102, 102, 156)),
-    13: ("construction", (190, 153, 153)),
-    17: ("object", (153, 153, 153)),
-    19: ("object", (250, 170, 30)),
-    20: ("object", (220, 220, 0)),
-    21: ("nature", (107, 142, 35)),
-    22: ("nature", (152, 251, 152)),
-    23: ("sky", (70, 130, 180)),
-    24: ("human", (220, 20, 60)),
-    25: ("human", (255, 0, 0)),
-    26: ("vehicle", (0, 0, 142)),
-    27: ("vehicle", (0, 0, 70)),
-    28: ("vehicle", (0, 60, 100)),
-    31: ("vehicle", (0, 80, 100)),
-    32: ("vehicle", (0, 0, 230)),
-    33: ("vehicle", (119, 11, 32)),
+    "flat": {7: (128, 64, 128), 8: (244, 35, 232)},
+    "construction": {11: (70, 70, 70), 12: (102, 102, 156), 13: (190, 153, 153)},
+    "object": {17: (153, 153, 153), 19: (250, 170, 30), 20: (220, 220, 0)},
+    "nature": {21: (107, 142, 35), 22: (152, 251, 152)},
+    "sky": {23: (70, 130, 180)},
+    "human": {24: (220, 20, 60), 25: (255, 0, 0)},
+    "vehicle": {26: (0, 0, 142), 27: (0, 0, 70), 28: (0, 60, 100), 31: (0, 80, 100), 32: (0, 0, 230), 33: (119, 11, 32)},
 }
 LABELS_END, INSTANCES_END = "_labelIds.png", "_instanceIds.png"
 
@@ -95,16 +83,12 @@ def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: b
     name = f"cityscapes_panoptic_{split}"
     sources = files_in(ground_truth / split, f"*/*{INSTANCES_END}")
     jobs = [(source, ground_truth / name / (source.name.removesuffix(INSTANCES_END) + "_panoptic.png")) for source in sources]
-    categories = [
-        {
-            "id": each.id,
-            "name": each.name,
-            "color": list(LOOKS[each.id][1]),
-            "supercategory": LOOKS[each.id][0],
-            "isthing": int(each.is_thing),
-        }
-        for each in CATEGORIES
-    ]
+    groups = {id: (group, list(color)) for group, colors in LOOKS.items() for id, color in colors.items()}
+    categories = []
+    for category in CATEGORIES:
+        group, color = groups[category.id]
+        described = {"id": category.id, "name": category.name, "color": color, "supercategory": group}
+        categories.append(described | {"isthing": int(category.is_thing)})
     file, options = ground_truth / f"{name}.json", {"sort_keys": True, "indent": 4}
     make_panoptic_files(write_panoptic, jobs, file, categories, overwrite=overwrite, num_proc=num_proc, **options)
 
