@@ -7,9 +7,9 @@ from ..spelling import did_you_mean
 
 # Verb -> what it does. The module of a verb is called as it is, and has `main(arguments) -> exit status`.
 VERBS = {
-    "segment": "a picture and a prompt -> an overlay and masks",
+    "segment": "an image and a prompt -> an overlay and masks",
     "video": "follows objects through a folder of frames or a video file",
-    "chat": "a dialogue about a picture, in words and masks",
+    "chat": "a dialogue about an image, in words and masks",
     "evaluate": "a checkpoint on a benchmark -> numbers, submission files, pictures",
     "train": "a config -> a trained checkpoint: vision, stage 1 or stage 2",
     "prepare": "makes files that are derived from a dataset",

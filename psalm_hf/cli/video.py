@@ -3,14 +3,14 @@
     psalm video FRAMES_FOLDER --first-mask first.png --output tracked
     psalm video street.mp4 --box 1 10 20 90 140 --point 2 320 200 --output tracked --video tracked/overlay.mp4
 
-FRAMES_FOLDER holds the frames as pictures; street.mp4 needs PyAV (pip install psalm_hf[video]). The output folder gets
+FRAMES_FOLDER holds the frames as images; street.mp4 needs PyAV (pip install psalm_hf[video]). The output folder gets
     masks/FRAME.png      values are the objects' numbers, 0 = none, in the palette of DAVIS; higher numbers cover lower ones
     overlays/FRAME.jpg   to look at
     scores.jsonl         a line per frame: its name, and the score of every object
     state.safetensors    what the session remembers, written every --save-every frames
 The same command goes on where it was interrupted, with the same result as if it had not been.
 
---first-mask is a picture whose pixel values (not colours) are object numbers, as in DAVIS. Coordinates are pixels of the upright frame (x
+--first-mask is an image whose pixel values (not colours) are object numbers, as in DAVIS. Coordinates are pixels of the upright frame (x
 to the right, y down). --checkpoint takes a folder or Hub id; without it psalm-tiny answers, which ships with the package: it was trained on
 drawn shapes alone, so on films its masks mean nothing. Policies: see the page on video in the documentation.
 """
@@ -61,7 +61,7 @@ def describe(options: argparse.Namespace) -> dict:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser("video", __doc__)
-    parser.add_argument("source", help="folder of pictures, in the order of their names, or video file")
+    parser.add_argument("source", help="folder of images, in the order of their names, or video file")
     parser.add_argument("--first-mask", type=Path, metavar="FILE", help="objects of the first frame: pixel values are their numbers")
     parser.add_argument("--box", action="append", nargs=5, type=float, default=[], metavar=("ID", "X0", "Y0", "X1", "Y1"))
     parser.add_argument(

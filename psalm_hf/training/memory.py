@@ -311,7 +311,13 @@ def build_planned(run: Run, training: PsalmTrainingArguments) -> tuple:
     """Builds the model of a run without weights, with what trains; also returned is where its sizes come from."""
     is_mixture = isinstance(run, MixtureArguments)
     changed = run.model if is_mixture else {}
-    if Path(folder := _folder(run.checkpoint)).is_dir():
+    try:
+        folder = resolve_checkpoint(run.checkpoint)
+    except FileNotFoundError:
+        if "/" not in run.checkpoint:
+            raise
+        folder = run.checkpoint  # the output of a run that has not been started
+    if Path(folder).is_dir():
         config, source = PsalmConfig.from_pretrained(folder, **changed), run.checkpoint
     else:
         config, source = PsalmConfig.from_dict(changed), f"the released model ({run.checkpoint} does not exist)"
@@ -323,15 +329,6 @@ def build_planned(run: Run, training: PsalmTrainingArguments) -> tuple:
         tokenizer = SimpleNamespace(convert_tokens_to_ids=lambda _: 0)  # of `[SEG]`; for sizes any row of the embeddings will do
         model = add_adapters(model, SimpleNamespace(tokenizer=tokenizer), lora, learning_rates=training.learning_rates).get_base_model()
     return model, source
-
-
-def _folder(checkpoint: str) -> str:
-    try:
-        return resolve_checkpoint(checkpoint)
-    except FileNotFoundError:
-        if "/" not in checkpoint:
-            raise
-        return checkpoint  # the output of a run that has not been started
 
 
 def estimate_memory(config: str | Path, overrides: Overrides = (), *, processes: int = 16, length: int | None = None) -> str:

@@ -65,7 +65,7 @@ class PsalmTrainer(Trainer):
         freeze_vision_tower(kwargs["model"], training.learning_rates)
         check_learning(kwargs["model"], training.learning_rates)
         save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
-        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty. It also
+        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own images, so this one stays empty. It also
         # refuses to save optimizers of a model that is divided; they are saved below.
         super().__init__(eval_dataset=(), **kwargs)
         training.save_only_model = save_only_model
@@ -296,7 +296,7 @@ def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
     """Number that follows from a batch, the seed of the run and the optimizer step."""
     parts = [inputs["input_ids"]]
     if inputs.get("pixel_values") is not None:
-        parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, pictures are not
+        parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, images are not
     number = zlib.crc32(repr((seed, step)).encode())
     for part in parts:
         number = zlib.crc32(part.cpu().numpy().tobytes(), number)

@@ -66,7 +66,7 @@ def write_panoptic(job: tuple[Path, Path]) -> dict[str, Any]:
     write_segment_map(path, np.where(evaluated, instances, 0))
     image_id = source.name.removesuffix(f"_gtFine{INSTANCES_END}")
     height, width = instances.shape
-    # The pictures are called otherwise (without gtFine), but this is what cityscapesScripts writes.
+    # The images are called otherwise (without gtFine), but this is what cityscapesScripts writes.
     image = {"id": image_id, "width": width, "height": height, "file_name": f"{image_id}_gtFine_leftImg8bit.png"}
     return {"image": image, "annotation": {"image_id": image_id, "file_name": path.name, "segments_info": segments_info}}
 

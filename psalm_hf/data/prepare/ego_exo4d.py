@@ -71,10 +71,10 @@ def write_frames(video: Path, folder: Path, scale: int) -> list[int]:
     """Writes the frames of a camera, `scale` times smaller; returns their numbers, none if the video is too small."""
     numbers = []
     folder.mkdir(parents=True)
-    for number, picture in video_frames(video):
-        if picture.height < MIN_HEIGHT:
+    for number, image in video_frames(video):
+        if image.height < MIN_HEIGHT:
             break
-        picture.resize((picture.width // scale, picture.height // scale), Image.Resampling.BILINEAR).save(
+        image.resize((image.width // scale, image.height // scale), Image.Resampling.BILINEAR).save(
             folder / f"{number}.jpg", quality=95
         )
         numbers.append(number)
