@@ -14,7 +14,7 @@ VERBS = {
     "train": "a config -> a trained checkpoint: vision, stage 1 or stage 2",
     "prepare": "makes files that are derived from a dataset",
     "verify": "checks a dataset on disk, record by record, and draws rows",
-    "convert": "an original PSALM checkpoint -> a folder of this package",
+    "convert": "an original PSALM checkpoint, or an adapter, -> a folder of this package",
     "calibrate": "finds the thresholds of expressions, and writes them into a processor",
     "estimate-memory": "what a training config needs on each GPU, before anything is started",
 }
