@@ -1,10 +1,10 @@
-"""Times PQ, mIoU and J&F against a straightforward way to compute each, on the same pictures, and checks that the numbers are the same.
+"""Times PQ, mIoU and J&F against a straightforward way to compute each, on the same images, and checks that the numbers are the same.
 
     python examples/benchmark_metrics.py                  # a minute
     python examples/benchmark_metrics.py --images 20 --repeats 9
 
-The straightforward way takes the definitions one picture at a time, with a bitmap for every segment, class or object, and dilates contours
-by a disk. Pictures are drawn: ellipses as truth, the same ones moved and deformed as prediction. Both ways get the same arrays in memory,
+The straightforward way takes the definitions one image at a time, with a bitmap for every segment, class or object, and dilates contours
+by a disk. Images are drawn: ellipses as target, the same ones moved and deformed as prediction. Both ways get the same arrays in memory,
 so that reading files and decoding RLE is not timed. Medians of repeats that take turns.
 """
 
@@ -14,17 +14,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 SIZES = ((480, 854), (480, 640))  # height, width
-SEGMENTS, CLASSES, OBJECTS = 24, 133, 4  # of a panoptic picture, of a vocabulary, of a video
+SEGMENTS, CLASSES, OBJECTS = 24, 133, 4  # of a panoptic image, of a vocabulary, of a video
 THINGS = 80  # the first classes
 VOID = 0
 IGNORED = 255
 
 
 class Case(NamedTuple):
-    """One row of the table; both ways give the same numbers, by name."""
+    """Row of the table; both ways give the same numbers, by name."""
 
     name: str
     size: tuple[int, int]
@@ -34,9 +36,9 @@ class Case(NamedTuple):
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=6, help="pictures, or frames of a video, of each size (default 6)")
+    parser.add_argument("--images", type=int, default=6, help="images, or frames of a video, of each size (default 6)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs after one warm-up (default 5); medians are printed")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn pictures (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn images (default 0)")
     options = parser.parse_args(arguments)
     for name in ("images", "repeats"):
         if getattr(options, name) < 1:
@@ -44,13 +46,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-# Pictures.
+# Images.
 
 
-def draw_pair(rng: Any, size: tuple[int, int], number: int) -> tuple[Any, Any]:
-    """Truth and prediction: (H, W) int64, values 1 .. number of ellipses that cover each other, 0 = none."""
-    import numpy as np
-
+def draw_pair(rng: np.random.Generator, size: tuple[int, int], number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Target and prediction: (H, W) int64, values 1 .. number of ellipses that cover each other, 0 = none."""
     height, width = size
     y, x = np.mgrid[:height, :width]
     maps = [np.zeros(size, dtype=np.int64) for _ in range(2)]
@@ -63,10 +63,8 @@ def draw_pair(rng: Any, size: tuple[int, int], number: int) -> tuple[Any, Any]:
     return maps[0], maps[1]
 
 
-def panoptic_picture(rng: Any, size: tuple[int, int]) -> tuple:
-    """Arguments of an update of `PanopticQuality`: some segments have another category than the truth, one is a crowd."""
-    import numpy as np
-
+def panoptic_pair(rng: np.random.Generator, size: tuple[int, int]) -> tuple:
+    """Arguments of an update of `PanopticQuality`: some segments have another category than the target, one is a crowd."""
     target, predicted = draw_pair(rng, size, SEGMENTS)
     categories = {value: int(rng.integers(CLASSES)) for value in range(1, SEGMENTS + 1)}
     guessed = {value: category if rng.random() < 0.8 else int(rng.integers(CLASSES)) for value, category in categories.items()}
@@ -76,10 +74,8 @@ def panoptic_picture(rng: Any, size: tuple[int, int]) -> tuple:
     return predicted, guessed, target, categories, [next(iter(categories))]
 
 
-def semantic_picture(rng: Any, size: tuple[int, int]) -> tuple:
-    """Prediction and truth, (H, W) uint8 as in PNG files; what no ellipse covers is ignored in the truth."""
-    import numpy as np
-
+def semantic_pair(rng: np.random.Generator, size: tuple[int, int]) -> tuple:
+    """Prediction and target, (H, W) uint8 as in PNG files; pixels that no ellipse covers are ignored in the target."""
     target, predicted = draw_pair(rng, size, SEGMENTS)
     classes = rng.integers(CLASSES, size=SEGMENTS + 1).astype(np.uint8)
     return classes[predicted], np.where(target == 0, IGNORED, classes[target]).astype(np.uint8)
@@ -88,12 +84,10 @@ def semantic_picture(rng: Any, size: tuple[int, int]) -> tuple:
 # The straightforward way.
 
 
-def reference_panoptic(pictures: list[tuple]) -> dict[str, float]:
+def reference_panoptic(images: list[tuple]) -> dict[str, float]:
     """PQ, SQ and RQ by their definition, with a bitmap per segment."""
-    import numpy as np
-
     matched, false, missed = ({category: [] for category in range(CLASSES)} for _ in range(3))
-    for predicted, guessed, target, categories, crowds in pictures:
+    for predicted, guessed, target, categories, crowds in images:
         found = {value: predicted == value for value in guessed}
         true = {value: target == value for value in categories}
         void = target == VOID
@@ -125,12 +119,10 @@ def reference_panoptic(pictures: list[tuple]) -> dict[str, float]:
     return {name: 100 * math.fsum(values) / len(rows) for name, values in zip(("PQ", "SQ", "RQ"), zip(*rows, strict=True), strict=True)}
 
 
-def reference_semantic(pictures: list[tuple]) -> dict[str, float]:
+def reference_semantic(images: list[tuple]) -> dict[str, float]:
     """mIoU by its definition, with a bitmap per class."""
-    import numpy as np
-
     common, true, found = (np.zeros(CLASSES, dtype=np.int64) for _ in range(3))
-    for predicted, target in pictures:
+    for predicted, target in images:
         counted = target != IGNORED
         for label in range(CLASSES):
             is_true, is_found = target == label, (predicted == label) & counted
@@ -141,10 +133,8 @@ def reference_semantic(pictures: list[tuple]) -> dict[str, float]:
     return {"mIoU": float(100 * (common[present] / (true + found - common)[present]).mean())}
 
 
-def reference_contour(mask: Any) -> Any:
+def reference_contour(mask: np.ndarray) -> np.ndarray:
     """(H, W) bool: the pixels that differ from the one to the right, below, or both."""
-    import numpy as np
-
     contour = np.zeros_like(mask)
     contour[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
     contour[:-1] |= mask[:-1] ^ mask[1:]
@@ -152,9 +142,8 @@ def reference_contour(mask: Any) -> Any:
     return contour
 
 
-def reference_f(predicted: Any, target: Any) -> float:
+def reference_f(predicted: np.ndarray, target: np.ndarray) -> float:
     """F by its definition: contours dilated by a disk."""
-    import numpy as np
     from scipy.ndimage import binary_dilation
 
     radius = math.ceil(0.008 * math.hypot(*target.shape))
@@ -171,8 +160,6 @@ def reference_f(predicted: Any, target: Any) -> float:
 
 def reference_video(frames: list[tuple]) -> dict[str, float]:
     """J&F by its definition, with bitmaps of each object."""
-    import numpy as np
-
     js, fs = [], []
     for value in range(1, OBJECTS + 1):
         pairs = [(predicted == value, target == value) for predicted, target in frames]
@@ -185,23 +172,21 @@ def reference_video(frames: list[tuple]) -> dict[str, float]:
 # Ours.
 
 
-def updated(metric: Any, updates: list[tuple]) -> dict[str, float]:
+def updated(metric, updates: list[tuple]) -> dict[str, float]:
     for arguments in updates:
         metric.update(*arguments)
     return metric.compute()
 
 
 def cases(images: int, seed: int) -> list[Case]:
-    import numpy as np
-
     from psalm_hf.metrics import MeanIoU, PanopticQuality, VideoObjects, contour_accuracy
 
     is_thing = {category: category < THINGS for category in range(CLASSES)}
     rows = []
     for size in SIZES:
         rng = np.random.default_rng(seed)
-        panoptic = [panoptic_picture(rng, size) for _ in range(images)]
-        semantic = [semantic_picture(rng, size) for _ in range(images)]
+        panoptic = [panoptic_pair(rng, size) for _ in range(images)]
+        semantic = [semantic_pair(rng, size) for _ in range(images)]
         frames = [(predicted, target) for target, predicted in (draw_pair(rng, size, OBJECTS) for _ in range(images))]
         video = [("drawn", number, *frame, range(1, OBJECTS + 1)) for number, frame in enumerate(frames)]
         masks = [(predicted == 1, target == 1) for predicted, target in frames]
@@ -214,7 +199,7 @@ def cases(images: int, seed: int) -> list[Case]:
     return rows
 
 
-def listed(function: Callable[[Any, Any], float], pairs: list[tuple]) -> dict[str, float]:
+def listed(function: Callable[[np.ndarray, np.ndarray], float], pairs: list[tuple]) -> dict[str, float]:
     return {f"frame {number}": function(*pair) for number, pair in enumerate(pairs)}
 
 
@@ -224,32 +209,30 @@ def compare(case: Case, repeats: int) -> tuple[float, float]:
     Raises:
         RuntimeError: the numbers differ.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(repeats + 1):
+    seconds: list[list[float]] = [[], []]
+    for _ in range(repeats + 1):
         results = []
         for way, times in zip((case.reference, case.ours), seconds, strict=True):
             start = time.perf_counter()
             results.append(way())
-            if number:  # the first run warms caches up
-                times.append(time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
     expected, got = results
     for name, value in expected.items():
         if not math.isclose(value, got[name], rel_tol=0, abs_tol=1e-9):
             raise RuntimeError(
                 f"{case.name}, {case.size[0]} x {case.size[1]}: {name} is {got[name]}, but the straightforward way has {value}"
             )
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])  # the first run warms caches up
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    print(f"milliseconds per picture (of J&F: per frame with {OBJECTS} objects), median of {options.repeats} runs over {options.images}")
+    print(f"milliseconds per image (of J&F: per frame with {OBJECTS} objects), median of {options.repeats} runs over {options.images}")
     print(f"{'':<10}{'size':>12}{'straightforward':>18}{'psalm_hf':>12}{'speed-up':>11}")
     for case in cases(options.images, options.seed):
         reference, ours = (1000 * seconds / options.images for seconds in compare(case, options.repeats))
         size = f"{case.size[0]} x {case.size[1]}"
         print(f"{case.name:<10}{size:>12}{reference:>18.2f}{ours:>12.2f}{reference / ours:>10.1f}x")
-    return 0
 
 
 if __name__ == "__main__":

@@ -21,21 +21,19 @@ SIDE = 24  # pixels of a square, at a height of 128
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="folder or Hub id (default: psalm-tiny)")
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 5, 10], help="numbers of objects to time (default: 1 5 10)")
     parser.add_argument("--frames", type=int, default=50, help="timed frames for each number of objects (default: 50)")
     parser.add_argument("--long", type=int, default=500, help="frames of the long video, 0 = none (default: 500)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=[128, 128], metavar=("HEIGHT", "WIDTH"), help="of the frames (default: 128 128)"
-    )
+    parser.add_argument("--size", type=int, nargs=2, default=[128, 128], help="height and width of the frames (default: 128 128)")
     parser.add_argument("--policy", default="first_last_confident")
+    parser.add_argument("--checkpoint", default="psalm-tiny", help="folder or Hub id (default: psalm-tiny)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     return parser.parse_args(arguments)
 
 
 def make_video(num_objects: int, num_frames: int, size: tuple[int, int]) -> Iterator[tuple]:
-    """Frame (H, W, 3) uint8 and the boxes of its squares by number, frame after frame."""
+    """Yields a frame (H, W, 3) uint8 and the boxes of its squares by number, frame after frame."""
     import numpy as np
 
     rng = np.random.default_rng(num_objects)
@@ -54,8 +52,8 @@ def make_video(num_objects: int, num_frames: int, size: tuple[int, int]) -> Iter
         yield frame, {name: (left, top, left + side, top + side) for name, (top, left) in enumerate(corners.tolist(), 1)}
 
 
-def measure(model, processor, options: argparse.Namespace, num_objects: int, num_frames: int) -> Iterator[tuple[int, float, float]]:
-    """Of every frame but the first, which has the prompts: calls of the vision tower, seconds, seconds of processor time."""
+def time_frames(model, processor, options: argparse.Namespace, num_objects: int, num_frames: int) -> Iterator[tuple[int, float, float]]:
+    """Yields calls of the vision tower, seconds, and seconds of processor time of every frame but the first, which has the prompts."""
     from psalm_hf import PsalmVideoSession
     from psalm_hf.video.memory import read_policy
 
@@ -76,44 +74,40 @@ def measure(model, processor, options: argparse.Namespace, num_objects: int, num
         hook.remove()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    import psutil
     import torch
 
-    from psalm_hf import PsalmForSegmentation, PsalmProcessor, tiny_checkpoint
-    from psalm_hf.devices import pick_device
+    from psalm_hf.cli.command import load_model
 
-    device = pick_device(options.device)
-    checkpoint = options.checkpoint or tiny_checkpoint()
-    processor = PsalmProcessor.from_pretrained(checkpoint)
-    model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(device).eval()
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    model, processor = load_model(options)
     print(
-        f"{parameters:.1f} million parameters, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, "
+        f"{model.num_parameters() / 1e6:.1f} million parameters, {model.device}, {options.dtype}, {torch.get_num_threads()} threads, "
         f"frames of {options.size[0]} x {options.size[1]}, policy {options.policy}"
     )
-    for _ in measure(model, processor, options, num_objects=1, num_frames=3):  # warms caches and kernels up
+    for _ in time_frames(model, processor, options, num_objects=1, num_frames=3):  # warms caches and kernels up
         pass
     print(f"{'objects':>8}{'frames':>8}{'vision calls / frame':>22}{'processor time, ms':>20}{'time, ms':>10}{'frames / s':>12}")
     for num_objects in options.objects:
-        sums = [sum(values) for values in zip(*measure(model, processor, options, num_objects, options.frames), strict=True)]
+        sums = [sum(values) for values in zip(*time_frames(model, processor, options, num_objects, options.frames), strict=True)]
         calls, seconds, processor_seconds = (value / options.frames for value in sums)
         print(
             f"{num_objects:>8}{options.frames:>8}{calls:>22.2f}{1000 * processor_seconds:>20.1f}{1000 * seconds:>10.1f}{1 / seconds:>12.1f}"
         )
     if options.long:
-        watch_memory(model, processor, options, psutil.Process())
-    return 0
+        watch_memory(model, processor, options)
 
 
-def watch_memory(model, processor, options: argparse.Namespace, process) -> None:
+def watch_memory(model, processor, options: argparse.Namespace) -> None:
+    """Prints the memory of the process ten times in a long video."""
+    import psutil
+
     num_objects = max(options.objects)
     print(f"\n{'frame':>8}{'memory, MiB':>14}   ({num_objects} objects)")
-    for number, _ in enumerate(measure(model, processor, options, num_objects, options.long), 1):
+    for number, _ in enumerate(time_frames(model, processor, options, num_objects, options.long), 1):
         if number % max(1, options.long // 10) == 0:
             gc.collect()
-            print(f"{number:>8}{process.memory_info().rss / 2**20:>14.1f}")
+            print(f"{number:>8}{psutil.Process().memory_info().rss / 2**20:>14.1f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Put together the model that training starts from: a language model, a Mask2Former or a backbone, a projector.
+"""Puts together the model that training starts from: a language model, a Mask2Former or a backbone, a projector.
 
     python examples/build_start.py --language-model microsoft/phi-1_5 --mask2former model_final_54b88a.pkl --output outputs/start
 
@@ -29,13 +29,14 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return parser.parse_known_args(arguments)
 
 
-def build(options: argparse.Namespace, pairs: list[str]) -> None:
+def build(given: tuple[argparse.Namespace, list[str]]) -> None:
     import torch
 
     from psalm_hf import build_starting_point
     from psalm_hf.checkpoints.writing import check_absent, write_checkpoint
     from psalm_hf.training.configs import read_overrides
 
+    options, pairs = given
     check_absent(options.output)
     torch.manual_seed(options.seed)
     model, processor = build_starting_point(
@@ -52,13 +53,11 @@ def build(options: argparse.Namespace, pairs: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, pairs = parse_arguments(arguments)
-    try:
-        build(options, pairs)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given = parse_arguments(arguments)
+
+    from psalm_hf.cli.command import run
+
+    return run(build, given)
 
 
 if __name__ == "__main__":

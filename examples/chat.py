@@ -1,4 +1,4 @@
-"""A dialogue about a picture, in words and masks: `psalm chat`."""
+"""Holds a dialogue about an image, in words and masks: `psalm chat`."""
 
 import sys
 

@@ -13,7 +13,6 @@ none.
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +20,7 @@ from string import Template
 from typing import Any
 
 CARD = Path(__file__).parent / "cards" / "psalm_tiny.md"
-# Of the many numbers of an evaluation, those for the card: how they are called there -> here.
+# Numbers of an evaluation that the card shows: name there -> name here.
 REPORTED = {
     "panoptic PQ, thresholds 0.5": "panoptic PQ",
     "panoptic PQ-things, thresholds 0.5": "panoptic PQ, things",
@@ -54,30 +53,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def pack(checkpoint: str, results: list[Path], card: Path, output: Path, overwrite: bool) -> None:
-    """Writes beside the output and renames at the end: a folder that exists is complete."""
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+def pack(options: argparse.Namespace) -> None:
+    """Writes beside the output and renames at the end: a folder that exists is complete, and another one is removed only after that."""
+    output = options.output
+    if output.exists() and not options.overwrite and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: exists and is not an empty folder; give another one or --overwrite")
-    measured = card_fields({path: json.loads(path.read_text(encoding="utf-8")) for path in results})
+    fields = card_fields({path: json.loads(path.read_text(encoding="utf-8")) for path in options.results})
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        parameters = write_checkpoint(checkpoint, unfinished)
-        megabytes = (unfinished / "model.safetensors").stat().st_size / 1e6
-        template = Template(card.read_text(encoding="utf-8"))
-        text = template.substitute(measured, parameters=f"{parameters / 1e6:.1f}", megabytes=f"{megabytes:.1f}")
-        (unfinished / "README.md").write_text(text, encoding="utf-8")
-        for file in unfinished.iterdir():
-            file.chmod(0o644)  # safetensors writes for its owner alone,
-        unfinished.chmod(0o755)  # and so does mkdtemp
-        put_in_place(unfinished, output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        fields["parameters"] = f"{save_halved(options.checkpoint, new) / 1e6:.1f}"
+        fields["megabytes"] = f"{(new / 'model.safetensors').stat().st_size / 1e6:.1f}"
+        (new / "README.md").write_text(Template(options.card.read_text(encoding="utf-8")).substitute(fields), encoding="utf-8")
+        for file in new.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone
+        if output.exists():
+            os.rename(output, old)
+        try:
+            os.rename(new, output)
+        except BaseException:
+            if old.exists():
+                os.rename(old, output)
+            raise
+    print(f"wrote {output}, weights {fields['megabytes']} MB", file=sys.stderr)
 
 
-def write_checkpoint(checkpoint: str, folder: Path) -> int:
-    """Everything but the card. Returns the number of parameters."""
+def save_halved(checkpoint: str, folder: Path) -> int:
+    """Writes everything but the card, and returns the number of parameters."""
     from psalm_hf import PsalmForSegmentation, PsalmProcessor
 
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype="float32")
@@ -85,11 +87,11 @@ def write_checkpoint(checkpoint: str, folder: Path) -> int:
     model.save_pretrained(folder, state_dict=half_state(model.state_dict()), max_shard_size="1TB")
     PsalmProcessor.from_pretrained(checkpoint).save_pretrained(folder)
     drop_code(folder)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return model.num_parameters()
 
 
 def half_state(state: dict) -> dict:
-    """The tensors with floats rounded to float16.
+    """Tensors with floats rounded to float16.
 
     Raises:
         ValueError: a value does not fit into float16.
@@ -115,21 +117,6 @@ def drop_code(folder: Path) -> None:
             file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def put_in_place(unfinished: Path, output: Path) -> None:
-    """Renames; what was there is removed only after that."""
-    if not output.exists():
-        os.rename(unfinished, output)
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
-        old = os.path.join(aside, output.name)
-        os.rename(output, old)
-        try:
-            os.rename(unfinished, output)
-        except BaseException:
-            os.rename(old, output)
-            raise
-
-
 def card_fields(records: dict[Path, dict]) -> dict[str, str]:
     """Fields of the model card about the measurement, read from the files of psalm evaluate.
 
@@ -152,7 +139,7 @@ def card_fields(records: dict[Path, dict]) -> dict[str, str]:
 
 
 def results_table(records: list[dict]) -> str:
-    """In Markdown: the numbers of every split, each with that of a trivial answer in brackets where there is one."""
+    """Markdown table of the numbers of every split, each with that of a trivial answer in brackets where there is one."""
     lines = [f"| percent | {' | '.join(record['split'] for record in records)} |", f"| --- |{' --- |' * len(records)}"]
     for key, title in REPORTED.items():
         cells = [title]
@@ -165,14 +152,10 @@ def results_table(records: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        pack(options.checkpoint, options.results, options.card, options.output, options.overwrite)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    size = (options.output / "model.safetensors").stat().st_size / 1e6
-    print(f"wrote {options.output}, weights {size:.1f} MB", file=sys.stderr)
-    return 0
+
+    from psalm_hf.cli.command import run
+
+    return run(pack, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Segments one picture by categories, expressions, points, boxes, scribbles or masks: `psalm segment`."""
+"""Segments one image by categories, expressions, points, boxes, scribbles or masks: `psalm segment`."""
 
 import sys
 

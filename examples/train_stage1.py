@@ -1,4 +1,4 @@
-"""Stage 1: vision-language alignment. Pictures and captions, no instruction; only the projector learns, or what the config names.
+"""Stage 1: vision-language alignment. Images and captions, no instruction; only the projector learns, or what the config names.
 
     accelerate launch examples/train_stage1.py --config stage1_paper
     python examples/train_stage1.py --config tiny_stage1 --max_steps 100 --output_dir DIR

@@ -1,18 +1,18 @@
-"""A dialogue about a picture, in the terminal.
+"""Holds a dialogue about an image, in the terminal.
 
-    psalm chat                                       # a drawn picture, by psalm-tiny
+    psalm chat                                       # a drawn image, by psalm-tiny
     psalm chat kitchen.jpg --checkpoint DIR
     printf 'What is on the table?\\n/segment the red cup\\n' | psalm chat kitchen.jpg --checkpoint DIR
 
 A line is a question; the answer appears word by word, and later questions know what was said before. Lines that begin with a slash:
 
     /segment TEXT           what TEXT means, such as "the red cup", is outlined in PREFIX_1.png, then PREFIX_2.png, ...
-    /categories A, B, ...   everything in the picture that is one of these, likewise
-    /image PATH             go on with another picture (file or URL), in a new dialogue
+    /categories A, B, ...   everything in the image that is one of these, likewise
+    /image PATH             go on with another image (file or URL), in a new dialogue
     /new                    forget what was said
     /help                   show this list
 
-The end of the input ends the dialogue (Ctrl-D); Ctrl-C stops an answer. A picture is encoded once, however much is asked about it.
+The end of the input ends the dialogue (Ctrl-D); Ctrl-C stops an answer. An image is encoded once, however much is asked about it.
 
 psalm-tiny, which answers without --checkpoint, was trained on drawn shapes alone: ask about colours and numbers of shapes.
 """
@@ -59,7 +59,7 @@ def write(text: str) -> None:
 
 
 def open_dialogue(options: argparse.Namespace) -> "Dialogue":
-    """Loads the checkpoint and encodes the picture, which is opened before."""
+    """Loads the checkpoint and encodes the image, which is opened before."""
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
     from ..data.shapes.scene import example_picture
@@ -76,7 +76,7 @@ def open_dialogue(options: argparse.Namespace) -> "Dialogue":
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser("chat", __doc__)
     parser.add_argument("image", nargs="?", help="file or URL (default: drawn shapes)")
-    parser.add_argument("--output", default="chat", metavar="PREFIX", help="of the pictures that are written (default: chat)")
+    parser.add_argument("--output", default="chat", metavar="PREFIX", help="of the images that are written (default: chat)")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 = the most probable words (default)")
     parser.add_argument("--threshold", type=float, default=0.8, help="least score of a segment of /categories (default: 0.8)")

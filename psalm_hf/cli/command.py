@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any
 
 from ..checkpoints import TINY
@@ -49,16 +50,21 @@ class CommandParser(argparse.ArgumentParser):
                 raise ValueError(f"{self.prog} has no option {name}{did_you_mean(name, known) or '; see --help'}")
 
 
-def run(command: Callable[[list[str] | None], int | None], arguments: list[str] | None) -> int:
-    """Exit status of a command: its own, or 2 after a line that says what is wrong."""
+def run(command: Callable[[Any], int | None], arguments: Any = None) -> int:
+    """Calls a command and returns its exit status: its own, or 2 after a line that says what is wrong."""
     try:
         return command(arguments) or 0
     except (ValueError, OSError, ImportError) as error:
         return refuse(error)
 
 
+def verb(command: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+    """Makes the `main` of a verb, which returns an exit status, see `run`."""
+    return wraps(command)(partial(run, command))
+
+
 def refuse(error: Exception) -> int:
-    """One line on the standard error, and exit status 2."""
+    """Prints one line on the standard error; returns exit status 2."""
     where = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
@@ -72,7 +78,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(options: argparse.Namespace) -> tuple:
-    """Model in evaluation mode and its processor.
+    """Loads a model in evaluation mode and its processor.
 
     Raises:
         ValueError, OSError: no such checkpoint or device.

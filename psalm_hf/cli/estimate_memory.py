@@ -1,4 +1,4 @@
-"""What a training config needs on each GPU, before anything is started: parameters, and memory by engine.
+"""Estimates what a training config needs on each GPU, before anything is started: parameters, and memory by engine.
 
     psalm estimate-memory --config stage2_paper --processes 16 [--length 1024 --batch-sizes '{...}']
 
@@ -8,7 +8,7 @@ folder does not exist yet, the released ones (Swin-B, Phi-1.5, 1024 x 1024). Fie
 
 import argparse
 
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -23,13 +23,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return options, overrides
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(report, arguments)
-
-
-def report(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options, overrides = parse_arguments(arguments)
 
-    from ..training.estimate import estimate_memory
+    from ..training.memory import estimate_memory
 
     print(estimate_memory(options.config, overrides, processes=options.processes, length=options.length))

@@ -1,4 +1,4 @@
-"""The `psalm` command: finds the module of a verb and hands it the other arguments."""
+"""Command `psalm`: finds the module of a verb and hands it the other arguments."""
 
 import sys
 from importlib import import_module
@@ -7,14 +7,14 @@ from ..spelling import did_you_mean
 
 # Verb -> what it does. The module of a verb is called as it is, and has `main(arguments) -> exit status`.
 VERBS = {
-    "segment": "a picture and a prompt -> an overlay and masks",
+    "segment": "an image and a prompt -> an overlay and masks",
     "video": "follows objects through a folder of frames or a video file",
-    "chat": "a dialogue about a picture, in words and masks",
+    "chat": "a dialogue about an image, in words and masks",
     "evaluate": "a checkpoint on a benchmark -> numbers, submission files, pictures",
     "train": "a config -> a trained checkpoint: vision, stage 1 or stage 2",
     "prepare": "makes files that are derived from a dataset",
     "verify": "checks a dataset on disk, record by record, and draws rows",
-    "convert": "an original PSALM checkpoint -> a folder of this package",
+    "convert": "an original PSALM checkpoint, or an adapter, -> a folder of this package",
     "calibrate": "finds the thresholds of expressions, and writes them into a processor",
     "estimate-memory": "what a training config needs on each GPU, before anything is started",
 }

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from ..spelling import did_you_mean
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
-DATASETS = {
+PREPARED = {
     "ade20k": "ADE20K: maps that start at 0, JSON files of instance and panoptic segmentation",
     "cityscapes": "Cityscapes: train ids and panoptic files",
     "coco_interactive": "visual prompts for the objects of COCO, in the format of the published files",
@@ -26,8 +25,6 @@ DATASETS = {
     "pascal_voc": "VOC in the layout of open-vocabulary evaluation",
     "refcoco": "RefCOCO, +, g and gRefCOCO as JSON, checked and counted; the released format",
 }
-# Parameter of a `prepare` -> what its values are among (a constant of the module), and what it means.
-CHOICES = {"splits": "SPLITS", "split": "SPLITS", "kinds": "KINDS", "rules": "RULES", "datasets": "DATASETS", "format": "FORMATS"}
 MEANINGS = {
     "folder": "where the dataset lies, see above",
     "relations": "relations_{train,val,test}.json",
@@ -41,38 +38,40 @@ MEANINGS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(prepare, arguments)
-
-
-def prepare(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     dataset, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if dataset in ("-h", "--help"):
-        width = max(map(len, DATASETS))
-        lines = (f"  {name.ljust(width)}  {text}" for name, text in DATASETS.items())
+        width = max(map(len, PREPARED))
+        lines = (f"  {name.ljust(width)}  {text}" for name, text in PREPARED.items())
         print(f"usage: psalm prepare DATASET ...\n\n{__doc__}", *lines, sep="\n")
         return
-    if dataset not in DATASETS:
-        raise ValueError(f"nothing can be prepared for {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}")
-    module = import_module(f"..data.prepare.{dataset}", __package__)
-    module.prepare(**vars(parser_of(dataset, module.prepare, module).parse_args(others)))
+    if dataset not in PREPARED:
+        raise ValueError(f"nothing can be prepared for {dataset!r}, expected one of {', '.join(PREPARED)}{did_you_mean(dataset, PREPARED)}")
+    function = import_module(f"..data.prepare.{dataset}", __package__).prepare
+    function(**vars(parser_of(dataset, function).parse_args(others)))
 
 
-def parser_of(dataset: str, function: Callable, module: ModuleType) -> CommandParser:
-    """Options are the parameters of the function: those that must be given by name are options, the others have places."""
-    parser = CommandParser(f"prepare {dataset}", module.__doc__)
+def parser_of(dataset: str, function: Callable) -> CommandParser:
+    """Builds the options from the parameters of a function: those that must be given by name are options, the others have places."""
+    parser = CommandParser(f"prepare {dataset}", sys.modules[function.__module__].__doc__)
     for name, parameter in signature(function).parameters.items():
-        default = parameter.default
-        has_place = parameter.kind is not Parameter.KEYWORD_ONLY
+        hint, default = parameter.annotation, parameter.default
         usual = " ".join(default) if isinstance(default, tuple) else default
         settings: dict[str, Any] = {"help": MEANINGS.get(name, f"default: {usual}")}
+        has_place = parameter.kind is not Parameter.KEYWORD_ONLY
         if not has_place:
             settings |= {"required": True} if default is Parameter.empty else {"default": default}
         if isinstance(default, bool):
             settings["action"] = "store_true"
-        elif name in CHOICES:
-            settings |= {"choices": getattr(module, CHOICES[name]), **({"nargs": "+"} if name.endswith("s") and name != "rules" else {})}
+        elif choices := choices_of(hint):
+            settings |= {"choices": choices, **({"nargs": "+"} if get_origin(hint) is not Literal else {})}
         else:
             settings["type"] = int if isinstance(default, int) else Path
         parser.add_argument(name if has_place else f"--{name.replace('_', '-')}", **settings)
     return parser
+
+
+def choices_of(hint: Any) -> tuple:
+    """Values of the `Literal` in a type; empty if it has none."""
+    return get_args(hint) if get_origin(hint) is Literal else next(filter(None, map(choices_of, get_args(hint))), ())

@@ -1,6 +1,6 @@
-"""Segments one picture and writes PREFIX.png, an overlay to look at, and PREFIX.json, the masks to work with.
+"""Segments one image and writes PREFIX.png, an overlay to look at, and PREFIX.json, the masks to work with.
 
-    psalm segment                                          # a drawn picture, every kind of prompt
+    psalm segment                                          # a drawn image, every kind of prompt
     psalm segment kitchen.jpg --categories cup table wall --stuff table wall
     psalm segment kitchen.jpg --categories cup table wall --task semantic
     psalm segment kitchen.jpg --expression "the red cup" --expression "everything on the table"
@@ -9,8 +9,8 @@
 --checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
 with the package: it was trained on drawn shapes alone, so on photographs its masks mean nothing.
 
-Coordinates are pixels (x to the right, y down) of the upright picture, boxes are x0,y0,x1,y1. In the JSON, masks are COCO run-length codes
-at the size of the picture, boxes x0,y0,x1,y1 along pixel edges.
+Coordinates are pixels (x to the right, y down) of the upright image, boxes are x0,y0,x1,y1. In the JSON, masks are COCO run-length codes
+at the size of the image, boxes x0,y0,x1,y1 along pixel edges.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import TINY, resolve_checkpoint
 from ..spelling import did_you_mean
-from .command import CommandParser, add_model_options, load_model, run, say
+from .command import CommandParser, add_model_options, load_model, say, verb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,11 +45,8 @@ DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(segment_picture, arguments)
-
-
-def segment_picture(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
     overlay_path, json_path = output_paths(options)
@@ -89,7 +86,7 @@ def segment_picture(arguments: list[str] | None) -> None:
 
 
 def open_picture(options: argparse.Namespace) -> "Image.Image":
-    """The picture of the command line, or a drawn one."""
+    """Opens the image of the command line, or draws one."""
     if options.image is None:
         from ..data.shapes.scene import example_picture
 
@@ -102,14 +99,14 @@ def open_picture(options: argparse.Namespace) -> "Image.Image":
 
 
 def tiny_note(options: argparse.Namespace) -> str | None:
-    """A warning for the result if psalm-tiny segmented a picture of the user's; else None."""
+    """Warning for the result if psalm-tiny segmented an image of the user; else None."""
     if options.checkpoint != TINY or options.image is None:
         return None
-    return "By psalm-tiny, which knows drawn shapes alone; on other pictures its masks mean nothing."
+    return "By psalm-tiny, which knows drawn shapes alone; on other images its masks mean nothing."
 
 
 def read_prompts(options: argparse.Namespace) -> list["Prompt"]:
-    """The prompt of the command line, or one of each kind for the drawn picture."""
+    """Reads the prompt of the command line, or makes one of each kind for the drawn image."""
     from ..segments import Prompt
 
     if options.is_overview:
@@ -148,7 +145,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--point", action=AddRegion, type=numbers(2), metavar="X,Y", help="regions may be repeated and mixed")
     parser.add_argument("--box", action=AddRegion, type=numbers(4), metavar="X0,Y0,X1,Y1")
     parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
-    parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="picture whose pixels above 0 are the prompt")
+    parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="image whose pixels above 0 are the prompt")
     parser.add_argument("--output", default="segmented", metavar="PREFIX", help="writes PREFIX.png and PREFIX.json (default: segmented)")
     parser.add_argument(
         "--threshold",
@@ -216,9 +213,9 @@ def region_name(kind: str, value: tuple | list | Path) -> str:
 
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Where the two files go. The folder is made now, not after minutes of work."""
+    """Paths of the two files. Their folder is made now, not after minutes of work."""
     paths = Path(f"{options.output}.png"), Path(f"{options.output}.json")
     if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
-        raise ValueError(f"--output {options.output} would overwrite the picture {options.image}; choose another prefix")
+        raise ValueError(f"--output {options.output} would overwrite the image {options.image}; choose another prefix")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     return paths

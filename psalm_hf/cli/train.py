@@ -7,7 +7,7 @@
 --config is a YAML file, or the name of one that ships. `--field value` overrides a field; values are read as YAML. A file that a config
 names (deepspeed, model_file) is a path, a file beside the config, or one that ships.
 
-Stage 1, vision-language alignment: pictures and captions, no instruction; only the projector learns, or what the config names.
+Stage 1, vision-language alignment: images and captions, no instruction; only the projector learns, or what the config names.
 
     checkpoint      folder or Hub id to start from, or psalm-tiny
     trainable       submodules that learn, by their names in the state dict (default [model.projector])
@@ -20,8 +20,8 @@ Stage 2, joint training on a mixture of tasks:
     batch_sizes     source -> samples per batch
     sources         source -> its dataset and options; left out: a shapes task
     model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
-    eval_images     validation pictures per evaluation, 0 = none
-    eval_sources    name -> dataset that is measured; left out: shapes
+    eval_images     validation images per evaluation, 0 = none
+    eval_sources    name -> dataset that is evaluated; left out: shapes
     lora            adapters on the language model: rank, alpha, dropout, targets; left out: all of it learns
     merge_adapter   also write output_dir/merged, which needs no peft
     language_model_bits   8 or 4: quantised language model under adapters

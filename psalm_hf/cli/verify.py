@@ -1,9 +1,9 @@
-"""Checks a dataset on disk: every record, every picture and mask, and the published counts; draws some rows.
+"""Checks a dataset on disk: every record, every image and mask, and the published counts; draws some rows.
 
     psalm verify coco_panoptic coco
     psalm verify own_pairs mydata --split train --option ignore=[0,255] --show 12 --output pictures
 
-Without --split, all splits of the dataset whose files are there. Nothing is written but the pictures: `OUTPUT/DATASET_SPLIT_N.png`,
+Without --split, all splits of the dataset whose files are there. Nothing is written but the images: `OUTPUT/DATASET_SPLIT_N.png`,
 where N is the number of the record from 0, and `OUTPUT/DATASET_SPLIT.png` with all of them.
 
 The exit status is 2 if a record is broken or a count differs from the published one. A part of a dataset is legitimate: then its counts
@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,10 +30,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=100, help="broken records of a split that are printed; the rest is counted (100)")
     parser.add_argument("--num-proc", type=int, default=1, help="processes (1)")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="draw N rows of each split, spread evenly")
-    parser.add_argument("--output", type=Path, help="folder of the pictures")
+    parser.add_argument("--output", type=Path, help="folder of the drawn images")
     options = parser.parse_args(arguments)
     if options.show and options.output is None:
-        parser.error("--show needs --output, the folder of the pictures")
+        parser.error("--show needs --output, the folder of the drawn images")
     if options.limit < 0 or options.num_proc < 1 or options.show < 0:
         parser.error("--limit and --show must be at least 0, --num-proc at least 1")
     return options
@@ -56,11 +56,8 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
+@verb
 def main(arguments: list[str] | None = None) -> int:
-    return run(verify, arguments)
-
-
-def verify(arguments: list[str] | None) -> int:
     options = parse_arguments(arguments)
     given = read_options(options.option)
 

@@ -3,14 +3,14 @@
     psalm video FRAMES_FOLDER --first-mask first.png --output tracked
     psalm video street.mp4 --box 1 10 20 90 140 --point 2 320 200 --output tracked --video tracked/overlay.mp4
 
-FRAMES_FOLDER holds the frames as pictures; street.mp4 needs PyAV (pip install psalm_hf[video]). The output folder gets
+FRAMES_FOLDER holds the frames as images; street.mp4 needs PyAV (pip install psalm_hf[video]). The output folder gets
     masks/FRAME.png      values are the objects' numbers, 0 = none, in the palette of DAVIS; higher numbers cover lower ones
     overlays/FRAME.jpg   to look at
     scores.jsonl         a line per frame: its name, and the score of every object
     state.safetensors    what the session remembers, written every --save-every frames
 The same command goes on where it was interrupted, with the same result as if it had not been.
 
---first-mask is a picture whose pixel values (not colours) are object numbers, as in DAVIS. Coordinates are pixels of the upright frame (x
+--first-mask is an image whose pixel values (not colours) are object numbers, as in DAVIS. Coordinates are pixels of the upright frame (x
 to the right, y down). --checkpoint takes a folder or Hub id; without it psalm-tiny answers, which ships with the package: it was trained on
 drawn shapes alone, so on films its masks mean nothing. Policies: see the page on video in the documentation.
 """
@@ -20,17 +20,14 @@ import hashlib
 from pathlib import Path
 
 from ..checkpoints import resolve_checkpoint
-from .command import CommandParser, add_model_options, load_model, run, say
+from .command import CommandParser, add_model_options, load_model, say, verb
 
-POLICIES = ("first_last_confident", "last_frame", "released")
+POLICY_NAMES = ("first_last_confident", "last_frame", "released")
 DEFAULT_RATE = 24.0  # frames per second of a video made of a folder
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return run(follow_objects, arguments)
-
-
-def follow_objects(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
@@ -64,7 +61,7 @@ def describe(options: argparse.Namespace) -> dict:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser("video", __doc__)
-    parser.add_argument("source", help="folder of pictures, in the order of their names, or video file")
+    parser.add_argument("source", help="folder of images, in the order of their names, or video file")
     parser.add_argument("--first-mask", type=Path, metavar="FILE", help="objects of the first frame: pixel values are their numbers")
     parser.add_argument("--box", action="append", nargs=5, type=float, default=[], metavar=("ID", "X0", "Y0", "X1", "Y1"))
     parser.add_argument(
@@ -73,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("tracked"), help="folder (default: tracked)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="also join the overlays to a video, such as overlay.mp4 (needs PyAV)")
     parser.add_argument("--rate", type=float, help="frames per second of --video (default: that of the source, else 24)")
-    parser.add_argument("--policy", choices=POLICIES, default=POLICIES[0], help=f"how objects are remembered (default: {POLICIES[0]})")
+    parser.add_argument("--policy", choices=POLICY_NAMES, default=POLICY_NAMES[0], help=f"of the memory (default: {POLICY_NAMES[0]})")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after the first N")
     parser.add_argument("--save-every", type=int, default=10, metavar="N", help="frames between two saved states (default: 10)")
     add_model_options(parser)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,6 +16,10 @@ from tqdm import tqdm
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+TrainVal = Sequence[Literal["train", "val"]]  # the splits of most datasets
+TRAIN_VAL = ("train", "val")
+SPLIT_FOLDERS = {"train": "training", "val": "validation"}  # of ADE20K, and of the layouts like it
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -30,19 +35,24 @@ def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> None:
-    """Pixels as a PNG or TIFF, by the ending of the path; `options` are those of PIL."""
+def write_pixels(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    """Writes pixels as a PNG or TIFF, by the ending of the path; `options` are those of PIL."""
     kind = {".png": "PNG", ".tif": "TIFF"}[path.suffix]
     write_file(path, lambda file: Image.fromarray(pixels).save(file, format=kind, **options))
 
 
+def write_segment_map(path: Path, ids: np.ndarray) -> None:
+    """Writes segment ids (H, W) as the colours of a PNG, R + 256 G + 65536 B."""
+    write_pixels(path, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
+
+
 def write_json(path: Path, content: Any, **options: Any) -> None:
-    """Content as JSON; `options` are those of `json.dumps`."""
+    """Writes content as JSON; `options` are those of `json.dumps`."""
     write_file(path, lambda file: file.write(json.dumps(content, **options).encode("utf-8")))
 
 
-def copy_picture(job: tuple[Path, Path]) -> None:
-    """From the first path to the second, the same bytes.
+def copy_image(job: tuple[Path, Path]) -> None:
+    """Copies the bytes of the first path to the second.
 
     Raises:
         ValueError: no such file.
@@ -54,44 +64,53 @@ def copy_picture(job: tuple[Path, Path]) -> None:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """The pixels of a picture as stored: (H, W) numbers or palette indices, or (H, W, 3) colours.
-
-    Raises:
-        ValueError: no such file, or no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: does not exist; download the dataset again, or correct the folder") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); download it again") from error
+    """Pixels of an image as stored: (H, W) numbers or palette indices, or (H, W, 3) colours. Errors as of `open_stored`."""
+    with open_stored(path) as image:
+        return np.asarray(image)
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture, from its header.
+    """(height, width) of an image, from its header. Errors as of `open_stored`."""
+    with open_stored(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def open_stored(path: Path) -> Iterator[Image.Image]:
+    """Opens an image file.
 
     Raises:
-        ValueError: no such file, or no picture.
+        ValueError: no such file, or no image.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
+        with Image.open(path) as image:
+            yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: does not exist; download the dataset again, or correct the folder") from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); download it again") from error
 
 
+def read_names(file: Path, advice: str) -> list[str]:
+    """Names that a text file of a dataset lists.
+
+    Raises:
+        ValueError: no such file, with the advice.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: does not exist; {advice}")
+    return file.read_text(encoding="utf-8").split()
+
+
 def box_and_area(mask: np.ndarray) -> tuple[list[int], int]:
-    """[x, y, width, height] of a mask (H, W) with at least one pixel, and the number of its pixels."""
+    """Box [x, y, width, height] of a mask (H, W) with at least one pixel, and the number of its pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
     return [int(side) for side in box], int(mask.sum())
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that fit a pattern, sorted.
+    """Files of a folder that fit a pattern, sorted.
 
     Raises:
         ValueError: none.
@@ -103,7 +122,7 @@ def files_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def do_all(do: Callable[[Job], Result], jobs: Sequence[Job], *, title: str, num_proc: int = 1) -> list[Result]:
-    """`do` of every job, in their order; `do` is a function of a module, so that processes find it."""
+    """Calls `do` with every job and returns the results in their order; `do` is a function of a module, so that processes find it."""
     if num_proc == 1:
         return [do(job) for job in tqdm(jobs, desc=title, disable=not jobs)]
     with Pool(num_proc) as pool:
@@ -111,7 +130,34 @@ def do_all(do: Callable[[Job], Result], jobs: Sequence[Job], *, title: str, num_
 
 
 def make_files(make: Callable[[Job], None], jobs: Sequence[Job], *, title: str, overwrite: bool, num_proc: int = 1) -> None:
-    """`make` of every job, a tuple whose last element is the path that it writes; what exists is kept unless `overwrite`, and counted."""
+    """Calls `make` with every job, a tuple whose last element is the path that it writes; a file that exists is kept unless `overwrite`."""
     missing = [job for job in jobs if overwrite or not job[-1].exists()]
     do_all(make, missing, title=title, num_proc=num_proc)
     print(f"{title}: {len(missing)} written, {len(jobs) - len(missing)} kept")
+
+
+def make_panoptic_files(
+    make: Callable[[Job], dict[str, Any]],
+    jobs: Sequence[Job],
+    file: Path,
+    categories: list[dict[str, Any]],
+    *,
+    overwrite: bool,
+    num_proc: int = 1,
+    **options: Any,
+) -> None:
+    """Makes the panoptic PNG and JSON files of a split, in the form of COCO; they are kept if all of them exist, unless `overwrite`.
+
+    Args:
+        make: writes the PNG of a job, whose last element is its path, and returns its entries "image" and "annotation".
+        file: the JSON file.
+        options: of `json.dumps`.
+    """
+    if file.exists() and not overwrite and all(job[-1].exists() for job in jobs):
+        print(f"{file.stem}: 0 written, {len(jobs)} kept")
+        return
+    # All of them: PNG files that were there without the rest may have other ids.
+    made = do_all(make, jobs, title=file.stem, num_proc=num_proc)
+    images, annotations = [entry["image"] for entry in made], [entry["annotation"] for entry in made]
+    write_json(file, {"images": images, "annotations": annotations, "categories": categories}, **options)  # last: the PNG files exist
+    print(f"{file.stem}: {len(jobs)} written, 0 kept")

@@ -1,4 +1,4 @@
-"""What can be set in a training run's YAML file, and reading it."""
+"""Fields of the YAML file of a training run, and reading it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ class PsalmTrainingArguments(TrainingArguments):
         learning_rates: submodule, by its name in the state dict -> its own learning rate; of nested ones the inner counts, and all others
             have `learning_rate`. The vision tower learns only if it is named (`model.vision_tower`), as in the paper; its batch norms
             stay frozen in any case.
+        remove_unused_columns, label_names, ddp_find_unused_parameters: as this model needs them.
         frozen_vision_dropout: stochastic depth of the frozen vision tower stays on, as in the released code.
         projector_batch_norm: of the projector's batch norms in training: "batch", statistics of each process's batch, as released;
             "synchronised", of all processes' batches (GPUs only); "frozen", the stored statistics.
@@ -36,14 +37,14 @@ class PsalmTrainingArguments(TrainingArguments):
         ValueError: an engine that is not installed, or that the machine cannot run; several GPUs without a launcher.
     """
 
-    remove_unused_columns: bool = field(default=False, metadata={"help": "samples are no dictionaries of columns"})
-    label_names: list[str] | None = field(default_factory=lambda: ["mask_labels", "class_labels"], metadata={"help": "names of targets"})
+    remove_unused_columns: bool = False
+    label_names: list[str] | None = field(default_factory=lambda: ["mask_labels", "class_labels"])
     # Every part is touched in every step, see `PsalmForSegmentation._touch_idle_parts`.
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "there are none"})
-    learning_rates: dict = field(default_factory=dict, metadata={"help": "submodule -> learning rate of its own"})
-    frozen_vision_dropout: bool = field(default=False, metadata={"help": "keep stochastic depth of the frozen vision tower"})
-    projector_batch_norm: str = field(default="batch", metadata={"help": "batch, synchronised or frozen statistics"})
-    fully_shard: bool = field(default=False, metadata={"help": "divide weights and states among all processes"})
+    ddp_find_unused_parameters: bool | None = False
+    learning_rates: dict = field(default_factory=dict)
+    frozen_vision_dropout: bool = False
+    projector_batch_norm: str = "batch"
+    fully_shard: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         # The Trainer pickles the arguments into every checkpoint and pushes them: the token must stay here.
@@ -116,14 +117,14 @@ class AlignmentArguments:
         source: the dataset of captions and its options, see `psalm_hf.data.mixture.open_source`; left out: captions of the shapes world.
     """
 
-    checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
-    trainable: list[str] = field(default_factory=lambda: ["model.projector"], metadata={"help": "submodules that learn"})
-    source: dict = field(default_factory=dict, metadata={"help": "dataset of captions and its options; left out: shapes"})
+    checkpoint: str
+    trainable: list[str] = field(default_factory=lambda: ["model.projector"])
+    source: dict = field(default_factory=dict)
 
 
 @dataclass
 class MixtureArguments:
-    """Stage 2: where the model comes from, what it learns and on how much it is measured meanwhile.
+    """Stage 2: where the model comes from, what it learns and on how much it is evaluated meanwhile.
 
     Args:
         checkpoint: folder or Hub id of the model and processor to start from.
@@ -131,10 +132,10 @@ class MixtureArguments:
         batch_sizes: source -> samples per batch.
         sources: source -> its dataset and options, see `psalm_hf.data.mixture.open_source`; left out: a task of the shapes world.
         model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
-        eval_images: pictures of each measured dataset in every evaluation during training, 0 = no evaluation. When it happens is said by
-            `eval_strategy` and `eval_steps`, how many pictures a forward pass takes by `per_device_eval_batch_size`.
-        eval_sources: name -> dataset that is measured, with its options, as in `sources` (default split: val); left out: the validation
-            pictures of the shapes world.
+        eval_images: images of each evaluated dataset in every evaluation during training, 0 = no evaluation. When it happens is said by
+            `eval_strategy` and `eval_steps`, how many images a forward pass takes by `per_device_eval_batch_size`.
+        eval_sources: name -> dataset that is evaluated, with its options, as in `sources` (default split: val); left out: the validation
+            images of the shapes world.
         lora: adapters on the language model, see `lora.LoraOptions`; empty = all of it learns.
         merge_adapter: at the end, `<output_dir>/merged` gets the model with its adapters merged, which needs no peft.
         language_model_bits: 8 or 4 loads the language model quantised (bitsandbytes), under adapters.
@@ -143,16 +144,16 @@ class MixtureArguments:
         ValueError: options of adapters that do not exist, do not fit together, or need a library that is not installed.
     """
 
-    checkpoint: str = field(metadata={"help": "folder or Hub id to start from"})
-    weights: dict = field(metadata={"help": "source -> share of the steps"})
-    batch_sizes: dict = field(metadata={"help": "source -> samples per batch"})
-    sources: dict = field(default_factory=dict, metadata={"help": "source -> its dataset and options; left out: a shapes task"})
-    model: dict = field(default_factory=dict, metadata={"help": "fields of PsalmConfig that differ from the checkpoint's"})
-    eval_images: int = field(default=0, metadata={"help": "validation pictures per evaluation, 0 = none"})
-    eval_sources: dict = field(default_factory=dict, metadata={"help": "name -> dataset that is measured; left out: shapes"})
-    lora: dict = field(default_factory=dict, metadata={"help": "adapters on the language model: rank, alpha, dropout, targets"})
-    merge_adapter: bool = field(default=False, metadata={"help": "also write output_dir/merged, which needs no peft"})
-    language_model_bits: int | None = field(default=None, metadata={"help": "8 or 4: quantised language model under adapters"})
+    checkpoint: str
+    weights: dict
+    batch_sizes: dict
+    sources: dict = field(default_factory=dict)
+    model: dict = field(default_factory=dict)
+    eval_images: int = 0
+    eval_sources: dict = field(default_factory=dict)
+    lora: dict = field(default_factory=dict)
+    merge_adapter: bool = False
+    language_model_bits: int | None = None
 
     def __post_init__(self):
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
@@ -172,7 +173,7 @@ class MixtureArguments:
 
 
 def read_config(config: str | Path, overrides: Sequence[str] | Mapping[str, Any], classes: Sequence[type]) -> tuple[Any, ...]:
-    """The objects that a YAML file and a command line describe.
+    """Reads the objects that a YAML file and a command line describe.
 
     Args:
         config: YAML file with fields of all classes, in any order, or the name of one that ships, see `configs.find_config`.

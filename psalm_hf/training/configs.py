@@ -13,13 +13,13 @@ IN_A_CLONE = "examples/configs"
 
 
 def shipped_configs() -> Path:
-    """The folder of the configs that ship: `examples/configs` of a clone, `psalm_hf.configs` of an installation."""
+    """Folder of the configs that ship: `examples/configs` of a clone, `psalm_hf.configs` of an installation."""
     in_a_clone = Path(__file__).parents[2] / IN_A_CLONE
     return in_a_clone if (in_a_clone / "__init__.py").is_file() else Path(str(resources.files("psalm_hf.configs")))
 
 
 def find_config(name: str | Path, beside: Path | None = None) -> Path:
-    """The file that is meant by a path, or by the name of a config that ships.
+    """File that is meant by a path, or by the name of a config that ships.
 
     Args:
         name: a path; or "tiny_shapes", "tiny_shapes.yaml", "examples/configs/tiny_shapes.yaml" for one that ships.
@@ -41,7 +41,7 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
 
 
 def read_mapping(config: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> tuple[Path, dict[str, Any]]:
-    """A config file, and its fields with what is set instead.
+    """Reads a config file; returns its path, and its fields with the overrides.
 
     Raises:
         FileNotFoundError: see `find_config`.

@@ -53,6 +53,6 @@ class StopOnTerminate(TrainerCallback):
 
 
 def ignore_terminate(worker_id: int) -> None:
-    """For the workers of a DataLoader: schedulers tell all processes of a job, and a worker that ends makes the run end without a
-    checkpoint. Workers end with their process."""
+    """Makes a worker of a DataLoader ignore SIGTERM: schedulers tell all processes of a job, and a worker that ends makes the run end
+    without a checkpoint. Workers end with their process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,7 +3,6 @@
 peft is imported when a function here needs it, so that a merged folder, and everything else, works without.
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import strtobool
 
 from ..checkpoints.writing import check_absent, write_checkpoint
 from ..devices import kept_torch_state
@@ -26,14 +23,12 @@ from ..model.prompts import SEG_TOKEN
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from .arguments import PsalmTrainingArguments
-
 LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.vision_tower"
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What `lora` of a training config says.
+    """Options of adapters, `lora` of a training config.
 
     Args:
         rank: of the two factors of every adapter.
@@ -82,26 +77,6 @@ def read_lora(given: Mapping[str, Any]) -> LoraOptions | None:
     return options
 
 
-def merged_folder(training: "PsalmTrainingArguments") -> Path:
-    """Where a run with `merge_adapter` writes the merged model."""
-    return Path(training.output_dir, "merged")
-
-
-def check_run(training: "PsalmTrainingArguments", *, merge: bool) -> None:
-    """Refuses runs that adapters cannot make, before anything is loaded.
-
-    Raises:
-        ValueError: an engine that divides the weights (`fully_shard`, ZeRO-3, FSDP): adapters would be put on a model that is divided,
-            and peft reads single rows of its embeddings; a merged folder of an earlier run.
-    """
-    is_fsdp = bool(training.fsdp) or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
-    engine = "fully_shard" if training.fully_shard else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if is_fsdp else None
-    if engine:
-        raise ValueError(f"lora: adapters do not work with {engine}; use several processes without it (DDP)")
-    if merge and merged_folder(training).exists():
-        raise ValueError(f"merge_adapter: {merged_folder(training)} exists already; remove it or give another output_dir")
-
-
 def target_pattern(model: PsalmForSegmentation, targets: Sequence[str] = ()) -> str:
     """Regular expression for the full names of the layers that get an adapter: linear ones inside of the language model only.
 
@@ -121,7 +96,7 @@ def target_pattern(model: PsalmForSegmentation, targets: Sequence[str] = ()) -> 
 
 
 def new_modules(model: PsalmForSegmentation) -> list[str]:
-    """What PSALM adds to a vision tower and a language model (projector, decoders, ...), by names in the state dict."""
+    """Names in the state dict of the modules that PSALM adds to a vision tower and a language model (projector, decoders, ...)."""
     inner = [f"model.{name}" for name, _ in model.model.named_children()]
     outer = [name for name, _ in model.named_children() if name not in ("model", "lm_head")]
     return [name for name in [*inner, *outer] if name not in (LANGUAGE_MODEL, VISION_TOWER)]
@@ -157,7 +132,7 @@ def add_adapters(
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=target_pattern(model, options.targets),
-        modules_to_save=[*new_modules(model), *_outermost(tower)],
+        modules_to_save=[*new_modules(model), *(name for name in tower if not any(name.startswith(f"{other}.") for other in tower))],
         trainable_token_indices={embeddings: [processor.tokenizer.convert_tokens_to_ids(SEG_TOKEN)]},
     )
     with kept_torch_state():
@@ -165,23 +140,19 @@ def add_adapters(
         return get_peft_model(model, config)
 
 
-def _outermost(names: Sequence[str]) -> list[str]:
-    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-
-
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The PSALM model inside of peft's; any other model is itself."""
+    """Returns the PSALM model inside of peft's; any other model is itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def plain_name(name: str) -> str:
-    """A module's or parameter's name without what peft adds: "base_model.model.lm_head" -> "lm_head", and so on inside of modules that
-    are trained fully ("model.projector.modules_to_save.default.linear" -> "model.projector.linear")."""
+    """Name of a module or parameter without the parts that peft adds: "base_model.model.lm_head" -> "lm_head", and so on inside of modules
+    that are trained fully ("model.projector.modules_to_save.default.linear" -> "model.projector.linear")."""
     return name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".original_module", "")
 
 
 def load_adapter(adapter: str | Path, base: str | Path | None = None, **options: Any) -> "PeftModel":
-    """The model of an adapter folder, for inference.
+    """Loads the model of an adapter folder, for inference.
 
     Args:
         adapter: folder or Hub id with adapter_config.json.

@@ -1,4 +1,4 @@
-"""A language model in 8 or 4 bits, by bitsandbytes, under adapters; everything else keeps its precision."""
+"""Language model in 8 or 4 bits, by bitsandbytes, under adapters; everything else keeps its precision."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one is complete, and whether the run that goes on divides and draws batches as before."""
+"""Checks before a run goes on from a checkpoint: the checkpoint is complete, and batches are divided and drawn as before."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ SCHEDULE_NAME = "schedule.json"
 
 
 def last_checkpoint(output_dir: str | Path) -> str:
-    """The newest complete `checkpoint-<step>` of a run, for `train(resume_from_checkpoint=...)`.
+    """Newest complete `checkpoint-<step>` of a run, for `train(resume_from_checkpoint=...)`.
 
     Raises:
         ValueError: there is none.

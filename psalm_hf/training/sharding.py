@@ -13,24 +13,24 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ..model.convert_psalm_checkpoint import read_weights
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+WHOLE_TENSORS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path, is_writer: bool) -> None:
     """Gathers the optimizer's states and writes them; all processes must call it."""
-    state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    state = get_optimizer_state_dict(model, optimizer, options=WHOLE_TENSORS)
     if is_writer:
         torch.save(state, file)
 
 
 def load_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Every process takes its part of what `save_sharded_optimizer` wrote."""
+    """Loads what `save_sharded_optimizer` wrote; every process takes its part."""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE)
+    set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE_TENSORS)
 
 
 def load_sharded_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Every process takes its part of the weights in a checkpoint folder."""
+    """Loads the weights of a checkpoint folder; every process takes its part."""
     weights = read_weights(checkpoint)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for target, source in tied.items():  # written once

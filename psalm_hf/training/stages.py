@@ -1,11 +1,15 @@
-"""A config -> a trained checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
+"""Training from a config to a checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import strtobool
 
 from ..checkpoints import resolve_checkpoint
 from ..data import mixture
@@ -14,7 +18,7 @@ from ..evaluation.evaluation import measurement
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
-from .lora import add_adapters, check_run, merge_adapter, merged_folder, read_lora
+from .lora import add_adapters, merge_adapter, read_lora
 from .quantization import quantization_options
 from .resuming import check_schedule, last_checkpoint
 from .start import VisionArguments, make_start
@@ -51,7 +55,7 @@ def prepare(config: str | Path, overrides: Overrides = (), *, resume: bool = Fal
 
 
 def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> PsalmTrainer:
-    """The trainer of a run of stage 1 or 2, ready for `train()`.
+    """Builds the trainer of a run of stage 1 or 2, ready for `train()`.
 
     Everything that can be refused is refused here: first what the config says, then what the files hold.
 
@@ -72,7 +76,7 @@ def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool
 
 
 def stage_of(config: str | Path, overrides: Overrides = ()) -> type:
-    """`AlignmentArguments`, `MixtureArguments` or `VisionArguments`, by the fields that no other has; alignment where there are none."""
+    """Finds the class of arguments of a config by the fields that no other class has; `AlignmentArguments` where there are none."""
     _, given = read_mapping(config, overrides)
     stages = (AlignmentArguments, MixtureArguments, VisionArguments)
     number = Counter(field.name for stage in (*stages, PsalmTrainingArguments) for field in fields(stage))
@@ -93,7 +97,7 @@ def _build(run: Run, training: PsalmTrainingArguments, resume: bool) -> PsalmTra
 def _batches(
     weights: dict[str, float], batch_sizes: dict[str, int], training: PsalmTrainingArguments, resume: bool
 ) -> mixture.OneTaskPerBatch:
-    """The batches of a run, which must be those of the checkpoint that it goes on from."""
+    """Draws the batches of a run, which must be those of the checkpoint that it goes on from."""
     batches_per_step = training.gradient_accumulation_steps * training.world_size
     batches = mixture.OneTaskPerBatch(weights, batch_sizes, training.max_steps, training.seed, batches_per_step)
     if resume:
@@ -119,11 +123,31 @@ def _alignment_parts(run: AlignmentArguments, training: PsalmTrainingArguments, 
     )
 
 
+def merged_folder(training: PsalmTrainingArguments) -> Path:
+    """Folder of the merged model of a run with `merge_adapter`."""
+    return Path(training.output_dir, "merged")
+
+
+def check_adapters(training: PsalmTrainingArguments, *, merge: bool) -> None:
+    """Refuses runs that adapters cannot make, before anything is loaded.
+
+    Raises:
+        ValueError: an engine that divides the weights (`fully_shard`, ZeRO-3, FSDP): adapters would be put on a model that is divided,
+            and peft reads single rows of its embeddings; a merged folder of an earlier run.
+    """
+    is_fsdp = bool(training.fsdp) or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+    engine = "fully_shard" if training.fully_shard else "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if is_fsdp else None
+    if engine:
+        raise ValueError(f"lora: adapters do not work with {engine}; use several processes without it (DDP)")
+    if merge and merged_folder(training).exists():
+        raise ValueError(f"merge_adapter: {merged_folder(training)} exists already; remove it or give another output_dir")
+
+
 def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
     mixture.check_mixture(run.weights, run.batch_sizes, run.sources)
     lora = read_lora(run.lora)
     if lora:
-        check_run(training, merge=run.merge_adapter)
+        check_adapters(training, merge=run.merge_adapter)
     batches = _batches(run.weights, run.batch_sizes, training, resume)
 
     psalm_config = PsalmConfig.from_pretrained(run.checkpoint, **run.model)

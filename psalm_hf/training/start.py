@@ -1,4 +1,4 @@
-"""A model that starts from nothing: random weights, a tokenizer for the words it will read, and vision parts that are trained first.
+"""Start of a model from nothing: random weights, a tokenizer for the words it will read, and vision parts that are trained first.
 
 Trains vision tower, pixel decoder and projector under throw-away dense heads, and writes a complete PSALM folder (language model and mask
 decoder still random) for the next step. With `steps: 0` everything is random.
@@ -6,47 +6,55 @@ decoder still random) for the next step. With `steps: 0` everything is random.
 
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from ..data import load
 from ..data.shapes.stream import ShapesStream
 from ..model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmProcessor
 from .configs import find_config
-from .tokenizer import train_tokenizer
 from .vision import DensePretraining, DenseScenes
 
 
 @dataclass
 class VisionArguments:
-    """The first step of a model that starts from nothing."""
+    """First step of a model that starts from nothing.
 
-    model_file: str = field(
-        metadata={"help": "YAML: vocab_size, fields of PsalmConfig under `model`, options of PsalmProcessor under `processor`"}
-    )
-    output_dir: str = field(metadata={"help": "folder for the PSALM checkpoint"})
-    sources: dict = field(
-        default_factory=dict,
-        metadata={"help": "name -> dataset, data_dir, ... whose words the tokenizer learns; left out: those of the shapes world"},
-    )
-    steps: int = field(default=1400, metadata={"help": "0 = write the random model"})
-    batch_size: int = field(default=16, metadata={"help": "scenes per step"})
-    learning_rate: float = field(default=1.5e-3, metadata={"help": "at its height, after warm-up"})
-    weight_decay: float = field(default=0.05, metadata={"help": "of AdamW"})
-    warmup_steps: int = field(default=40, metadata={"help": "steps until the rate is at its height"})
-    seed: int = field(default=0, metadata={"help": "of the weights and the scenes"})
-    num_workers: int = field(default=1, metadata={"help": "processes that draw scenes"})
+    Args:
+        model_file: YAML: vocab_size, fields of PsalmConfig under `model`, options of PsalmProcessor under `processor`.
+        output_dir: folder for the PSALM checkpoint.
+        sources: name -> dataset, data_dir, ... whose words the tokenizer learns; left out: those of the shapes world.
+        steps: 0 = write the random model.
+        batch_size: scenes per step.
+        learning_rate: at its height, after `warmup_steps`.
+        weight_decay: of AdamW.
+        seed: of the weights and the scenes.
+        num_workers: processes that draw scenes.
+    """
+
+    model_file: str
+    output_dir: str
+    sources: dict = field(default_factory=dict)
+    steps: int = 1400
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 40
+    seed: int = 0
+    num_workers: int = 1
 
 
 def shapes_texts() -> list[str]:
-    """What prompts of the shapes world say."""
+    """Collects the texts of prompts of the shapes world."""
     texts = []
     for task, number in {"referring": 4000, "conversation": 2000, "caption": 400, "panoptic": 400}.items():
         stream = ShapesStream(task=task, prompts_per_image=8, phrase_percent=60)
@@ -57,7 +65,7 @@ def shapes_texts() -> list[str]:
 
 
 def source_texts(sources: dict) -> list[str]:
-    """What prompts of datasets say: expressions and conversations of all rows, and for every row the names of the categories."""
+    """Collects the texts of prompts of datasets: expressions and conversations of all rows, and the names of the categories once a row."""
     texts = []
     for options in sources.values():
         options = {"split": "train"} | options
@@ -68,8 +76,44 @@ def source_texts(sources: dict) -> list[str]:
     return texts
 
 
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE: words of `texts` become few tokens, and any other text is still tokenised, down to its bytes.
+
+    White space separates words and is not kept. A word has the same tokens wherever it stands: a prompt is tokenised in pieces, and
+    without this the category "star" and the "star" of an expression would be strangers to the model.
+
+    Args:
+        texts: what the model will read, instructions included.
+        vocab_size: entries, at least the 256 bytes and three special tokens.
+
+    Returns:
+        A tokenizer with `<|endoftext|>`, `[PAD]` and `[SEG]`.
+
+    Raises:
+        ValueError: vocab_size too small.
+    """
+    special = ["<|endoftext|>", "[PAD]", "[SEG]"]
+    if vocab_size < 256 + len(special):
+        raise ValueError(f"vocab_size is {vocab_size}; a byte-level vocabulary needs at least {256 + len(special)}")
+    tokenizer = Tokenizer(models.BPE())
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="[PAD]",
+        additional_special_tokens=["[SEG]"],
+        model_max_length=2048,
+    )
+
+
 def build_random(model_file: str | Path, seed: int, sources: dict | None = None) -> tuple[PsalmForSegmentation, PsalmProcessor]:
-    """A random model and a processor whose tokenizer knows the words of the sources; without any, those of the shapes world."""
+    """Builds a random model, and a processor whose tokenizer knows the words of the sources; without any, those of the shapes world."""
     sizes = yaml.safe_load(find_config(model_file).read_text(encoding="utf-8"))
     texts = [f"[INST] <<SYS>>\n{SYSTEM_MESSAGE}\n<</SYS>>\n\n", " [/INST] \nSure, the segmentation result is ", ", background"] * 50
     texts += [turn for turns in HUMAN_TURNS.values() for turn in turns.values()] * 50
@@ -93,7 +137,7 @@ def build_random(model_file: str | Path, seed: int, sources: dict | None = None)
 
 
 def train_vision(model: PsalmForSegmentation, processor: PsalmProcessor, options: VisionArguments) -> None:
-    """The vision parts, in place."""
+    """Trains the vision parts, in place."""
     size = model.config.image_size
     scenes = DenseScenes(processor.image_processor, "train", options.steps * options.batch_size, options.seed, size)
     loader = DataLoader(scenes, batch_size=options.batch_size, num_workers=options.num_workers)

@@ -65,7 +65,7 @@ class PsalmTrainer(Trainer):
         freeze_vision_tower(kwargs["model"], training.learning_rates)
         check_learning(kwargs["model"], training.learning_rates)
         save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
-        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own pictures, so this one stays empty. It also
+        # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own images, so this one stays empty. It also
         # refuses to save optimizers of a model that is divided; they are saved below.
         super().__init__(eval_dataset=(), **kwargs)
         training.save_only_model = save_only_model
@@ -160,7 +160,7 @@ class PsalmTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _set_modes(self, model: nn.Module) -> None:
-        """The Trainer puts everything in training mode before every batch; frozen parts are put back."""
+        """Puts frozen parts out of training mode again, into which the Trainer puts everything before every batch."""
         is_frozen = not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
         if not (is_frozen and self.args.frozen_vision_dropout):
             model.vision_tower.eval()  # no drop path
@@ -169,7 +169,7 @@ class PsalmTrainer(Trainer):
             _freeze_batch_norms(model.projector)
 
     def evaluate(self, *, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """What `evaluation` measures now, under `<metric_key_prefix>_<name>`; also logged and told to the callbacks.
+        """Returns the metrics of `evaluation` as `<metric_key_prefix>_<name>`; they are also logged and told to the callbacks.
 
         Args:
             ignore_keys: of the Trainer, which asks with it; not read.
@@ -185,28 +185,13 @@ class PsalmTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def create_model_card(
-        self,
-        *,
-        model_name: str | None = None,
-        license: str | None = None,
-        tags: str | Sequence[str] | None = None,
-        finetuned_from: str | None = None,
-    ) -> None:
-        """Writes README.md into the output folder, on process 0, see `model_card.write_card`; `push_to_hub` calls it with its keywords.
-
-        Args:
-            model_name: in the card, where there is no Hub id; default the name of the output folder.
-            license: identifier of the Hub, such as "apache-2.0"; default what a README.md in the output folder says.
-            tags: besides those of every PSALM.
-            finetuned_from: Hub id of the model that the run started from; default the one that the model was loaded from.
-        """
+    def create_model_card(self, **words: Any) -> None:
+        """Writes README.md into the output folder, on process 0; `push_to_hub` calls it. Arguments as of `model_card.card_of_run`."""
         if self.is_world_process_zero():
-            card = card_of_run(self, model_name=model_name, license=license, tags=tags, finetuned_from=finetuned_from)
-            write_card(self.args.output_dir, card)
+            write_card(self.args.output_dir, card_of_run(self, **words))
 
     def _measure(self) -> dict[str, float]:
-        """The numbers of process 0, on all processes: they decide alike which checkpoint is the best, and when to save it."""
+        """Gets the metrics of process 0 on all processes: they decide alike which checkpoint is the best, and when to save it."""
         is_distributed = dist.is_available() and dist.is_initialized()
         if is_distributed:
             for buffer in self.model.buffers():  # batch norms have counted the batches of their process; those of process 0 are saved
@@ -227,7 +212,7 @@ class PsalmTrainer(Trainer):
         return {f"learning_rate/{name}": first / initial * rate for name, rate in self.args.learning_rates.items()} if initial else {}
 
     def _mean_terms(self) -> dict[str, float]:
-        """Of all processes, since the last log."""
+        """Means of the loss terms of all processes since the last log."""
         names = sorted(self._terms)
         means = torch.stack([torch.stack(self._terms[name]).float().mean() for name in names])
         self._terms.clear()
@@ -246,7 +231,7 @@ class PsalmTrainer(Trainer):
         return {"images_per_second": round(images.sum().item(), 2), "memory_gib": round(memory.max().item(), 3)}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
+        """Trains; `resume_from_checkpoint=True` takes the last COMPLETE checkpoint, and batches must be drawn as before."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
@@ -308,10 +293,10 @@ class PsalmTrainer(Trainer):
 
 
 def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
-    """A number that follows from a batch, the seed of the run and the optimizer step."""
+    """Number that follows from a batch, the seed of the run and the optimizer step."""
     parts = [inputs["input_ids"]]
     if inputs.get("pixel_values") is not None:
-        parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, pictures are not
+        parts.append(inputs["pixel_values"][..., ::32, ::32].float())  # prompts may be equal, images are not
     number = zlib.crc32(repr((seed, step)).encode())
     for part in parts:
         number = zlib.crc32(part.cpu().numpy().tobytes(), number)
@@ -320,7 +305,7 @@ def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Whatever is drawn inside, random numbers go on as before: those of Python, numpy, and torch on all devices."""
+    """Keeps the random state of Python, numpy, and torch on all devices: after it, random numbers go on as before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with kept_torch_state():
@@ -356,7 +341,7 @@ def parameter_groups(
 
 
 def freeze_vision_tower(model: nn.Module, rates: Mapping[str, float]) -> None:
-    """The vision tower learns only where `rates` names it or a part of it, as in the paper.
+    """Freezes the vision tower but for the parts that `rates` names, as in the paper.
 
     Raises:
         ValueError: a name in `rates` that the model does not have.

@@ -17,19 +17,19 @@ from ..data.shapes.scene import COLORS, PATTERNS, SHAPES, STUFF, Scene, make_sce
 from ..model.modeling_psalm import PsalmForSegmentation
 
 CLASSES = (*SHAPES, *STUFF)
-IGNORED = 255
+NO_LABEL = 255
 ATTRIBUTES: Mapping[str, int] = {"class": len(CLASSES), "color": len(COLORS), "pattern": len(PATTERNS)}
 
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
-    """What each pixel belongs to.
+    """Labels of every pixel of a scene.
 
     Returns:
         `class` (H, W) uint8, index into `CLASSES`; `color`, `pattern` (H, W) uint8, 255 on stuff; `offset` (2, H, W) float32, from
         the pixel to the mean position (x, y) of its thing's visible part, in image sides, 0 on stuff.
     """
     height, width = scene.image.shape[:2]
-    labels = {name: np.full((height, width), IGNORED, dtype=np.uint8) for name in ATTRIBUTES}
+    labels = {name: np.full((height, width), NO_LABEL, dtype=np.uint8) for name in ATTRIBUTES}
     offset = np.zeros((2, height, width), dtype=np.float32)
     for name, mask in scene.stuff.items():
         labels["class"][mask] = CLASSES.index(name)
@@ -61,7 +61,7 @@ class DenseScenes(Dataset):
 
 
 class DensePretraining(nn.Module):
-    """The vision parts of a PSALM model under throw-away heads.
+    """Vision parts of a PSALM model under throw-away heads.
 
     Args:
         psalm: its vision tower, projector and pixel decoder are trained in place.
@@ -101,8 +101,8 @@ class DensePretraining(nn.Module):
         for (name, _), values in zip(ATTRIBUTES.items(), logits, strict=True):
             target = at_cells(labels[name], size).long()
             weight = self.class_weight if name == "class" else None
-            loss = loss + F.cross_entropy(values, target, weight, ignore_index=IGNORED)
-        is_thing = at_cells(labels["color"], size) != IGNORED
+            loss = loss + F.cross_entropy(values, target, weight, ignore_index=NO_LABEL)
+        is_thing = at_cells(labels["color"], size) != NO_LABEL
         error = (offset - at_cells(labels["offset"], size)).abs().sum(1)
         return loss + 5 * (error * is_thing).sum() / is_thing.sum().clamp(min=1)
 

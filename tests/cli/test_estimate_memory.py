@@ -6,7 +6,7 @@ import pytest
 
 from psalm_hf.cli import estimate_memory
 from psalm_hf.tiny import build_tiny
-from psalm_hf.training import estimate
+from psalm_hf.training import memory
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "configs"
@@ -51,8 +51,8 @@ def test_the_two_stages_say_what_trains(capsys, folder):
 
 def test_a_vision_tower_with_a_rate_learns(folder):
     overrides = ["--checkpoint", str(folder), "--learning_rates", "{model.vision_tower: 1.0e-5}"]
-    config, training, half = estimate.read_run(CONFIGS / "stage2_released.yaml", overrides)
-    model, _ = estimate.build_model(config, training)
+    config, training, half = memory.read_plan(CONFIGS / "stage2_released.yaml", overrides)
+    model, _ = memory.build_planned(config, training)
     assert half == "fp16" and all(parameter.requires_grad and parameter.is_meta for parameter in model.parameters())
 
 
@@ -78,9 +78,9 @@ def test_a_wrong_value_of_the_model_is_one_line(capsys, folder):
 
 def test_statistics_of_all_gpus_can_be_planned_without_one(folder):
     overrides = ["--checkpoint", str(folder), "--projector_batch_norm"]
-    estimate.read_run(CONFIGS / "stage2_paper.yaml", [*overrides, "synchronised"])
+    memory.read_plan(CONFIGS / "stage2_paper.yaml", [*overrides, "synchronised"])
     with pytest.raises(ValueError, match="projector_batch_norm is 'sync', expected batch, synchronised or frozen"):
-        estimate.read_run(CONFIGS / "stage2_paper.yaml", [*overrides, "sync"])
+        memory.read_plan(CONFIGS / "stage2_paper.yaml", [*overrides, "sync"])
 
 
 def test_sources_that_are_never_drawn_do_not_count(capsys, folder):

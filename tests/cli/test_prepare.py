@@ -11,7 +11,7 @@ from psalm_hf.cli import prepare
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("dataset", prepare.DATASETS)
+@pytest.mark.parametrize("dataset", prepare.PREPARED)
 def test_help_comes_without_torch_and_datasets(dataset):
     code = (
         "import sys; sys.argv[0] = 'psalm'; from psalm_hf.cli.main import main\n"

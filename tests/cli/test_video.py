@@ -209,4 +209,4 @@ def test_psalm_tiny_runs_through_every_sequence_of_the_davis_sample(tmp_path, ti
 
 
 def test_the_script_offers_every_policy():
-    assert set(video.POLICIES) == set(POLICIES)
+    assert set(video.POLICY_NAMES) == set(POLICIES)

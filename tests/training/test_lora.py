@@ -14,6 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
+from psalm_hf.cli import convert
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes.stream import ShapesStream
@@ -23,15 +24,14 @@ from psalm_hf.training.arguments import MixtureArguments, PsalmTrainingArguments
 from psalm_hf.training.lora import (
     LoraOptions,
     add_adapters,
-    check_run,
     load_adapter,
     merge_adapter,
-    merged_folder,
     new_modules,
     plain_name,
     read_lora,
     target_pattern,
 )
+from psalm_hf.training.stages import check_adapters, merged_folder
 from psalm_hf.training.trainer import PsalmTrainer
 from tests.training.test_trainer import StopAt
 
@@ -197,9 +197,8 @@ def test_an_adapter_folder_is_small_and_gives_the_same_outputs_bit_for_bit(base,
 
 def test_a_merged_folder_needs_no_peft_and_gives_the_same_outputs(run, tmp_path, monkeypatch):
     folder = Path(run.args.output_dir)
-    script = load_script("merge_adapter")
-    assert script.main(["--adapter", str(folder), "--output", str(tmp_path / "merged")]) == 0
-    assert script.main(["--adapter", str(folder), "--output", str(tmp_path / "merged")]) == 2  # exists
+    assert convert.main([str(folder), str(tmp_path / "merged")]) == 0
+    assert convert.main([str(folder), str(tmp_path / "merged")]) == 2  # exists
     with monkeypatch.context() as without_peft:
         without_peft.setitem(sys.modules, "peft", None)
         merged = PsalmForSegmentation.from_pretrained(tmp_path / "merged")
@@ -334,21 +333,22 @@ def test_a_missing_peft_is_told_before_any_work(monkeypatch):
 
 def test_engines_that_divide_the_weights_and_old_results_are_refused(tmp_path):
     training = PsalmTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    check_run(training, merge=True)
+    check_adapters(training, merge=True)
     training.fully_shard = True
     with pytest.raises(ValueError, match="do not work with fully_shard; use several processes"):
-        check_run(training, merge=False)
+        check_adapters(training, merge=False)
     training.fully_shard = False
     merged_folder(training).mkdir()
-    check_run(training, merge=False)
+    check_adapters(training, merge=False)
     with pytest.raises(ValueError, match="merged exists already"):
-        check_run(training, merge=True)
+        check_adapters(training, merge=True)
 
 
-def test_a_folder_without_an_adapter_is_refused(base, tmp_path):
+def test_a_folder_without_an_adapter_is_refused(base, tmp_path, capsys):
     with pytest.raises(ValueError, match="no adapter .adapter_config.json. there"):
         load_adapter(base)
-    assert load_script("merge_adapter").main(["--adapter", str(base), "--output", str(tmp_path / "merged")]) == 2
+    assert convert.main([str(base), str(tmp_path / "merged"), "--base", str(base)]) == 2
+    assert f"--base: {base} is no adapter" in capsys.readouterr().err
 
 
 def test_a_tied_head_with_a_bias_is_refused():

@@ -1,5 +1,7 @@
 """Memory of a training step: counted on paper, and against what autograd saves of real tensors."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,6 @@ from psalm_hf.tiny import build_tiny
 from psalm_hf.training import memory
 from psalm_hf.training.memory import (
     STEPS,
-    Count,
     SavedTensors,
     build_unallocated,
     count_activations,
@@ -17,11 +18,12 @@ from psalm_hf.training.memory import (
     largest_unit,
     leave_training_mode,
     model_states,
-    segmentation_activations,
+    saved_by_step,
 )
 from tests.model.test_modeling import picture, square_mask
 
 ROWS, LENGTH = 2, 100
+COUNT = Counter(trainable=10, frozen=6)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,11 @@ def unallocated(config):
 def test_parts_have_all_parameters(tiny):
     counts = count_parameters(unallocated(tiny.config))
     assert counts == count_parameters(tiny)
-    assert sum(count.total for count in counts.values()) == sum(parameter.numel() for parameter in tiny.parameters())
+    assert sum(count.total() for count in counts.values()) == sum(parameter.numel() for parameter in tiny.parameters())
     tower = sum(parameter.numel() for parameter in tiny.model.vision_tower.parameters())
-    assert counts["vision tower"] == Count(0, tower) and all(count.frozen == 0 for part, count in counts.items() if part != "vision tower")
-    assert counts["language head"] == Count(tiny.lm_head.weight.numel())
+    assert counts["vision tower"] == {"frozen": tower}
+    assert all(count["frozen"] == 0 for part, count in counts.items() if part != "vision tower")
+    assert counts["language head"] == {"trainable": tiny.lm_head.weight.numel()}
 
 
 @pytest.mark.parametrize(
@@ -57,16 +60,15 @@ def test_parts_have_all_parameters(tiny):
 )
 def test_what_an_engine_keeps(engine, half, full):
     for is_half, expected in ((True, half), (False, full)):
-        states = model_states(engine, Count(10, 6), processes=2, is_half=is_half, unit=5)
-        assert (states.weights, states.gathered, states.gradients, states.optimizer) == expected
-        assert states.total == sum(expected)
+        states = model_states(engine, COUNT, processes=2, is_half=is_half, unit=5)
+        assert (states.weights, states.gathered, states.gradients, states.optimizer) == states == expected
 
 
 def test_one_process_has_nobody_to_share_with():
-    assert model_states("DDP", Count(10, 6), processes=1, is_half=True).gathered == 0
-    assert model_states("ZeRO-3", Count(10, 6), processes=1, is_half=True).gathered == 0
+    assert model_states("DDP", COUNT, processes=1, is_half=True).gathered == 0
+    assert model_states("ZeRO-3", COUNT, processes=1, is_half=True).gathered == 0
     with pytest.raises(ValueError, match="unknown engine 'ZeRO-9', expected one of DDP, ZeRO-2, ZeRO-3, FSDP"):
-        model_states("ZeRO-9", Count(10, 6), processes=1, is_half=True)
+        model_states("ZeRO-9", COUNT, processes=1, is_half=True)
 
 
 def test_memory_is_counted_once_and_weights_not_at_all():
@@ -86,10 +88,10 @@ def test_fake_tensors_are_saved_like_real_ones(tiny, step):
     counted = count_activations(unallocated(tiny.config), step, ROWS, LENGTH)
     tiny.train()
     leave_training_mode(tiny)
-    assert counted.kept == STEPS[step](tiny, ROWS, LENGTH)
+    assert counted.kept == saved_by_step(tiny, step, ROWS, LENGTH)
     set_checkpointing(tiny, True)
     try:
-        assert counted.kept_checkpointed == STEPS[step](tiny, ROWS, LENGTH)
+        assert counted.kept_checkpointed == saved_by_step(tiny, step, ROWS, LENGTH)
     finally:
         set_checkpointing(tiny, False)
     assert "vision tower" not in counted.kept
@@ -105,14 +107,14 @@ def test_a_segmentation_step_is_counted_as_the_model_makes_it(tiny, monkeypatch)
     targets = [{"masks": square_mask((60, 90), 10), "class_labels": [0]}] * 2
     categories = [["cup", "table"], ["cup"]]  # of unequal lengths: a batch with padding
     inputs = processor(images=[picture(0), picture(1)], categories=categories, targets=targets, return_tensors="pt")
-    monkeypatch.setattr(memory, "TARGETS_PER_PICTURE", 1)
+    monkeypatch.setattr(memory, "TARGETS_PER_IMAGE", 1)
     tiny.train()
     leave_training_mode(tiny)
     saved = SavedTensors(tiny.parameters())
     with saved.of("step"):
         tiny(**inputs)
-    counted = segmentation_activations(tiny, *inputs["input_ids"].shape)
-    kept = sum(number for part, number in counted.items() if part not in ("pictures", "predictions and targets"))
+    counted = saved_by_step(tiny, "segmentation", *inputs["input_ids"].shape)
+    kept = sum(number for part, number in counted.items() if part not in ("images", "predictions and targets"))
     assert kept == pytest.approx(saved.by_part["step"], rel=0.15)
 
 

@@ -21,9 +21,9 @@ from psalm_hf.training.lora import LoraOptions, add_adapters
 from psalm_hf.training.model_card import (
     END,
     START,
-    Evaluation,
-    Part,
-    Source,
+    ModelPart,
+    StepMetrics,
+    TrainedSource,
     TrainingRun,
     card_of_run,
     describe_parts,
@@ -35,12 +35,12 @@ from psalm_hf.training.model_card import (
 from tests.training.test_trainer import Evaluation as Scores
 from tests.training.test_trainer import trainer
 
-PARTS = [Part("model.vision_tower", "swin", 1_500_000, 0), Part("lm_head", "Linear", 500_000, 500_000)]
+PARTS = [ModelPart("model.vision_tower", "swin", 1_500_000, 0), ModelPart("lm_head", "Linear", 500_000, 500_000)]
 
 
 def run(*evaluations, steps=20, **changes):
     options = {
-        "sources": [Source("panoptic", "coco_panoptic, train", 0.75, 64), Source("chat", "llava, train", 0.25, 16)],
+        "sources": [TrainedSource("panoptic", "coco_panoptic, train", 0.75, 64), TrainedSource("chat", "llava, train", 0.25, 16)],
         "settings": {"learning_rate": "6e-05", "engine": "DeepSpeed ZeRO-2"},
         "evaluations": evaluations,
     }
@@ -90,7 +90,7 @@ def test_a_card_without_run_licence_and_base_says_so_and_has_no_columns_of_train
 
 
 def test_last_and_best_evaluation_stand_side_by_side_and_the_hub_gets_those_of_the_weights():
-    first, last = Evaluation(10, {"PQ": 41.25, "cIoU|val": 50.0}), Evaluation(20, {"PQ": 40.0, "cIoU|val": 52.123456})
+    first, last = StepMetrics(10, {"PQ": 41.25, "cIoU|val": 50.0}), StepMetrics(20, {"PQ": 40.0, "cIoU|val": 52.123456})
     card = model_card("me/kitchen", PARTS, run(first, last, best=first, best_metric="PQ"))
     assert "| metric | step 20 | step 10 |\n| --- | --- | --- |\n| PQ | 40 | 41.25 |\n| cIoU\\|val | 52.12 | 50 |" in card
     assert "best evaluation by PQ was that of step 10" in card
@@ -101,9 +101,9 @@ def test_last_and_best_evaluation_stand_side_by_side_and_the_hub_gets_those_of_t
 
 
 def test_numbers_that_are_none_or_of_other_weights_do_not_reach_the_hub():
-    card = model_card("me/kitchen", PARTS, run(Evaluation(20, {"PQ": math.nan, "SQ": math.inf, "RQ": 3.0})))
+    card = model_card("me/kitchen", PARTS, run(StepMetrics(20, {"PQ": math.nan, "SQ": math.inf, "RQ": 3.0})))
     assert results(card) == {"RQ": 3.0} and "| PQ |  |" in card
-    card = model_card("me/kitchen", PARTS, run(Evaluation(10, {"PQ": 41.0})))
+    card = model_card("me/kitchen", PARTS, run(StepMetrics(10, {"PQ": 41.0})))
     assert "| PQ | 41 |" in card and "model-index" not in metadata(card)
 
 
@@ -171,9 +171,9 @@ def test_a_run_is_described_by_what_its_trainer_did(tmp_path):
     assert while_saving.seen == [1, 2]  # pushed are those that were just saved
     found = describe_run(trained)
     scores = "referring cIoU, all"
-    assert found.evaluations == [Evaluation(1, {scores: 30.0}), Evaluation(2, {scores: 20.0})]
-    assert (found.steps, found.weights_of_step, found.best, found.best_metric) == (2, 1, Evaluation(1, {scores: 30.0}), scores)
-    assert found.sources[1] == Source("referring", "shapes, referring, train", 0.25, 2)
+    assert found.evaluations == [StepMetrics(1, {scores: 30.0}), StepMetrics(2, {scores: 20.0})]
+    assert (found.steps, found.weights_of_step, found.best, found.best_metric) == (2, 1, StepMetrics(1, {scores: 30.0}), scores)
+    assert found.sources[1] == TrainedSource("referring", "shapes, referring, train", 0.25, 2)
     expected = {"learning_rate": "0.001", "max_steps": "2", "learning_rates": "{}", "engine": "one process", "precision": "fp32"}
     assert found.settings.items() >= expected.items()
 
@@ -253,7 +253,7 @@ def test_only_process_0_writes(tmp_path):
 
 def test_a_new_card_replaces_the_generated_part_and_keeps_the_rest(tmp_path):
     path = tmp_path / "README.md"
-    write_card(tmp_path, model_card("me/kitchen", PARTS, run(Evaluation(20, {"PQ": 1.0}))))
+    write_card(tmp_path, model_card("me/kitchen", PARTS, run(StepMetrics(20, {"PQ": 1.0}))))
     by_hand = path.read_text().replace(START, f"Written before.\n\n{START}").replace("psalm_hf\n", "psalm_hf\nlanguage: en\n", 1)
     own = {"task": {"type": "x"}, "dataset": {"name": "mine", "type": "mine"}, "metrics": [{"type": "y", "value": 5.0, "name": "y"}]}
     header = yaml.safe_load(by_hand.split("---\n")[1])
@@ -262,7 +262,7 @@ def test_a_new_card_replaces_the_generated_part_and_keeps_the_rest(tmp_path):
     by_hand = f"---\n{yaml.safe_dump(header)}---\n" + by_hand.split("---\n", 2)[2] + "\n## Limits\n\n---\n\nWritten after.\n"
     path.write_text(by_hand)
 
-    new = model_card("me/kitchen", PARTS, run(Evaluation(40, {"PQ": 2.0}), steps=40), license="mit")
+    new = model_card("me/kitchen", PARTS, run(StepMetrics(40, {"PQ": 2.0}), steps=40), license="mit")
     write_card(tmp_path, new)
     card = path.read_text()
     assert card.index("Written before.") < card.index(START) < card.index("# kitchen") < card.index(END) < card.index("## Limits")
@@ -314,7 +314,7 @@ def test_metadata_that_is_no_yaml_is_refused_by_name(tmp_path):
 
 def test_parts_of_a_model_that_is_divided_are_counted_whole():
     parameter = SimpleNamespace(ds_numel=12, numel=lambda: 0, requires_grad=True)
-    module = SimpleNamespace(parameters=lambda: [parameter], modules=lambda: [])
-    inner = SimpleNamespace(named_children=lambda: [("projector", module)])
-    psalm = SimpleNamespace(model=inner, named_children=lambda: [("model", inner)])
+    inner = SimpleNamespace(named_children=lambda: [("projector", SimpleNamespace())])
+    parameters = [("model.projector.weight", parameter)]
+    psalm = SimpleNamespace(model=inner, named_children=lambda: [("model", inner)], named_parameters=lambda: parameters)
     assert [part.parameters for part in describe_parts(psalm)] == [12]

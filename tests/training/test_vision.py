@@ -5,7 +5,7 @@ import torch
 
 from psalm_hf.data.shapes.scene import COLORS, PATTERNS, make_scene
 from psalm_hf.tiny import build_tiny
-from psalm_hf.training.vision import CLASSES, IGNORED, DensePretraining, DenseScenes, at_cells, dense_labels
+from psalm_hf.training.vision import CLASSES, NO_LABEL, DensePretraining, DenseScenes, at_cells, dense_labels
 
 
 def test_every_pixel_has_the_class_of_what_shows_there():
@@ -17,8 +17,8 @@ def test_every_pixel_has_the_class_of_what_shows_there():
         assert (labels["pattern"][thing.mask] == PATTERNS.index(thing.pattern)).all()
     for name, mask in scene.stuff.items():
         assert (labels["class"][mask] == CLASSES.index(name)).all()
-        assert (labels["color"][mask] == IGNORED).all() and (labels["offset"][:, mask] == 0).all()
-    assert (labels["class"] != IGNORED).all()
+        assert (labels["color"][mask] == NO_LABEL).all() and (labels["offset"][:, mask] == 0).all()
+    assert (labels["class"] != NO_LABEL).all()
 
 
 def test_offsets_lead_to_the_position_of_the_thing():

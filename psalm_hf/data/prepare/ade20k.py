@@ -1,4 +1,4 @@
-"""Make what is derived from ADE20K (ADEChallengeData2016): maps that start at 0, and the JSON files of instance and panoptic segmentation.
+"""Makes files that are derived from ADE20K (ADEChallengeData2016): maps that start at 0, JSON files of instances and panoptic segments.
 
     psalm prepare ade20k ADEChallengeData2016 [--splits train val] [--kinds semantic instance panoptic] [--num-proc 8]
 
@@ -13,11 +13,27 @@ they are the same in every run.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-FOLDERS = {"train": "training", "val": "validation"}
-SPLITS = tuple(FOLDERS)
-KINDS = ("semantic", "instance", "panoptic")
+import numpy as np
+
+from ...masks import rle_from_bitmap
+from ..preparation import (
+    SPLIT_FOLDERS,
+    TRAIN_VAL,
+    TrainVal,
+    box_and_area,
+    do_all,
+    files_in,
+    make_files,
+    make_panoptic_files,
+    read_pixels,
+    read_size,
+    write_json,
+    write_pixels,
+    write_segment_map,
+)
+from ..segment_map import read_segment_map
 
 # Name and colour of the categories 0..149 as the published panoptic files have them; the colour is the id of a category's first segment.
 PANOPTIC_CATEGORIES = Path(__file__).parents[1] / "benchmarks" / "labels" / "ade20k_150_panoptic.txt"
@@ -26,7 +42,7 @@ INSTANCE_NAMES = {89: "television receiver"}
 
 
 def panoptic_categories() -> list[dict[str, Any]]:
-    """The 150 categories as the JSON file has them."""
+    """Lists the 150 categories as the JSON file has them."""
     from ..benchmarks.ade20k import CLASS_OF_INSTANCE
 
     categories = []
@@ -38,7 +54,7 @@ def panoptic_categories() -> list[dict[str, Any]]:
 
 
 def instance_categories(folder: Path) -> list[dict[str, Any]]:
-    """The 100 things as the JSON file has them."""
+    """Lists the 100 things as the JSON file has them."""
     from ..benchmarks.ade20k import CLASS_OF_INSTANCE, NAMES, names_from_lines
 
     lines = (folder / NAMES).read_text(encoding="utf-8").splitlines()
@@ -47,34 +63,25 @@ def instance_categories(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_semantic(job: tuple[Path, Path]) -> None:
-    """The map of one image, every value less one; 0 becomes 255."""
-    import numpy as np
-
-    from ..preparation import read_pixels, write_picture
-
+    """Writes the map of one image, every value less one; 0 becomes 255."""
     source, path = job
     labels = read_pixels(source)
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > 150:
         raise ValueError(f"{source}: expected labels 0 to 150 as grey of 8 bits; it is no map of `annotations`")
-    write_picture(path, labels - np.uint8(1))
+    write_pixels(path, labels - np.uint8(1))
 
 
 def read_image_entry(image: Path) -> dict[str, Any]:
-    """The entry of `images`."""
-    from ..preparation import read_size
-
+    """Entry of `images` for one image."""
     height, width = read_size(image)
     return {"id": image.stem, "file_name": image.name, "width": width, "height": height}
 
 
 def read_instances(source: Path, entry: dict[str, Any]) -> list[tuple[int, Any]]:
     """Category 0..149 and mask (H, W) bool of the objects of one image, by their numbers."""
-    import numpy as np
 
     from ..benchmarks.ade20k import instances_of
     from ..benchmarks.label_maps import present_values
-    from ..preparation import read_pixels
-    from ..segment_map import read_segment_map
 
     pixels = read_pixels(source)
     check_size(source, pixels.shape[:2], entry)
@@ -89,40 +96,26 @@ def read_instances(source: Path, entry: dict[str, Any]) -> list[tuple[int, Any]]
 
 
 def check_size(source: Path, size: tuple[int, int], entry: dict[str, Any]) -> None:
-    """ValueError if a map has not the size of its image."""
+    """Raises ValueError if a map has not the size of its image."""
     if tuple(size) != (entry["height"], entry["width"]):
         raise ValueError(f"{source}: is {size[0]} x {size[1]}, but its image is {entry['height']} x {entry['width']} (height x width)")
 
 
 def make_instances(job: tuple[Path, Path]) -> dict[str, Any]:
     """Entries of `images` and `annotations` of one image; the ids of annotations are given later."""
-    from ...masks import rle_from_bitmap
-    from ..preparation import box_and_area
-
     image, source = job
     entry = read_image_entry(image)
     annotations = []
     for category_id, mask in read_instances(source, entry):
         box, area = box_and_area(mask)
-        annotations.append(
-            {
-                "image_id": entry["id"],
-                "iscrowd": 0,
-                "category_id": category_id,
-                "bbox": box,
-                "segmentation": rle_from_bitmap(mask),
-                "area": area,
-            }
-        )
+        annotation = {"image_id": entry["id"], "iscrowd": 0, "category_id": category_id, "bbox": box}
+        annotations.append(annotation | {"segmentation": rle_from_bitmap(mask), "area": area})
     return {"image": entry, "annotations": annotations}
 
 
 def make_panoptic(job: tuple[Path, Path, Path, Path]) -> dict[str, Any]:
-    """The panoptic PNG of one image: stuff of the semantic map, and over it the objects. Returned are its entries of `images` and
+    """Writes the panoptic PNG of one image: stuff of the semantic map, and over it the objects. Returns its entries of `images` and
     `annotations`."""
-    import numpy as np
-
-    from ..preparation import box_and_area, read_pixels, write_picture
 
     image, semantic, instances, path = job
     entry = read_image_entry(image)
@@ -143,34 +136,30 @@ def make_panoptic(job: tuple[Path, Path, Path, Path]) -> dict[str, Any]:
         ids[mask] = segment_id
         box, area = box_and_area(mask)  # before other objects are put over it, as in the published files
         segments_info.append({"id": segment_id, "category_id": category_id, "area": area, "bbox": box, "iscrowd": 0})
-    write_picture(path, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
+    write_segment_map(path, ids)
     return {"image": entry, "annotation": {"image_id": entry["id"], "file_name": path.name, "segments_info": segments_info}}
 
 
 def colour_id(category: dict[str, Any]) -> int:
-    """The segment id that has the colour of a category."""
+    """Segment id that has the colour of a category."""
     red, green, blue = category["color"]
     return red + 256 * green + 256**2 * blue
 
 
 def prepare_semantic(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import files_in, make_files
-
-    sources = files_in(folder / "annotations" / FOLDERS[split], "*.png")
-    jobs = [(source, folder / "annotations_detectron2" / FOLDERS[split] / source.name) for source in sources]
+    sources = files_in(folder / "annotations" / SPLIT_FOLDERS[split], "*.png")
+    jobs = [(source, folder / "annotations_detectron2" / SPLIT_FOLDERS[split] / source.name) for source in sources]
     make_files(write_semantic, jobs, title=f"annotations_detectron2 {split}", overwrite=overwrite, num_proc=num_proc)
 
 
 def prepare_instance(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import do_all, files_in, write_json
-
     file = folder / f"ade20k_instance_{split}.json"
     if file.exists() and not overwrite:
         print(f"{file.name}: kept")
         return
-    images = files_in(folder / "images" / FOLDERS[split], "*.jpg")
+    images = files_in(folder / "images" / SPLIT_FOLDERS[split], "*.jpg")
     categories = instance_categories(folder)
-    jobs = [(image, folder / "annotations_instance" / FOLDERS[split] / f"{image.stem}.png") for image in images]
+    jobs = [(image, folder / "annotations_instance" / SPLIT_FOLDERS[split] / f"{image.stem}.png") for image in images]
     made = do_all(make_instances, jobs, title=file.stem, num_proc=num_proc)
     annotations = [annotation for entry in made for annotation in entry["annotations"]]
     content = {
@@ -183,35 +172,20 @@ def prepare_instance(folder: Path, split: str, num_proc: int, overwrite: bool) -
 
 
 def prepare_panoptic(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import do_all, files_in, write_json
-
     file = folder / f"ade20k_panoptic_{split}.json"
-    images = files_in(folder / "images" / FOLDERS[split], "*.jpg")
-    jobs = [
-        (
-            image,
-            folder / "annotations" / FOLDERS[split] / f"{image.stem}.png",
-            folder / "annotations_instance" / FOLDERS[split] / f"{image.stem}.png",
-            folder / file.stem / f"{image.stem}.png",
-        )
-        for image in images
-    ]
-    if file.exists() and not overwrite and all(job[-1].exists() for job in jobs):
-        print(f"{file.stem}: 0 written, {len(jobs)} kept")
-        return
-    # All of them: PNG files that were there without the rest may have other ids.
-    made = do_all(make_panoptic, jobs, title=file.stem, num_proc=num_proc)
-    content = {
-        "images": [entry["image"] for entry in made],
-        "annotations": [entry["annotation"] for entry in made],
-        "categories": panoptic_categories(),
-    }
-    write_json(file, content)  # last: where it exists, so do the PNG files
-    print(f"{file.stem}: {len(jobs)} written, 0 kept")
+    images = files_in(folder / "images" / SPLIT_FOLDERS[split], "*.jpg")
+    folders = folder / "annotations" / SPLIT_FOLDERS[split], folder / "annotations_instance" / SPLIT_FOLDERS[split], folder / file.stem
+    jobs = [(image, *(each / f"{image.stem}.png" for each in folders)) for image in images]
+    make_panoptic_files(make_panoptic, jobs, file, panoptic_categories(), overwrite=overwrite, num_proc=num_proc)
 
 
 def prepare(
-    folder: Path, *, splits: Sequence[str] = SPLITS, kinds: Sequence[str] = KINDS, num_proc: int = 1, overwrite: bool = False
+    folder: Path,
+    *,
+    splits: TrainVal = TRAIN_VAL,
+    kinds: Sequence[Literal["semantic", "instance", "panoptic"]] = ("semantic", "instance", "panoptic"),
+    num_proc: int = 1,
+    overwrite: bool = False,
 ) -> None:
     """Makes the files of some kinds, from the folder ADEChallengeData2016. Raises ValueError for a file that is missing or wrong."""
     makers = {"semantic": prepare_semantic, "instance": prepare_instance, "panoptic": prepare_panoptic}

@@ -1,4 +1,4 @@
-"""Draw the visual prompts of COCO-Interactive for all objects of COCO, and write them in the format of the published files.
+"""Draws the visual prompts of COCO-Interactive for all objects of COCO, and writes them in the format of the published files.
 
     psalm prepare coco_interactive coco --split val --rules released --seed 0 --num-proc 8
 
@@ -11,16 +11,15 @@ others of the same kind; to compare with published numbers, take the published f
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-SPLITS = ("train", "val")
-RULES = ("released", "paper")
+from ..preparation import TRAIN_VAL, TrainVal, do_all, write_file
+
 IMAGES_PER_PART = 100
 
 
@@ -45,7 +44,7 @@ def read_instances(file: Path) -> tuple[list, str]:
 
 
 def make_part(part: tuple[Path, list, int, str, int]) -> int:
-    """Write the items of some images, separated by commas: complete, or not at all.
+    """Writes the items of some images, separated by commas: complete, or not at all.
 
     Args:
         part: the file, the images with their annotations, the number of the first, rules and seed.
@@ -66,16 +65,12 @@ def make_part(part: tuple[Path, list, int, str, int]) -> int:
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"image {image['id']}, annotation {annotation.get('id')}: {error!r}") from error
         items.append(json.dumps({"image": image["file_name"], "image_info": image, "new_img_id": number, "anns": anns}))
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(",\n".join(items), encoding="ascii")
-    os.replace(unfinished, file)
+    write_file(file, lambda target: target.write(",\n".join(items).encode("ascii")))
     return sum(len(annotations) for _, annotations in records)
 
 
 def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int) -> None:
-    """Write `output`; parts that an earlier run with the same annotations, rules and seed has left are used."""
-    from tqdm import tqdm
-
+    """Writes `output`; parts that an earlier run with the same annotations, rules and seed has left are used."""
     records, digest = read_instances(instances)
     recipe = hashlib.sha256(repr((digest, rules, seed, IMAGES_PER_PART)).encode()).hexdigest()[:16]
     folder = output.with_name(f".{output.name}-{recipe}")
@@ -91,12 +86,8 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
     if kept:
         print(f"{output.name}: {kept} of {len(files)} parts are there already", file=sys.stderr)
     began = time.perf_counter()
-    with tqdm(total=len(files), initial=kept, desc=output.name, unit="part", smoothing=0) as bar:
-        done = 0
-        for number in _in_processes(missing, num_proc):
-            done += number
-            bar.set_postfix_str(f"{done / (time.perf_counter() - began):.0f} annotations/s")
-            bar.update()
+    number = sum(do_all(make_part, missing, title=output.name, num_proc=num_proc))
+    print(f"{output.name}: {number / (time.perf_counter() - began):.0f} annotations/s", file=sys.stderr)
     unfinished = folder / f"whole.{os.getpid()}"
     with open(unfinished, "w", encoding="ascii") as target:
         target.write("[\n")
@@ -107,24 +98,11 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def part_folders(output: Path) -> list[Path]:
-    """Those that runs with any arguments have left."""
-    return list(output.parent.glob(f".{output.name}-*"))
-
-
-def _in_processes(parts: list, num_proc: int):
-    if num_proc == 1 or len(parts) < 2:
-        yield from map(make_part, parts)
-        return
-    with multiprocessing.Pool(min(num_proc, len(parts))) as pool:
-        yield from pool.imap_unordered(make_part, parts)
-
-
 def prepare(
     folder: Path,
     *,
-    splits: Sequence[str] = SPLITS,
-    rules: str = RULES[0],
+    splits: TrainVal = TRAIN_VAL,
+    rules: Literal["released", "paper"] = "released",
     seed: int = 0,
     num_proc: int = 1,
     overwrite: bool = False,
@@ -141,7 +119,7 @@ def prepare(
         output = folder / f"coco_interactive_{split}_{'psalm' if rules == 'released' else 'paper'}.json"
         if output.exists() and not overwrite:
             print(f"kept {output}, which exists; --overwrite draws it again", file=sys.stderr)
-            for left in part_folders(output):
+            for left in list(output.parent.glob(f".{output.name}-*")):  # parts of runs with any arguments
                 shutil.rmtree(left, ignore_errors=True)
             continue
         try:

@@ -1,4 +1,4 @@
-"""Make the semantic maps of COCO 2017 from its panoptic maps: one PNG per image, value = position of the category, 255 = unlabelled.
+"""Makes the semantic maps of COCO 2017 from its panoptic maps: one PNG per image, value = position of the category, 255 = unlabelled.
 
     psalm prepare coco_semantic coco [--splits train val] [--num-proc 8] [--overwrite]
 
@@ -7,31 +7,26 @@ Reads annotations/panoptic_{split}2017.json and panoptic_{split}2017/ in the fol
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-SPLITS = ("train", "val")
-UNLABELLED = 255
+import numpy as np
+
+from ..preparation import TRAIN_VAL, TrainVal, make_files, write_pixels
+from ..segment_map import read_segment_map
 
 
 def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
-    """The map of one image, from its panoptic map and {segment id: position of the category}."""
-    import numpy as np
-
-    from ..preparation import write_picture
-    from ..segment_map import read_segment_map
-
+    """Writes the map of one image, from its panoptic map and {segment id: position of the category}."""
     panoptic_path, positions, path = job
     segments = read_segment_map(panoptic_path)
-    labels = np.full(segments.shape, UNLABELLED, dtype=np.uint8)
+    labels = np.full(segments.shape, 255, dtype=np.uint8)
     for segment_id, position in positions.items():
         labels[segments == segment_id] = position
-    write_picture(path, labels)
+    write_pixels(path, labels)
 
 
-def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import make_files
-
+def jobs_of_split(folder: Path, split: str) -> list[tuple[Path, dict[int, int], Path]]:
+    """Jobs of `write_map` for all images of a split."""
     file = folder / f"annotations/panoptic_{split}2017.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -45,10 +40,11 @@ def prepare_split(folder: Path, split: str, num_proc: int, overwrite: bool) -> N
         raise ValueError(f"{file}: does not exist; give the folder of COCO, see docs/datasets/coco.md") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: not the panoptic annotations of COCO ({error!r}); download it again") from error
-    make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)
+    return jobs
 
 
-def prepare(folder: Path, *, splits: Sequence[str] = SPLITS, num_proc: int = 1, overwrite: bool = False) -> None:
+def prepare(folder: Path, *, splits: TrainVal = TRAIN_VAL, num_proc: int = 1, overwrite: bool = False) -> None:
     """Makes the maps of the splits, in the folder of COCO. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
-        prepare_split(folder, split, num_proc, overwrite)
+        jobs = jobs_of_split(folder, split)
+        make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)

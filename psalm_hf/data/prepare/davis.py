@@ -1,4 +1,4 @@
-"""Write the evaluation file of DAVIS 2017 as PSALM's released scripts read it: one item per frame but the first of each sequence.
+"""Writes the evaluation file of DAVIS 2017 as PSALM's released scripts read it: one item per frame but the first of each sequence.
 
     psalm prepare davis DAVIS --split val
 
@@ -10,20 +10,23 @@ in the released file, a frame is only asked for the objects that its annotation 
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
-SPLITS = ("train", "val")
+from tqdm import tqdm
+
+from ...masks import area
+from ..preparation import write_json
+from ..segment_map import read_segment_map
 
 
 def items_of_sequence(data_dir: Path, root: str, sequence: str, first_number: int) -> list[dict]:
-    """The items of all frames but the first.
+    """Items of all frames but the first.
 
     Raises:
         ValueError: an annotation cannot be read, or there are not two frames.
         FileNotFoundError: there is no such sequence.
     """
-    from ...masks import area
     from ..benchmarks.davis import frame_names, object_masks
-    from ..segment_map import read_segment_map
 
     def annotations(frame: str) -> tuple[list[dict], tuple[int, int]]:
         segment_map = read_segment_map(data_dir / f"{root}Annotations/480p/{sequence}/{frame}.png")
@@ -54,21 +57,7 @@ def items_of_sequence(data_dir: Path, root: str, sequence: str, first_number: in
     return items
 
 
-def write_items(data_dir: Path, split: str, root: str, output: Path) -> int:
-    """Write the file; returns the number of items."""
-    from tqdm import tqdm
-
-    from ..preparation import write_json
-
-    sequences = (data_dir / f"{root}ImageSets/2017/{split}.txt").read_text(encoding="utf-8").split()
-    items: list[dict] = []
-    for sequence in tqdm(sequences, desc=f"DAVIS {split}", unit="sequence"):
-        items += items_of_sequence(data_dir, root, sequence, len(items))
-    write_json(output, items)
-    return len(items)
-
-
-def prepare(folder: Path, *, split: str = "val", overwrite: bool = False) -> None:
+def prepare(folder: Path, *, split: Literal["train", "val"] = "val", overwrite: bool = False) -> None:
     """Makes the file of a split, in the folder of DAVIS. Raises ValueError for a file that is missing or cannot be read."""
     from ..benchmarks.davis import root_of
 
@@ -77,8 +66,12 @@ def prepare(folder: Path, *, split: str = "val", overwrite: bool = False) -> Non
     if output.exists() and not overwrite:
         print(f"kept {output}, which exists; --overwrite writes it again", file=sys.stderr)
         return
+    items: list[dict] = []
     try:
-        number = write_items(folder, split, root, output)
+        sequences = (folder / f"{root}ImageSets/2017/{split}.txt").read_text(encoding="utf-8").split()
+        for sequence in tqdm(sequences, desc=f"DAVIS {split}", unit="sequence"):
+            items += items_of_sequence(folder, root, sequence, len(items))
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} does not exist; see docs/datasets/davis.md for the files") from error
-    print(f"wrote {output}: {number} frames", file=sys.stderr)
+    write_json(output, items)
+    print(f"wrote {output}: {len(items)} frames", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Unpack the relations of Ego-Exo4D: masks of every take, and its frames where videos are given.
+"""Unpacks the relations of Ego-Exo4D: masks of every take, and its frames where videos are given.
 
     psalm prepare ego_exo4d annotations/relations_val.json processed --split val --videos takes
 
@@ -16,17 +16,21 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from tqdm import tqdm
+
+from ...masks import compress_rle
+from ..preparation import write_json
+from .lzstring import decompress_from_uri_component
 
 FRAMES_PER_SECOND = 30  # nothing is annotated more often than once per second
-SPLITS = ("train", "val", "test")
 MIN_HEIGHT = 1408  # smaller videos are left out, as in the public baselines
 
 
 def unpacked_masks(object_masks: dict) -> tuple[dict, dict, list[str]]:
-    """Masks as RLE, the frames that were looked at, both by object and camera; and what could not be decoded (its mask is None)."""
-    from ...masks import compress_rle
-    from .lzstring import decompress_from_uri_component
-
+    """Masks as RLE, and the frames that were looked at, both by object and camera; and masks that could not be decoded (None)."""
     masks, annotated, broken = {}, {}, []
     for name, views in object_masks.items():
         masks[name], annotated[name] = {}, {}
@@ -64,15 +68,13 @@ def video_frames(video: Path) -> Iterator[tuple[int, object]]:
 
 
 def write_frames(video: Path, folder: Path, scale: int) -> list[int]:
-    """Write the frames of a camera, `scale` times smaller; returns their numbers, none if the video is too small."""
-    from PIL import Image
-
+    """Writes the frames of a camera, `scale` times smaller; returns their numbers, none if the video is too small."""
     numbers = []
     folder.mkdir(parents=True)
-    for number, picture in video_frames(video):
-        if picture.height < MIN_HEIGHT:
+    for number, image in video_frames(video):
+        if image.height < MIN_HEIGHT:
             break
-        picture.resize((picture.width // scale, picture.height // scale), Image.Resampling.BILINEAR).save(
+        image.resize((image.width // scale, image.height // scale), Image.Resampling.BILINEAR).save(
             folder / f"{number}.jpg", quality=95
         )
         numbers.append(number)
@@ -90,14 +92,13 @@ def of_cameras(cameras: Iterable[str], by_object: dict[str, dict]) -> dict[str, 
 
 
 def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) -> list[str]:
-    """Write one take, its annotation last; returns what could not be decoded.
+    """Writes one take, its annotation last; returns the masks that could not be decoded.
 
     Raises:
         ValueError: a field is missing, there are several first-person cameras, or it has no frames.
         FileNotFoundError: the video of the first-person camera is missing.
     """
     from ..benchmarks.ego_exo4d import ego_camera
-    from ..preparation import write_json
 
     try:
         masks, annotated, broken = unpacked_masks(relations["object_masks"])
@@ -142,7 +143,9 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
     return broken
 
 
-def prepare(relations: Path, output: Path, *, split: str, videos: Path | None = None, overwrite: bool = False) -> None:
+def prepare(
+    relations: Path, output: Path, *, split: Literal["train", "val", "test"], videos: Path | None = None, overwrite: bool = False
+) -> None:
     """Unpacks all takes of the relations file.
 
     Args:
@@ -155,10 +158,6 @@ def prepare(relations: Path, output: Path, *, split: str, videos: Path | None = 
         ValueError: no relations, or no take that can be prepared.
         ImportError: videos, and PyAV is not installed.
     """
-    from tqdm import tqdm
-
-    from ..preparation import write_json
-
     try:
         takes = json.loads(relations.read_text(encoding="utf-8"))["annotations"]
     except FileNotFoundError as error:

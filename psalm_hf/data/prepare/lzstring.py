@@ -17,7 +17,7 @@ _END = 2
 
 
 def decompress_from_uri_component(packed: str) -> str:
-    """The text that was packed.
+    """Unpacks a text.
 
     Raises:
         ValueError: characters that do not occur in packed text, or its end is missing.
@@ -35,6 +35,13 @@ def decompress_from_uri_component(packed: str) -> str:
             raise ValueError(f"LZString: the text ends after {len(packed)} characters, before its end mark")
         return int(bits[position - number : position][::-1], 2)
 
+    def add(phrase: str) -> None:
+        nonlocal width, free
+        phrases.append(phrase)
+        free -= 1
+        if not free:
+            width, free = width + 1, 1 << width
+
     phrases: list[str] = [""] * 3  # numbers 0 to 2 are no phrases
     width, free = 2, 1  # bits of a code, and how many more phrases such codes can name
     text: list[str] = []
@@ -45,10 +52,7 @@ def decompress_from_uri_component(packed: str) -> str:
             return "".join(text)
         if code in _NEW_CHARACTER:
             phrase = chr(read(_NEW_CHARACTER[code]))
-            phrases.append(phrase)
-            free -= 1
-            if not free:
-                width, free = width + 1, 1 << width
+            add(phrase)
         elif code < len(phrases):
             phrase = phrases[code]
         elif code == len(phrases) and previous:
@@ -57,8 +61,5 @@ def decompress_from_uri_component(packed: str) -> str:
             raise ValueError(f"LZString: phrase {code} is repeated before it occurs")
         text.append(phrase)
         if previous:
-            phrases.append(previous + phrase[0])
-            free -= 1
-            if not free:
-                width, free = width + 1, 1 << width
+            add(previous + phrase[0])
         previous = phrase

@@ -1,4 +1,4 @@
-"""Make the layout that `load("pc59" | "pc459", ...)` reads from VOC 2010 and the label files of Pascal Context.
+"""Makes the layout that `load("pc59" | "pc459", ...)` reads from VOC 2010 and the label files of Pascal Context.
 
     psalm prepare pascal_context VOCdevkit pascal_ctx_d2 [--labels trainval] [--splits train val] [--num-proc 8]
 
@@ -11,21 +11,20 @@ The published maps of 59 categories come from trainval_merged.json, which counts
 comparable with published ones. If you have the published maps, put them into annotations_ctx59/ first; they are kept.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-FOLDERS = {"train": "training", "val": "validation"}
-SPLITS = tuple(FOLDERS)
+import numpy as np
+
+from ..preparation import SPLIT_FOLDERS, TRAIN_VAL, TrainVal, copy_image, make_files, read_names, write_pixels
+
 UNLABELLED = {59: 255, 459: 65535}
 
 
 def write_map(job: tuple[Path, int, Path]) -> None:
-    """The map of one image, with 459 or 59 categories."""
-    import numpy as np
+    """Writes the map of one image, with 459 or 59 categories."""
     from scipy.io import loadmat
 
     from ..benchmarks.pascal_context import LABELS_OF_59
-    from ..preparation import write_picture
 
     source, number, path = job
     if not source.is_file():
@@ -38,25 +37,7 @@ def write_map(job: tuple[Path, int, Path]) -> None:
         raise ValueError(f"{source}: expected labels 0 to 459, got {labels.dtype} up to {labels.max()}; it is no file of Pascal Context")
     position = np.full(460, UNLABELLED[number], dtype=np.uint16 if number == 459 else np.uint8)
     position[list(range(1, 460)) if number == 459 else list(LABELS_OF_59)] = range(number)
-    if number == 459:
-        write_picture(path, position[labels], compression="tiff_adobe_deflate")
-    else:
-        write_picture(path, position[labels])
-
-
-def prepare_split(folder: Path, output: Path, labels: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..preparation import copy_picture, make_files
-
-    names_file = folder / f"ImageSets/Main/{split}.txt"
-    if not names_file.is_file():
-        raise ValueError(f"{names_file}: does not exist; give the folder that holds VOC2010, see docs/datasets/pascal_context.md")
-    names = names_file.read_text(encoding="utf-8").split()
-    for number, end in ((459, ".tif"), (59, ".png")):
-        maps = output / f"annotations_ctx{number}/{FOLDERS[split]}"
-        jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
-        make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", overwrite=overwrite, num_proc=num_proc)
-    images = [(folder / f"JPEGImages/{name}.jpg", output / f"images/{FOLDERS[split]}/{name}.jpg") for name in names]
-    make_files(copy_picture, images, title=f"images {split}", overwrite=overwrite, num_proc=num_proc)
+    write_pixels(path, position[labels], **({"compression": "tiff_adobe_deflate"} if number == 459 else {}))
 
 
 def prepare(
@@ -64,7 +45,7 @@ def prepare(
     output: Path,
     *,
     labels: Path | None = None,
-    splits: Sequence[str] = SPLITS,
+    splits: TrainVal = TRAIN_VAL,
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> None:
@@ -73,6 +54,14 @@ def prepare(
     Raises:
         ValueError: a file that is missing or of another dataset.
     """
-    voc = folder / "VOC2010"
+    voc, options = folder / "VOC2010", {"num_proc": num_proc, "overwrite": overwrite}
+    labels = labels or voc / "trainval"
     for split in splits:
-        prepare_split(voc, output, voc / "trainval" if labels is None else labels, split, num_proc, overwrite)
+        advice = "give the folder that holds VOC2010, see docs/datasets/pascal_context.md"
+        names = read_names(voc / f"ImageSets/Main/{split}.txt", advice)
+        for number, end in ((459, ".tif"), (59, ".png")):
+            maps = output / f"annotations_ctx{number}/{SPLIT_FOLDERS[split]}"
+            jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
+            make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", **options)
+        images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
+        make_files(copy_image, images, title=f"images {split}", **options)

@@ -1,4 +1,4 @@
-"""Write the refs of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as JSON, checked and counted.
+"""Writes the refs of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as JSON, checked and counted.
 
     psalm prepare refcoco refer_seg
     psalm prepare refcoco refer_seg --format psalm_json --datasets refcoco grefcoco
@@ -20,19 +20,22 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco")
-FORMATS = ("refs", "psalm_json")
-RELEASED = ("unc", "umd")  # the divisions into splits that the released files have
-NO_TARGET = -1
+from tqdm import tqdm
+
+from ..preparation import write_json
+
+ReferDataset = Literal["refcoco", "refcoco+", "refcocog", "grefcoco"]
+RELEASED_DIVISIONS = ("unc", "umd")  # the divisions into splits that the released files have
+NO_ANNOTATION = -1
 
 
 def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str, str, Path]]:
     """Dataset, division into splits and file of all refs; of a pickle and its JSON the one that is published: the pickle, of gRefCOCO the
     JSON, beside which old copies have a pickle with other ids."""
     found = {}
-    for dataset in datasets or DATASETS:
+    for dataset in datasets or get_args(ReferDataset):
         name, kinds = ("grefs", ("p", "json")) if dataset == "grefcoco" else ("refs", ("json", "p"))  # the last is what is published
         for kind in kinds:
             for path in sorted((data_dir / dataset).glob(f"{name}(*).{kind}")):
@@ -42,7 +45,8 @@ def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str,
         if datasets and not any(dataset == key[0] for key in found):
             raise FileNotFoundError(f"{data_dir / dataset}: no file refs(...).p or grefs(...).json; download it, see docs/datasets")
     if not found:
-        raise FileNotFoundError(f"{data_dir}: none of the folders {', '.join(DATASETS)} with refs; see docs/datasets/refcoco.md")
+        names = ", ".join(get_args(ReferDataset))
+        raise FileNotFoundError(f"{data_dir}: none of the folders {names} with refs; see docs/datasets/refcoco.md")
     return [(dataset, division, path) for (dataset, division), path in found.items()]
 
 
@@ -60,12 +64,12 @@ def read_json(path: Path) -> Any:
 
 
 def annotation_ids(ref: dict[str, Any]) -> list[int]:
-    """One id in RefCOCO, a list in gRefCOCO, none where nothing is meant."""
+    """Ids of the annotations of a ref: one in RefCOCO, a list in gRefCOCO, none where nothing is meant."""
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    return [] if ids == [NO_TARGET] else ids
+    return [] if ids == [NO_ANNOTATION] else ids
 
 
-class Instances:
+class RefInstances:
     """Images and annotations of an `instances.json` by their ids."""
 
     def __init__(self, path: Path):
@@ -92,7 +96,7 @@ class Instances:
         _ = ref["split"]
 
     def released_items(self, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One per ref, with the fields that the released code reads."""
+        """Items, one per ref, with the fields that the released code reads."""
         return [
             {
                 "image": self.images[ref["image_id"]]["file_name"],
@@ -105,9 +109,7 @@ class Instances:
         ]
 
 
-def check_all(refs: list[dict[str, Any]], instances: Instances, path: Path) -> None:
-    from tqdm import tqdm
-
+def check_all(refs: list[dict[str, Any]], instances: RefInstances, path: Path) -> None:
     problems = []
     for position, ref in enumerate(tqdm(refs, desc=f"{path.parent.name}/{path.name}", unit=" refs", disable=None)):
         try:
@@ -119,25 +121,15 @@ def check_all(refs: list[dict[str, Any]], instances: Instances, path: Path) -> N
         raise ValueError(f"{path}: {len(problems)} of {len(refs)} refs are broken, the first: {problems[0]}; download the files again")
 
 
-def write(content: Any, target: Path, overwrite: bool) -> bool:
-    """Whether the file was written; one that exists is complete, and kept."""
-    from ..preparation import write_json
-
-    if target.exists() and not overwrite:
-        return False
-    write_json(target, content)
-    return True
-
-
 def count(refs: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Split -> number of refs and of sentences."""
+    """Numbers of refs and of sentences by split."""
     sentences = Counter()
     for ref in refs:
         sentences[ref["split"]] += len(ref["sentences"])
     return {split: {"refs": sum(ref["split"] == split for ref in refs), "sentences": number} for split, number in sentences.items()}
 
 
-def table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
+def count_table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
     """Text table of the counts and how they compare with the published ones."""
     from ..benchmarks.refcoco import RefCoco, RefCocog, RefCocoPlus
 
@@ -155,8 +147,8 @@ def table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
 def prepare(
     folder: Path,
     *,
-    datasets: Sequence[str] | None = None,
-    format: str = FORMATS[0],
+    datasets: Sequence[ReferDataset] | None = None,
+    format: Literal["refs", "psalm_json"] = "refs",
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -168,7 +160,7 @@ def prepare(
     output = output or folder
     written, kept, rows = 0, 0, []
     for dataset, files in groupby(find_refs(folder, datasets), key=itemgetter(0)):
-        instances = Instances(folder / dataset / "instances.json")
+        instances = RefInstances(folder / dataset / "instances.json")
         for _, division, path in files:
             refs = read_refs(path)
             check_all(refs, instances, path)
@@ -177,13 +169,15 @@ def prepare(
             contents = {}
             if format == "refs" and path.suffix == ".p":
                 contents[f"{path.stem}.json"] = refs
-            elif format == "psalm_json" and division in RELEASED:
+            elif format == "psalm_json" and division in RELEASED_DIVISIONS:
                 for split in counts:
                     contents[f"{dataset}_{split}.json"] = instances.released_items([ref for ref in refs if ref["split"] == split])
             for name, content in contents.items():
-                if write(content, output / dataset / name, overwrite):
-                    written += 1
-                else:
+                target = output / dataset / name
+                if target.exists() and not overwrite:
                     kept += 1
-    print(table(rows))
+                else:
+                    write_json(target, content)
+                    written += 1
+    print(count_table(rows))
     print(f"{written} files written, {kept} kept because they exist" + ("; --overwrite writes them again" if kept else ""))
