@@ -96,7 +96,7 @@ class Dialogue:
     def ask(self, question: str) -> None:
         """Answers in words, while they come; question and answer join the dialogue when the answer is complete."""
         messages = [*self.messages, {"role": "user", "content": question}]
-        inputs = self._inputs(conversations=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
+        inputs = self._inputs(conversation=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
         length, longest = inputs["input_ids"].shape[1], self.processor.max_length
         if length >= longest:
             raise ValueError(f"the dialogue has {length} tokens, and with an answer at most {longest} fit; forget what was said by /new")
@@ -138,16 +138,13 @@ class Dialogue:
         self._draw(masks, [categories[segment["label_id"]] for segment in segments], [segment["score"] for segment in segments])
 
     def _inputs(self, **prompt: Any) -> dict[str, Any]:
-        """What the model takes, with the picture as it was encoded."""
-        inputs = self.processor(images=self.image, return_tensors="pt", **prompt).to(self.model.device)
-        del inputs["pixel_values"]
-        return {**inputs, "image_features": self.image_features}
+        """What the model takes, with the image as it was encoded."""
+        return {**self.processor.encode_prompt(**prompt).to(self.model.device), "image_features": self.image_features}
 
-    def _segmentation(self, **prompt: Any) -> tuple[Any, Any]:
-        """Outputs of the model, and the size of the picture."""
-        inputs = self._inputs(**prompt)
+    def _segmentation(self, **prompt: Any) -> tuple[Any, list[tuple[int, int]]]:
+        """Outputs of the model, and the size of the image."""
         with torch.no_grad():
-            return self.model(**inputs), inputs["original_sizes"]
+            return self.model(**self._inputs(**prompt)), [(self.image.height, self.image.width)]
 
     def _draw(self, masks: Any, labels: list[str], scores: list[float]) -> None:
         path = free_path(self.output)

@@ -64,24 +64,22 @@ class PsalmCollator:
         if condition == "region" and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
         keyword, prompt_of = _PROMPTS[condition]
-        positions = _picture_positions(samples)
-        pictures = _open_pictures(samples, positions)
-        drawn_on = [_open_region_picture(sample) for sample in samples]
+        images, region_images = open_images(samples)
         try:
             inputs = self.processor(
-                images=pictures,
+                images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
                 task=_only_task(samples),
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
-                region_images=drawn_on if any(drawn_on) else None,
+                region_images=region_images if any(region_images) else None,
                 **{keyword: [prompt_of(sample) for sample in samples]},
             )
         except ValueError as error:
             ids = ", ".join(f"{index} = {sample.image_id}" for index, sample in enumerate(samples))
             raise ValueError(f"{error} (images of this batch: {ids})") from error
-        return _share_pictures(dict(inputs), positions)
+        return dict(inputs)
 
 
 def _only_condition(samples: Sequence[Sample]) -> str:
@@ -107,46 +105,35 @@ def _only_task(samples: Sequence[Sample]) -> str:
     return samples[0].task
 
 
-def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
-    """For every sample the first sample that has the same picture, possibly itself; None without a picture."""
-    firsts: dict[str | int, list[int]] = defaultdict(list)
-    positions: list[int | None] = []
-    for number, sample in enumerate(samples):
-        if sample.image is None:
-            positions.append(None)
-            continue
-        # Ids of different datasets may coincide, so they only say where to look.
-        same = (first for first in firsts[sample.image_id] if _is_same_picture(samples[first].image, sample.image))
-        first = next(same, number)
-        if first == number:
-            firsts[sample.image_id].append(number)
-        positions.append(first)
-    return positions
+def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], list[Image.Image | None]]:
+    """Images of the samples, and those that their regions are drawn on; None where there is none.
 
+    An image that occurs several times is opened once and is one object, by which the processor knows it: an image of one path or one
+    object, or of equal bytes or pixels under one `image_id`.
 
-def _is_same_picture(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and one == other)
+    Raises:
+        ValueError: an image that cannot be read or has another size than the sample says; the message names the image id.
+    """
+    opened: dict[Any, list[tuple[Any, Image.Image]]] = defaultdict(list)
 
+    def open_once(source: Any, image_id: str | int, image_size: Sequence[int] | None, name: str) -> Image.Image | None:
+        if source is None:
+            return None
+        # Comparing bytes or pixels takes long: ids say where it may be worth it.
+        candidates = opened[source if isinstance(source, str) else image_id]
+        image = next((image for other, image in candidates if other is source or (type(other) is type(source) and other == source)), None)
+        if image is None:
+            image = open_stored_image(source, name)
+            candidates.append((source, image))
+        _check_size(image, image_size, name)
+        return image
 
-def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
-    opened = {
-        first: open_picture(samples[first].image, f"image {samples[first].image_id}")
-        for first in dict.fromkeys(positions)
-        if first is not None
-    }
-    for sample, first in zip(samples, positions, strict=True):
-        if first is not None:
-            _check_size(opened[first], sample.image_size, f"image {sample.image_id}")
-    return [None if first is None else opened[first] for first in positions]
-
-
-def _open_region_picture(sample: Sample) -> Image.Image | None:
-    if sample.region_image is None:
-        return None
-    name = f"region image of image {sample.image_id}"
-    picture = open_picture(sample.region_image, name)
-    _check_size(picture, sample.region_image_size, name)
-    return picture
+    images = [open_once(sample.image, sample.image_id, sample.image_size, f"image {sample.image_id}") for sample in samples]
+    region_images = [
+        open_once(sample.region_image, sample.image_id, sample.region_image_size, f"region image of image {sample.image_id}")
+        for sample in samples
+    ]
+    return images, region_images
 
 
 def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> None:
@@ -157,7 +144,7 @@ def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> N
         )
 
 
-def open_picture(image: Any, item: str) -> Image.Image:
+def open_stored_image(image: Any, item: str) -> Image.Image:
     """A sample's picture as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
 
     Args:
@@ -209,14 +196,3 @@ def _without_crowd_regions(sample: Sample) -> Sample:
     if not kept:
         raise ValueError(f"image {sample.image_id}: all regions point at crowds, which are no targets; leave it out")
     return replace(sample, regions=kept)
-
-
-def _share_pictures(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:
-    """Keeps every picture once; `image_index` follows."""
-    given = [first for first in positions if first is not None]  # in the order of `pixel_values`
-    distinct = list(dict.fromkeys(given))
-    if len(distinct) < len(given):
-        batch["pixel_values"] = batch["pixel_values"][[given.index(first) for first in distinct]]
-        place = [-1 if first is None else distinct.index(first) for first in positions]
-        batch["image_index"] = batch["image_index"].new_tensor(place)
-    return batch

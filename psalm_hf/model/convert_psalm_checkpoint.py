@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,9 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+from .prompts import PAD_TOKEN, SEG_TOKEN
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
@@ -313,6 +315,39 @@ def mask2former_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) ->
 def _count(names: Iterable[str], pattern: str) -> int:
     """How many different numbers the pattern's group takes."""
     return len({match[1] for match in map(re.compile(pattern).search, names) if match})
+
+
+def tokenizer_from_original_folder(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Tokenizer of a released folder: GPT-2 BPE from vocab.json, merges.txt and added_tokens.json, or from tokenizer.json.
+
+    Raises:
+        ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
+    """
+    folder = Path(folder)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        merges = [tuple(line.split(" ")) for line in _merge_lines(folder / "merges.txt")]
+        tokenizer = GPT2Tokenizer(vocab=json.loads((folder / "vocab.json").read_text(encoding="utf-8")), merges=merges)
+        if (folder / "added_tokens.json").is_file():
+            added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+            # Ids are given in the order of adding. Runs of blanks are matched in the raw text, not after normalisation.
+            tokenizer.add_tokens([AddedToken(text, normalized=False) for text in sorted(added, key=added.get)])
+    elif (folder / "tokenizer.json").is_file():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = "<|endoftext|>"
+    else:
+        raise ValueError(f"{folder}: no tokenizer; expected vocab.json and merges.txt (with added_tokens.json), or tokenizer.json")
+    missing = [token for token in (PAD_TOKEN, SEG_TOKEN) if token not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(f"{folder}: the tokenizer lacks {' and '.join(missing)}; is added_tokens.json missing?")
+    tokenizer.pad_token = PAD_TOKEN
+    return tokenizer
+
+
+def _merge_lines(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines(): merges contain other line separators
+        if line and not line.startswith("#version"):
+            yield line
 
 
 # ---------------------------------------------------------------------------------------------------------------- Mask2Former

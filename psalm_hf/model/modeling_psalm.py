@@ -841,7 +841,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 row's own image.
             region_features: (B, R, D), replaces the four above.
             mask_labels, class_labels: B tensors (N, H, W) and (N,).
-            labels: (B, T) language targets, -100 ignored.
+            labels: (B, T) language targets, -100 ignored; also of rows with mask_labels, whose losses are then added.
             original_sizes: carried by the processor for post-processing, not read.
             cache: of the tokens before these, as `generate` keeps it; `past_key_values` is its older name.
             logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
@@ -888,12 +888,11 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 segmentation["auxiliary_outputs"] = auxiliary
             if mask_labels is not None:
                 losses = self._segmentation_losses(predictions, rows, condition_type, num_conditions, mask_labels, class_labels)
-        elif labels is not None:
+        if labels is not None:
             losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
         loss = sum(losses.values()) if losses else None
         if losses and self.training:
-            normed = predictions[-1][0] if segmentation else None
-            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, normed)
+            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, predictions[-1] if segmentation else None, losses)
 
         if logits_to_keep is None and not rows.asking() and labels is None:
             logits_to_keep = 0
@@ -995,18 +994,22 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         depths = [Prediction(depth[1], self._similarity(depth, kind, rows, condition_type, num_conditions)) for depth in supervised]
         return segmentation_losses(depths, kind, mask_labels, class_labels, self.config)
 
-    def _touch_idle_parts(self, kind: int, outputs: PsalmModelOutput, normed: Tensor | None) -> Tensor:
+    def _touch_idle_parts(
+        self, kind: int, outputs: PsalmModelOutput, prediction: tuple[Tensor, Tensor, Tensor] | None, losses: dict[str, Tensor]
+    ) -> Tensor:
         """Zero, computed by every part that a batch of this kind does not need.
 
         So a training step gives every parameter a gradient, zero where the part is idle: DDP needs no search for unused parameters, and
         an optimizer does the same on all engines (a sharded one has one flat gradient and cannot leave parameters out).
 
         Args:
-            normed: (B, Q, C) query states of the last depth, None for conversations.
+            prediction: of the last depth, see `_decode`; None for conversations.
+            losses: the terms that there are.
         """
         state = outputs.last_hidden_state[:1, :1]  # (1, 1, D)
         model, decoder, features = self.model, self.mask_decoder, outputs.image_features
-        touched = []
+        touched = [] if "loss_language" in losses else [self.lm_head(state)]
+        trains_masks = "loss_mask" in losses
         if kind == CONVERSATION:
             if features.mask_features is None:  # encoded beforehand, without the pixel decoder: then it cannot be touched
                 return state.float().sum() * 0
@@ -1019,14 +1022,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             normed, masks = decoder(queries, *corner, RowLayout(first, 1, [0]))[-1]
             touched.append(masks)
         else:
-            touched.append(self.lm_head(state))
+            normed, masks, _ = prediction
+            touched += [] if trains_masks else [masks]
         heads = {
             CATEGORY: (model.category_projection, decoder.category_head),
             SENTENCE: (model.sentence_projection, decoder.sentence_head),
             REGION: (model.region_projection, decoder.region_head),
         }
         for idle, (projection, head) in heads.items():
-            if idle != kind:
+            if idle != kind or not trains_masks:
                 touched += [projection(state), head(normed[:1, :1])]
         if not self.config.decouple_masks:
             touched.append(model.query_projection(state))
