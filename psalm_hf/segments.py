@@ -1,31 +1,34 @@
-"""Prompts about one picture -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
+"""Prompts about one image -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from .masks import area, box_from_bitmap, rle_from_bitmap
+from .model.rows import RowInfo
 from .tasks import TASKS
 from .visualization import draw_panels, draw_segmentation, label_colors
 
+# The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
+THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked of the picture, all of one kind.
+    """Prompts on the image, all of one kind.
 
     Attributes:
         task: a row of `psalm_hf.tasks.TASKS`.
         names: categories, expressions, or how the regions are called; a segment's `label_id` counts them.
         stuff: those of the categories whose segments are fused.
-        regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of a picture.
+        regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of an image.
         threshold: least score of a segment.
         no_target_threshold: of expressions, which mean nothing unless a mask scores above it; None = they always mean something.
     """
@@ -38,8 +41,86 @@ class Prompt:
     no_target_threshold: float | None = None
 
 
+class Found(NamedTuple):
+    """One segment of a row.
+
+    Attributes:
+        index: which of the row's conditions it is.
+        label: that condition; all sentences of an expression, joined by "; ".
+        score: None in a semantic map.
+        mask: (H, W) bool at the size of the image, on the device of the outputs.
+    """
+
+    index: int
+    label: str
+    score: float | None
+    mask: Tensor
+
+
+def find_segments(
+    processor,
+    outputs,
+    rows: Sequence[RowInfo],
+    sizes,
+    *,
+    task: str = "panoptic",
+    stuff: Collection[str] = (),
+    threshold: float | None = None,
+    mask_threshold: float = 0.5,
+    overlap_mask_area_threshold: float = 0.8,
+    referring_threshold: float | str | None = "processor",
+    no_target_threshold: float | str | None = "processor",
+) -> list[list[Found]]:
+    """Segments of every row of a batch, whatever it asks for; an expression that means nothing has none.
+
+    Args:
+        rows: `row_info` of the processor's inputs. sizes: (height, width) of each row's image.
+        task: of the rows of categories. stuff: those of their categories whose segments are fused (panoptic).
+        threshold, mask_threshold, overlap_mask_area_threshold, referring_threshold, no_target_threshold: see the processor's methods
+            of post-processing; `threshold` default that of `THRESHOLDS`.
+    """
+
+    def results(task: str, **options: Any) -> Iterator[tuple[list[Found], RowInfo, Any]]:
+        per_row = getattr(processor, TASKS[task].post_process)(outputs, target_sizes=sizes, **options)
+        return ((found[row], rows[row], result) for row, result in enumerate(per_row) if result is not None)
+
+    found: list[list[Found]] = [[] for _ in rows]
+    kinds = {row.kind for row in rows}
+    if "category" in kinds:
+        options: dict[str, Any] = {}
+        if task != "semantic":
+            options = {"threshold": THRESHOLDS[task] if threshold is None else threshold, "mask_threshold": mask_threshold}
+        if task == "instance":
+            options["return_binary_maps"] = True
+        elif task == "panoptic":
+            names = next(row.conditions for row in rows if row.kind == "category")
+            options["label_ids_to_fuse"] = {names.index(name) for name in stuff}
+            options["overlap_mask_area_threshold"] = overlap_mask_area_threshold
+        for segments, row, result in results(task, **options):
+            segments += (Found(index, row.conditions[index], score, mask) for index, score, mask in _of_categories(result, task))
+    if "sentence" in kinds:
+        options = {"threshold": referring_threshold, "no_target_threshold": no_target_threshold, "mask_threshold": mask_threshold}
+        for segments, row, result in results("referring", **options):
+            if not result["no_target"]:
+                segments.append(Found(0, "; ".join(row.conditions), result["score"], result["segmentation"]))
+    if "region" in kinds:
+        for segments, row, result in results("interactive", mask_threshold=mask_threshold):
+            scored = zip(row.conditions, result["scores"].tolist(), result["masks"], strict=True)
+            segments += (Found(index, *one) for index, one in enumerate(scored))
+    return found
+
+
+def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:
+    """(category index, score, mask) of every segment."""
+    if task == "semantic":
+        return [(index, None, result == index) for index in result.unique().tolist()]
+    segmentation, infos = result["segmentation"], result["segments_info"]
+    masks = segmentation if task == "instance" else [segmentation == info["id"] for info in infos]
+    return [(info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)]
+
+
 def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_threshold: float = 0.5) -> list[list[dict]]:
-    """The segments of every prompt, whose thresholds are complete (`complete_thresholds`); one call, so that the picture is encoded once.
+    """The segments of every prompt, whose thresholds are complete (`complete_thresholds`); the image is encoded once.
 
     Args:
         prompts: at most one of categories, one of expressions, one of regions.
@@ -50,14 +131,32 @@ def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_th
         without target would have is left out.
     """
     arguments = {name: value for prompt in prompts for name, value in processor_arguments(prompt).items()}
-    inputs = processor(images=image, return_tensors="pt", **arguments).to(model.device)
+    inputs = processor(images=image, return_tensors="pt", **arguments)
+    options: dict[str, Any] = {"mask_threshold": mask_threshold}
+    for prompt in prompts:
+        if prompt.task == "referring":
+            options |= {"referring_threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
+        elif prompt.task != "interactive":
+            options |= {"task": prompt.task, "stuff": prompt.stuff, "threshold": prompt.threshold}
     with torch.inference_mode():
-        outputs = model(**inputs)
-    return [read_segments(processor, outputs, inputs["original_sizes"], prompt, mask_threshold) for prompt in prompts]
+        outputs = model(**inputs.to(model.device))
+        found = find_segments(processor, outputs, inputs.row_info, inputs["original_sizes"], **options)
+    answers = []
+    for prompt in prompts:
+        own = [segments for row, segments in zip(inputs.row_info, found, strict=True) if row.kind == TASKS[prompt.task].condition]
+        # Every expression has a row of its own.
+        numbered = [(number if prompt.task == "referring" else one.index, one) for number, segments in enumerate(own) for one in segments]
+        answers.append(
+            [
+                {"label": prompt.names[index], "label_id": index, "score": one.score, "mask": one.mask.cpu().numpy()}
+                for index, one in numbered
+            ]
+        )
+    return answers
 
 
 def complete_thresholds(prompt: Prompt, processor) -> Prompt:
-    """Those of expressions that were not chosen are what the processor carries."""
+    """The prompt with thresholds of expressions: where none was chosen, those of the processor."""
     if prompt.task != "referring":
         return prompt
     threshold = processor.referring_threshold if prompt.threshold is None else prompt.threshold
@@ -85,46 +184,8 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
         return {"mask": is_set}
 
 
-def read_segments(processor, outputs, sizes, prompt: Prompt, mask_threshold: float) -> list[dict]:
-    """Post-processed outputs of one prompt as one list, whatever the task, see `segment`."""
-    post_process = partial(getattr(processor, TASKS[prompt.task].post_process), outputs, target_sizes=sizes)
-    if prompt.task == "referring":
-        thresholds = {"threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
-        answers = of_its_kind(post_process(mask_threshold=mask_threshold, **thresholds))
-        found = [(index, answer["score"], answer["segmentation"]) for index, answer in enumerate(answers) if not answer["no_target"]]
-    elif prompt.task == "interactive":
-        (answer,) = of_its_kind(post_process(mask_threshold=mask_threshold))
-        found = [(index, score, mask) for index, (score, mask) in enumerate(zip(answer["scores"], answer["masks"], strict=True))]
-    else:
-        found = find_categories(post_process, prompt, mask_threshold)
-    return [
-        {"label": prompt.names[index], "label_id": int(index), "score": None if score is None else float(score), "mask": mask.cpu().numpy()}
-        for index, score, mask in found
-    ]
-
-
-def of_its_kind(answers: list) -> list:
-    """Without the rows of other kinds of prompts, which post-processing answers with None."""
-    return [answer for answer in answers if answer is not None]
-
-
-def find_categories(post_process: Callable, prompt: Prompt, mask_threshold: float) -> list[tuple]:
-    """(category index, score, mask) of every segment; a semantic map has no scores."""
-    if prompt.task == "semantic":
-        (classes,) = of_its_kind(post_process())
-        return [(index, None, classes == index) for index in classes.unique().tolist()]
-    if prompt.task == "panoptic":
-        stuff = {prompt.names.index(name) for name in prompt.stuff}
-        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, label_ids_to_fuse=stuff))
-        masks = [answer["segmentation"] == info["id"] for info in answer["segments_info"]]
-    else:
-        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, return_binary_maps=True))
-        masks = answer["segmentation"]
-    return [(info["label_id"], info["score"], mask) for info, mask in zip(answer["segments_info"], masks, strict=True)]
-
-
 def draw_answer(image: Image.Image, prompt: Prompt, segments: list[dict], note: str | None = None) -> Image.Image:
-    """The picture with everything that was found, and a legend."""
+    """The image with everything that was found, and a legend."""
     regions = processor_arguments(prompt).get("regions", ())
     return draw_segmentation(
         image,
@@ -151,7 +212,7 @@ def expressions_without_target(prompt: Prompt, segments: list[dict]) -> list[str
 
 
 def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[dict]]) -> Image.Image:
-    """A sheet of panels: the picture, its categories, its regions, and one panel for every expression.
+    """A sheet of panels: the image, its categories, its regions, and one panel for every expression.
 
     Args:
         prompts, answers: of categories, expressions and regions, in this order.
@@ -171,7 +232,7 @@ def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[
         scores = [f"{segment['score']:.2f}" for segment in found]
         panels.append(panel(found, scores, colors=dict.fromkeys(scores, TARGET_COLOR)))
     titles = [
-        "the picture",
+        "the image",
         f"categories: {', '.join(prompts[0].names)}",
         f"regions: {', '.join(f'a {kind}' for kind in prompts[2].names)}",
         *(f'expression: "{text}"' for text in prompts[1].names),

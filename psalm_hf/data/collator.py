@@ -1,4 +1,4 @@
-"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and pictures are read."""
+"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and images are read."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
 class PsalmCollator:
     """`collator(samples)` is the batch, one row per sample and in the order of the samples.
 
-    Category rows get the instruction of the samples' task. A picture that several samples share (same `image_id`, and the same path,
-    bytes or pixels) is in the batch once. Crowds are no targets, and neither are regions that point at them. What is random depends on
-    `seed` and the images of the batch alone, so that a run that resumes sees the same batches.
+    Category rows get the instruction of the samples' task. An image that several samples share is in the batch once, see `open_images`.
+    Crowds are no targets, and neither are regions that point at them. What is random depends on `seed` and the images of the batch alone,
+    so that a run that resumes sees the same batches.
 
     Args:
         processor: a `PsalmProcessor`.
@@ -39,7 +39,7 @@ class PsalmCollator:
         seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
 
     Raises:
-        ValueError: when called: no samples, samples of different kinds or tasks, a picture that cannot be read or has another size than the
+        ValueError: when called: no samples, samples of different kinds or tasks, an image that cannot be read or has another size than the
             sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
             message names the image id.
     """
@@ -60,16 +60,16 @@ class PsalmCollator:
         self.seed = seed
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        condition = _only_condition(samples)
-        if condition == "region" and self.with_targets:
+        _check_alike(samples)
+        if samples[0].condition == "region" and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
-        keyword, prompt_of = _PROMPTS[condition]
+        keyword, prompt_of = _PROMPTS[samples[0].condition]
         images, region_images = open_images(samples)
         try:
             inputs = self.processor(
                 images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
-                task=_only_task(samples),
+                task=samples[0].task,
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
@@ -82,27 +82,21 @@ class PsalmCollator:
         return dict(inputs)
 
 
-def _only_condition(samples: Sequence[Sample]) -> str:
+def _check_alike(samples: Sequence[Sample]) -> None:
     if not samples:
         raise ValueError("collator: no samples; a batch has at least one")
-    condition = samples[0].condition
+    first = samples[0]
     for sample in samples:
-        if sample.condition != condition:
+        if sample.condition != first.condition:
             raise ValueError(
-                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {samples[0].image_id} in the same batch has "
-                f"{condition}; a batch has one kind, let the sampler draw all of a batch from one task"
+                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {first.image_id} in the same batch has "
+                f"{first.condition}; a batch has one kind, let the sampler draw all of a batch from one task"
             )
-    return condition
-
-
-def _only_task(samples: Sequence[Sample]) -> str:
-    for sample in samples:
-        if sample.task != samples[0].task:
+        if sample.task != first.task:
             raise ValueError(
-                f"image {sample.image_id}: its task is {sample.task}, but that of image {samples[0].image_id} in the same batch is "
-                f"{samples[0].task}; a batch has one task"
+                f"image {sample.image_id}: its task is {sample.task}, but that of image {first.image_id} in the same batch is "
+                f"{first.task}; a batch has one task"
             )
-    return samples[0].task
 
 
 def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], list[Image.Image | None]]:
@@ -136,16 +130,16 @@ def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], li
     return images, region_images
 
 
-def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> None:
-    if (picture.height, picture.width) != tuple(image_size):
+def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> None:
+    if (image.height, image.width) != tuple(image_size):
         raise ValueError(
-            f"{name}: the picture is {picture.height} x {picture.width}, but the sample says {tuple(image_size)}; sizes are "
+            f"{name}: it is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
             f"(height, width) as stored in the file, before any rotation"
         )
 
 
 def open_stored_image(image: Any, item: str) -> Image.Image:
-    """A sample's picture as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
+    """A sample's image as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
 
     Args:
         image: path, encoded bytes, or a PIL image, which is returned as it is.
@@ -157,12 +151,12 @@ def open_stored_image(image: Any, item: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        picture.load()
+        opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        opened.load()
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
         raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
-    return picture
+    return opened
 
 
 def _targets(sample: Sample) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..model.losses import CATEGORY
 from ..model.modeling_psalm import PsalmSegmentationOutput
+from ..model.prompts import CATEGORY
 from ..structures import Sample
 
 WHOLE = 16384  # tokens: more than any vocabulary of a benchmark has

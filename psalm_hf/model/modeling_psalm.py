@@ -24,21 +24,21 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import can_return_tuple
 
-from .batch import Rows, compacted, positions, read_rows, shared_prefix
+from .batch import BatchRows, compacted, positions, read_rows, shared_prefix
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
-from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
+from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
+from .prompts import CATEGORY, CONVERSATION, IGNORED_LABEL, REGION, ROW_KINDS, SENTENCE
 
 # What it can be loaded with; psalm_hf registers these names, and a saved folder lists them.
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForUniversalSegmentation")
-KIND_NAMES = {CATEGORY: "category", SENTENCE: "sentence", REGION: "region", CONVERSATION: "conversation"}
 
 
 @dataclass
 class PsalmImageFeatures(BaseModelOutputWithPooling):
-    """What the network knows of I images before any prompt; compute once, prompt often.
+    """Features of I images, before any prompt; compute once, prompt often.
 
     Args:
         last_hidden_state: (I, positions, channels), a view of the vision tower's last feature map; nothing here reads it.
@@ -71,7 +71,7 @@ class PsalmModelOutput(BaseModelOutputWithPast):
     condition_embeds: Tensor | None = None
     image_features: PsalmImageFeatures | None = None
     image_index: Tensor | None = None
-    rows: Rows | None = None
+    rows: BatchRows | None = None
 
 
 @dataclass
@@ -228,7 +228,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
                 _init_default_linear(projection)
 
     def init_parallel_plans(self) -> None:
-        """What `DistributedConfig(fsdp_size=...)` gathers and frees together: each block that is called as a whole."""
+        """Names the blocks that are called as a whole, which `DistributedConfig(fsdp_size=...)` gathers and frees together."""
         super().init_parallel_plans()
         blocks = (name for name, module in self.named_modules() if name and type(module).__name__ in self._no_split_modules)
         self._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in blocks}
@@ -290,7 +290,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """As `PreTrainedModel.save_pretrained`; always in our own key names, so that a saved folder reloads bit for bit."""
+        """Saves as `PreTrainedModel` does, always in our own key names, so that a saved folder reloads bit for bit."""
         if self._auto_class in AUTO_CLASSES:  # transformers lists this one only
             name = f"{__name__.rpartition('.')[2]}.{PsalmForSegmentation.__name__}"
             self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | dict.fromkeys(AUTO_CLASSES, name)
@@ -305,7 +305,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 @contextmanager
 def in_plain_class(module: nn.Module) -> Iterator[None]:
-    """Inside, `type(module)` is its `plain_class`: what saves code looks there for the file."""
+    """Makes `type(module)` its `plain_class` inside: code that is saved is looked for there."""
     current, module.__class__ = type(module), plain_class(module)
     try:
         yield
@@ -467,7 +467,8 @@ class PsalmModel(PsalmPreTrainedModel):
         prefix, first_row, num_images = None, None, 0
         if not is_continuation:
             self._check_length(text)
-            num_images = _count_images(pixel_values, image_features)
+            encoded = pixel_values if image_features is None else image_features.image_tokens
+            num_images = 0 if encoded is None else len(encoded)
             image_index = _image_index(text, image_index, num_images)
             # Embeddings of a caller may differ where the tokens do not.
             may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
@@ -493,7 +494,10 @@ class PsalmModel(PsalmPreTrainedModel):
         if not is_continuation:
             if input_ids is None and (segments or pixel_values is not None or image_features is not None):
                 raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
-            _check_images(rows.images, num_images)
+            if max(rows.images) >= num_images:
+                raise ValueError(
+                    f"image_index names image {max(rows.images)} but {num_images} images were given; indices go from 0, -1 is none"
+                )
             if image_features is None and pixel_values is not None:
                 image_features = self.get_image_features(pixel_values, masks=segments, return_dict=True)
             if input_ids is not None:
@@ -546,7 +550,7 @@ class PsalmModel(PsalmPreTrainedModel):
             )
 
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
-        """Whether rows on one image may read their common beginning once.
+        """True if rows on one image may read their common beginning once.
 
         Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing,
         which keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
@@ -557,7 +561,7 @@ class PsalmModel(PsalmPreTrainedModel):
         return not (is_checkpointing or trains_with_others or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
     def _run_shared_prefix(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, first_row: Tensor, rows: Rows
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, first_row: Tensor, rows: BatchRows
     ) -> BaseModelOutputWithPast:
         """The language model in two passes: the first `prefix` tokens once per image, then the rest of every row behind them."""
         prefix = rows.prefix
@@ -584,7 +588,7 @@ class PsalmModel(PsalmPreTrainedModel):
         return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
-        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor, rows: Rows
+        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor, rows: BatchRows
     ) -> Tensor:
         is_image = input_ids == self.config.image_token_id  # (B, T)
         num_tokens = 0 if image_features is None else image_features.image_tokens.shape[1]
@@ -609,7 +613,7 @@ class PsalmModel(PsalmPreTrainedModel):
             module.training = True
         return features
 
-    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, rows: Rows) -> Tensor:
+    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, rows: BatchRows) -> Tensor:
         is_query = input_ids == self.config.mask_query_token_id  # (B, T)
         num_queries = self.config.num_queries if self.config.decouple_masks else 0
         expected = [0 if kind == CONVERSATION else num_queries for kind in rows.kinds]
@@ -628,7 +632,7 @@ class PsalmModel(PsalmPreTrainedModel):
         region_image_index: Tensor | None,
         region_pixel_values: Tensor | None,
         region_image_tokens: Tensor | None,
-        rows: Rows,
+        rows: BatchRows,
     ) -> Tensor:
         """(B, R, D). Own images come first in the pool of token sources, the images that regions were drawn on behind them."""
         if image_features is None:
@@ -656,7 +660,7 @@ class PsalmModel(PsalmPreTrainedModel):
         return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))
 
     def _insert_regions(
-        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None, rows: Rows
+        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None, rows: BatchRows
     ) -> Tensor:
         is_region = input_ids == self.config.region_token_id  # (B, T)
         if region_features is None:
@@ -672,7 +676,7 @@ class PsalmModel(PsalmPreTrainedModel):
         features = region_features[tokens // input_ids.shape[1], order.flatten()[tokens]]  # (regions of all rows, D)
         return inputs_embeds.masked_scatter(is_region[..., None], features.to(inputs_embeds.dtype))
 
-    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: Rows) -> Tensor | None:
+    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor | None:
         """Projected states of the mask queries, (B, Q, C); None without mask tokens."""
         if not self.config.decouple_masks:
             return None
@@ -681,7 +685,7 @@ class PsalmModel(PsalmPreTrainedModel):
         states = hidden_states.flatten(0, 1)[tokens].view(num_rows, self.config.num_queries, -1)  # (rows, Q, D)
         return _spread(self.query_projection(states), condition_type != CONVERSATION)
 
-    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: Rows) -> Tensor:
+    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor:
         """Projected mean states of the conditions, (B, K, C), each row through the projection of its kind."""
         num_conditions = max(rows.num_conditions)
         if num_conditions == 0:
@@ -708,12 +712,6 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         )
 
 
-def _count_images(pixel_values: Tensor | None, image_features: PsalmImageFeatures | None) -> int:
-    if image_features is not None:
-        return len(image_features.image_tokens)
-    return 0 if pixel_values is None else len(pixel_values)
-
-
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
     """(B,): as given, or one image for each row of `text`, (B, ...)."""
     if image_index is not None:
@@ -723,11 +721,6 @@ def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> T
         raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
     first = 0 if num_images else -num_rows
     return torch.arange(first, first + num_rows, device=text.device).clamp(min=-1)
-
-
-def _check_images(images: list[int], num_images: int) -> None:
-    if max(images) >= num_images:
-        raise ValueError(f"image_index names image {max(images)} but {num_images} images were given; indices go from 0, -1 is no image")
 
 
 def _is_placeholder(input_ids: Tensor, config: PsalmConfig) -> Tensor:
@@ -875,7 +868,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         )
         rows = outputs.rows
         if (mask_labels is not None or labels is not None) and len(set(rows.kinds)) > 1:
-            names = [KIND_NAMES[kind] for kind in rows.kinds]
+            names = [ROW_KINDS[kind] for kind in rows.kinds]
             raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
         losses: dict[str, Tensor] = {}
         segmentation: dict[str, Any] = {}
@@ -935,8 +928,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
         return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
 
-    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Without mask tokens the category embeddings are the queries: (rows, K_max, C) and which of them exist."""
+    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
+        """Category embeddings as queries, without mask tokens: (rows, K_max, C), and (rows, K_max) bool, which of them exist."""
         if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
             raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
         num_queries = max(rows.num_conditions[row] for row in rows.asking()) - 1
@@ -945,7 +938,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return conditions[:, :num_queries], is_query
 
     def _similarity(
-        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: Rows, condition_type: Tensor, num_conditions: Tensor
+        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
     ) -> Tensor:
         """Condition logits of the rows of one kind: layouts of `losses.Prediction`."""
         normed, _, conditions = prediction
@@ -969,7 +962,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return logits.masked_fill(padding[:, None], torch.finfo(logits.dtype).min)  # its dtype may be autocast's
 
     def _segmentation_fields(
-        self, prediction: tuple[Tensor, Tensor, Tensor], rows: Rows, condition_type: Tensor, num_conditions: Tensor
+        self, prediction: tuple[Tensor, Tensor, Tensor], rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
     ) -> dict[str, Tensor]:
         """The mask and similarity fields of the output, spread over all B rows."""
         names = {CATEGORY: "class_queries_logits", SENTENCE: "referring_queries_logits", REGION: "region_queries_logits"}
@@ -982,7 +975,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     def _segmentation_losses(
         self,
         predictions: list[tuple[Tensor, Tensor, Tensor]],
-        rows: Rows,
+        rows: BatchRows,
         condition_type: Tensor,
         num_conditions: Tensor,
         mask_labels: list[Tensor],
@@ -1038,7 +1031,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
     def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""
-        supervised = F.pad(labels[:, 1:] != -100, (0, 1)).flatten()  # (B * T,), whether the next token is a target
+        supervised = F.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1)).flatten()  # (B * T,), whether the next token is a target
         tokens = positions(supervised, int(supervised.sum()))
         logits = self.lm_head(hidden_states.flatten(0, 1)[tokens]).float()  # (supervised, V)
         if len(logits) == 0:
@@ -1117,7 +1110,7 @@ class _LogitsProcessorsOfText(LogitsProcessorList):
 
 
 class _PromptLookupInText(CandidateGenerator):
-    """Prompt lookup that never proposes the placeholders which follow a phrase of the prompt."""
+    """Prompt lookup that never proposes the placeholders which follow words of the prompt."""
 
     def __init__(self, lookup: PromptLookupCandidateGenerator, replace_placeholders: Callable[[Tensor], Tensor]):
         self.lookup = lookup
@@ -1155,7 +1148,7 @@ def _check_questions(condition_type: Tensor | None, labels: Tensor | None, atten
         problems[problem] = condition_type != CONVERSATION
     if labels is not None:
         problem = "has labels: its conversation ends with the assistant's message; end it with the user's question"
-        problems[problem] = (labels != -100).any(dim=1)
+        problems[problem] = (labels != IGNORED_LABEL).any(dim=1)
     if attention_mask is not None and attention_mask.dim() == 2:
         problem = "is padded on the right, where its answer goes; call the processor with padding_side='left'"
         problems[problem] = attention_mask[:, -1] == 0

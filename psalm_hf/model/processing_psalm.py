@@ -10,6 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,22 @@ from transformers.processing_utils import ProcessorMixin
 from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder, tokenizer_from_original_folder
 from .image_processing_psalm import PsalmImageProcessor, Size, load_image
 from .prompts import (
+    CATEGORY_TASKS,
     CHAT_TEMPLATE,
     HUMAN_TURNS,
     IGNORED_LABEL,
     IMAGE_TOKEN,
     MASK_QUERY_TOKEN,
     PLACEHOLDERS,
+    ROW_KINDS,
     STYLES,
-    TASKS,
     encode_row,
     plain_messages,
     prepare_tokenizer,
     tokenize_texts,
 )
 from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_mask, region_weights
-from .rows import KINDS, ImagePool, Row, RowInfo, RowWriter, prompts_per_image, read_region_entry, regions_from_sam
+from .rows import ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
 from .segmentations import PostProcessing, check_score
 from .targets import read_targets
 
@@ -72,7 +74,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         image_grid: (rows, columns) of the image tokens of one image; G = rows * columns.
         region_sampling: "exact" (expectation of the released random draw) or "released" (256 random pixels per region).
         prompt_radii: of point prompts and of scribbles to each side of the line, in pixels of the image they are drawn on. The released
-            ones are meant for photographs of 640 pixels; a model for small pictures needs smaller ones.
+            ones are meant for photographs of 640 pixels; a model for small images needs smaller ones.
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
         chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
         referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
@@ -133,11 +135,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             folder = None
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        names = (
-            "prompt_style", "num_queries", "image_grid", "region_sampling", "prompt_radii", "max_length", "referring_threshold",
-            "no_target_threshold",
-        )  # fmt: skip
-        return processor_from_original_folder(folder, **{name: kwargs[name] for name in names if name in kwargs})
+        own = signature(cls).parameters.keys() - {"image_processor", "tokenizer", "chat_template"}
+        return processor_from_original_folder(folder, **{name: value for name, value in kwargs.items() if name in own})
 
     @property
     def model_input_names(self) -> list[str]:
@@ -216,11 +215,6 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             ValueError: naming the image, row, category or region that is wrong.
         """
         _check_choice("return_tensors", return_tensors, ("pt",))
-        sam_regions = regions_from_sam(input_points, input_labels, input_boxes)
-        if sam_regions is not None:
-            if regions is not None:
-                raise ValueError("regions and SAM-style prompts together; give all of them as regions")
-            regions = sam_regions
         shuffler = random.Random(random.getrandbits(64) if seed is None else seed) if shuffle_categories else None
         writer = self._row_writer(task, prompt_style, add_background, shuffler)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -230,7 +224,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             images,
             categories=categories,
             expressions=expressions,
-            regions=regions,
+            regions=with_sam_regions(regions, input_points, input_labels, input_boxes),
             conversations=conversations,
             region_images=region_images,
         )
@@ -380,7 +374,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
 
     def _row_writer(self, task: str, prompt_style: str | None, add_background: bool, shuffler: random.Random | None) -> RowWriter:
         style = self.prompt_style if prompt_style is None else prompt_style
-        _check_choice("task", task, TASKS)
+        _check_choice("task", task, CATEGORY_TASKS)
         _check_choice("prompt_style", style, STYLES)
         tokenizer = self.tokenizer
         return RowWriter(style, task, add_background, tokenizer.eos_token, tuple(tokenizer.all_special_tokens), shuffler)
@@ -394,7 +388,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         prompts: Mapping[str, Any],
         region_images: Any,
         generator: torch.Generator | None,
-    ) -> list[Row]:
+    ) -> list[PromptRow]:
         """Rows of one image; the images that they need join the pool."""
         prompts = dict(prompts)
         regions = prompts.pop("regions")
@@ -418,7 +412,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         return rows
 
     def _tokens(
-        self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
+        self, rows: Sequence[PromptRow], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
     ) -> dict[str, Tensor]:
         """Tensors of the text of rows, and which kind and image a row has."""
         _check_choice("padding", padding, (True, False, "longest", "max_length"))
@@ -461,11 +455,11 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             tensors["labels"] = labels
         if mark_assistant:
             tensors["assistant_masks"] = assistant_masks
-        tensors["condition_type"] = torch.tensor([KINDS.index(row.info.kind) for row in rows])
+        tensors["condition_type"] = torch.tensor([ROW_KINDS.index(row.info.kind) for row in rows])
         tensors["image_index"] = torch.tensor(_compact([row.image for row in rows])[0])
         return tensors
 
-    def _pixels(self, rows: Sequence[Row], pool: ImagePool) -> dict[str, Tensor]:
+    def _pixels(self, rows: Sequence[PromptRow], pool: ImagePool) -> dict[str, Tensor]:
         """Pixels of the rows' images, and of the regions with the images they are drawn on; every image is preprocessed once."""
         if not pool.images:
             return {}
@@ -493,17 +487,17 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
 
 
 def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
-    """Messages of one text each, and the picture of their image part; None if there is none."""
+    """Messages of one text each, and their image or None."""
     if not isinstance(messages, Sequence):
         raise ValueError(f"{name}: expected a list of messages, got {messages!r:.80}")
-    plain, pictures = plain_messages(messages, name)
-    if len(pictures) > 1:
-        raise ValueError(f"{name}: has {len(pictures)} images, but a conversation is about one; ask about each in its own")
-    if not pictures:
+    plain, images = plain_messages(messages, name)
+    if len(images) > 1:
+        raise ValueError(f"{name}: has {len(images)} images, but a conversation is about one; ask about each in its own")
+    if not images:
         return plain, None
-    if pictures[0] is None:
-        raise ValueError(f"{name}: its image part has no picture; give it as 'image', 'url' or 'path'")
-    return plain, load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
+    if images[0] is None:
+        raise ValueError(f"{name}: its image part is empty; give the image as 'image', 'url' or 'path'")
+    return plain, load_image(images[0]) if isinstance(images[0], (str, Path)) else images[0]
 
 
 def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

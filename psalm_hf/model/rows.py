@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .image_processing_psalm import Size, to_rgb
 from .prompts import (
-    BACKGROUND,
+    BACKGROUND_NAME,
     IMAGE_TOKEN,
     Piece,
     category_order,
@@ -27,12 +27,10 @@ from .prompts import (
     sentence_pieces,
 )
 
-KINDS = ("category", "sentence", "region", "conversation")  # the position is the row's `condition_type`
-
 
 @dataclass(frozen=True)
 class RowInfo:
-    """What a row of the batch is.
+    """Description of a row of the batch.
 
     Attributes:
         image: position of its image in `images` (None among them counts).
@@ -50,7 +48,7 @@ class RowInfo:
 
 
 @dataclass
-class Row:
+class PromptRow:
     """One prompt on one image, before tokenisation."""
 
     info: RowInfo
@@ -106,7 +104,7 @@ class RowWriter:
 
     def write(
         self, index: int, has_image: bool, *, categories: Any, expressions: Any, num_regions: int | None, conversations: Any
-    ) -> list[Row]:
+    ) -> list[PromptRow]:
         """Rows of one image: categories, expressions, regions, conversation.
 
         Args:
@@ -131,7 +129,7 @@ class RowWriter:
         if expressions is not None:
             rows += self._sentence_rows(index, expressions)
         if num_regions is not None:
-            rows.append(Row(RowInfo(index, "region"), region_pieces(num_regions, style=self.style, end_of_text=self.end_of_text)))
+            rows.append(PromptRow(RowInfo(index, "region"), region_pieces(num_regions, style=self.style, end_of_text=self.end_of_text)))
         if conversations is not None:
             rows.append(self._conversation_row(index, has_image, conversations))
         return rows
@@ -145,7 +143,7 @@ class RowWriter:
             if token in text:
                 raise ValueError(f"{name}: contains {token!r}, which the model reads as a special token; remove it")
 
-    def _category_row(self, index: int, names: Any) -> Row:
+    def _category_row(self, index: int, names: Any) -> PromptRow:
         where = f"image {index}"
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise ValueError(f"{where}: categories are a list of names, got {names!r:.80}")
@@ -160,26 +158,26 @@ class RowWriter:
         columns = self._with_background(names, where)
         order = category_order(len(columns), self.shuffler, style=self.style)
         pieces = category_pieces(columns, style=self.style, task=self.task, end_of_text=self.end_of_text, order=order)
-        return Row(RowInfo(index, "category", tuple(columns)), pieces)
+        return PromptRow(RowInfo(index, "category", tuple(columns)), pieces)
 
     def _with_background(self, names: Sequence[str], where: str) -> list[str]:
         """The class columns: the names, then the one that stands for "no object"."""
-        is_background = [text.strip().lower() == BACKGROUND for text in names]
+        is_background = [text.strip().lower() == BACKGROUND_NAME for text in names]
         if any(is_background[:-1]):
             # Moving it would shift the categories behind it against the caller's list, unnoticed.
             raise ValueError(
-                f'{where}, category {is_background.index(True)}: {BACKGROUND!r} stands for "no object" and goes last or is left '
+                f'{where}, category {is_background.index(True)}: {BACKGROUND_NAME!r} stands for "no object" and goes last or is left '
                 "out, because results are indices into the categories as given"
             )
         if is_background[-1]:
-            columns = [*names[:-1], BACKGROUND]
+            columns = [*names[:-1], BACKGROUND_NAME]
         else:
-            columns = [*names, BACKGROUND] if self.add_background else list(names)
+            columns = [*names, BACKGROUND_NAME] if self.add_background else list(names)
         if len(columns) < 2:
             raise ValueError(f'{where}: {columns[0]!r} is the only category, and the last one stands for "no object"; name another')
         return columns
 
-    def _sentence_rows(self, index: int, expressions: Any) -> list[Row]:
+    def _sentence_rows(self, index: int, expressions: Any) -> list[PromptRow]:
         if not isinstance(expressions, Sequence) or not expressions:
             raise ValueError(f"image {index}: expressions are a list of at least one expression, got {expressions!r:.80}")
         rows = []
@@ -191,10 +189,10 @@ class RowWriter:
             for sentence in sentences:
                 self._check_text(sentence, name)
             pieces = sentence_pieces(sentences, style=self.style, end_of_text=self.end_of_text)
-            rows.append(Row(RowInfo(index, "sentence", tuple(sentences)), pieces))
+            rows.append(PromptRow(RowInfo(index, "sentence", tuple(sentences)), pieces))
         return rows
 
-    def _conversation_row(self, index: int, has_image: bool, messages: Any) -> Row:
+    def _conversation_row(self, index: int, has_image: bool, messages: Any) -> PromptRow:
         where = f"image {index}, conversation"
         is_plain = self.style == "plain"
         self._check_messages(messages, has_image, ("assistant", "user") if is_plain else ("user", "assistant"), where)
@@ -202,10 +200,10 @@ class RowWriter:
         if is_plain:
             if len(messages) != 1 or not has_image:
                 raise ValueError(f"{where}: the plain style takes an image and one assistant message, its caption")
-            return Row(info, plain_pieces(messages[0]["content"]), teaches_answer=True)
+            return PromptRow(info, plain_pieces(messages[0]["content"]), teaches_answer=True)
         pieces = conversation_pieces(messages, has_image=has_image, end_of_text=self.end_of_text)
         awaits = messages[-1]["role"] == "user"
-        return Row(info, pieces, awaits_answer=awaits, teaches_answer=not awaits)
+        return PromptRow(info, pieces, awaits_answer=awaits, teaches_answer=not awaits)
 
     def _check_messages(self, messages: Any, has_image: bool, roles: tuple[str, str], where: str) -> None:
         if not isinstance(messages, Sequence) or not messages or not all(isinstance(message, Mapping) for message in messages):
@@ -292,7 +290,7 @@ def _per_image(value: Any, name: str, num_images: int, is_single: bool) -> list[
 
 
 def _region_images_per_image(value: Any, num_images: int) -> list[Any]:
-    """Per image None, one picture for all its regions, or a list of one per region."""
+    """Per image None, one image for all its regions, or a list of one per region."""
     if value is None:
         return [None] * num_images
     is_list = isinstance(value, (list, tuple))
@@ -304,8 +302,8 @@ def _region_images_per_image(value: Any, num_images: int) -> list[Any]:
     return list(value)
 
 
-def regions_from_sam(input_points: Any, input_labels: Any, input_boxes: Any) -> list[list[dict[str, Any]]] | None:
-    """SAM-style prompts as a list of regions per image; None if there are none.
+def with_sam_regions(regions: Any, input_points: Any, input_labels: Any, input_boxes: Any) -> Any:
+    """SAM-style prompts as a list of regions per image; `regions` if there are none.
 
     Args:
         input_points: [image][object][point][x, y], lists or an array.
@@ -313,12 +311,14 @@ def regions_from_sam(input_points: Any, input_labels: Any, input_boxes: Any) -> 
         input_boxes: [image][object][x0, y0, x1, y1].
 
     Raises:
-        ValueError: points and boxes together, background points, or labels that do not match the points.
+        ValueError: regions beside SAM-style prompts, points and boxes together, background points, or labels that do not match the points.
     """
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels: given without input_points")
     if input_points is None and input_boxes is None:
-        return None
+        return regions
+    if regions is not None:
+        raise ValueError("regions and SAM-style prompts together; give all of them as regions")
     if input_points is not None and input_boxes is not None:
         raise ValueError("input_points and input_boxes together would say one object by both, which a region cannot; use regions")
     if input_boxes is not None:
@@ -342,7 +342,7 @@ def _nested(value: Any, name: str, depth: int, meaning: str, may_lack_objects: b
 
 
 def _depth(value: Any) -> int:
-    """How deep lists are nested, along their first entries."""
+    """Depth of nested lists, along their first entries."""
     value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
     return 1 + (_depth(value[0]) if len(value) else 0) if isinstance(value, (list, tuple)) else 0
 

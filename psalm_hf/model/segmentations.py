@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .image_processing_psalm import Frame, PsalmImageProcessor
+from .image_processing_psalm import Placement, PsalmImageProcessor
 from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
-from .rows import KINDS
+from .prompts import ROW_KINDS
 
 
 class PostProcessing:
@@ -45,7 +45,7 @@ class PostProcessing:
             ValueError: number of target sizes.
         """
 
-        def run(row: int, frame: Frame | None) -> Tensor:
+        def run(row: int, frame: Placement | None) -> Tensor:
             return semantic_map(*self._category_logits(outputs, row), frame, resize_logits=resize_logits)
 
         return self._each_row(outputs, "category", target_sizes, run)
@@ -84,7 +84,7 @@ class PostProcessing:
         if return_binary_maps and return_coco_annotation:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
             found = top_instances(
                 *self._category_logits(outputs, row),
                 frame,
@@ -135,7 +135,7 @@ class PostProcessing:
             ValueError: number of target sizes; threshold out of range.
         """
 
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
             segmentation, segments = merge_panoptic(
                 *self._category_logits(outputs, row),
                 frame,
@@ -157,7 +157,7 @@ class PostProcessing:
         target_sizes: Any = None,
         no_target_threshold: float | Literal["processor"] | None = "processor",
     ) -> list[dict[str, Any] | None]:
-        """What an expression means: one thing, several, or nothing in the picture.
+        """The thing or things that an expression means, or nothing.
 
         Args:
             outputs, target_sizes: see `post_process_semantic_segmentation`.
@@ -180,7 +180,7 @@ class PostProcessing:
         check_score(threshold, "threshold")
         check_score(no_target_threshold, "no_target_threshold")
 
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
             masks_logits = outputs.masks_queries_logits[row]
             scores = referring_scores(masks_logits, outputs.referring_queries_logits[row], frame, mask_threshold)
             order = scores.argsort(descending=True, stable=True)
@@ -211,7 +211,7 @@ class PostProcessing:
             ValueError: number of target sizes; threshold out of range.
         """
 
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
             masks_logits = outputs.masks_queries_logits[row]
             region_logits = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])]  # (R, Q)
             scores, queries = region_scores(masks_logits, region_logits, frame, mask_threshold).max(0)
@@ -220,7 +220,7 @@ class PostProcessing:
 
         return self._each_row(outputs, "region", target_sizes, run)
 
-    def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Frame | None], Any]) -> list[Any]:
+    def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Placement | None], Any]) -> list[Any]:
         row_kinds = outputs.condition_type.tolist()
         if target_sizes is not None:
             target_sizes = target_sizes.tolist() if isinstance(target_sizes, Tensor) else list(target_sizes)
@@ -231,7 +231,7 @@ class PostProcessing:
                 )
         results = []
         for row, row_kind in enumerate(row_kinds):
-            if KINDS[row_kind] != kind:
+            if ROW_KINDS[row_kind] != kind:
                 results.append(None)
                 continue
             frame = None
@@ -242,7 +242,7 @@ class PostProcessing:
                     raise ValueError(f"target_sizes[{row}]: expected (height, width), got {target_sizes[row]!r:.80}") from error
                 if height < 1 or width < 1:
                     raise ValueError(f"target_sizes[{row}]: expected (height, width), each at least 1, got {(height, width)}")
-                frame = Frame.of_image((height, width), self.image_processor.image_size)
+                frame = Placement.of_image((height, width), self.image_processor.image_size)
             results.append(run(row, frame))
         return results
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .image_processing_psalm import Size, place_mask, place_polygons, read_bitmap
-from .rows import Row
+from .rows import PromptRow
 
 
-def read_targets(targets: Sequence[Mapping | None], rows: Sequence[Row], image_size: int) -> dict[str, list[Tensor]]:
+def read_targets(targets: Sequence[Mapping | None], rows: Sequence[PromptRow], image_size: int) -> dict[str, list[Tensor]]:
     """Targets as the call of `PsalmProcessor` takes them -> `mask_labels` B x (N, S, S) bool and `class_labels` B x (N,) int64.
 
     Args:
@@ -43,7 +43,7 @@ def read_targets(targets: Sequence[Mapping | None], rows: Sequence[Row], image_s
     return {"mask_labels": mask_labels, "class_labels": class_labels}
 
 
-def _read_target(target: Mapping, row: Row, image_size: int, name: str) -> tuple[Tensor, Tensor]:
+def _read_target(target: Mapping, row: PromptRow, image_size: int, name: str) -> tuple[Tensor, Tensor]:
     """(N, S, S) bool and (N,) int64."""
     if not isinstance(target, Mapping) or "masks" not in target:
         raise ValueError(f"{name}: expected a dictionary with 'masks', got {target!r:.80}")

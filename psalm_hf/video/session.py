@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.image_processing_psalm import Frame, Size, content_size, to_rgb
+from ..model.image_processing_psalm import Placement, Size, content_size, to_rgb
 from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, pool_regions
 from ..model.postprocessing import region_scores
 from ..model.processing_psalm import PsalmProcessor
@@ -34,7 +34,7 @@ from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What one frame shows.
+    """Objects of one frame.
 
     Attributes:
         masks: object id -> (H, W) bool on the CPU, empty = the object is absent.
@@ -91,19 +91,19 @@ class PsalmVideoSession:
 
     @property
     def object_ids(self) -> tuple[ObjectId, ...]:
-        """In the order in which they joined."""
+        """Ids of the objects, in the order in which they joined."""
         return tuple(self._memories)
 
     @property
     def num_tracked(self) -> int:
-        """How often `track` was called."""
+        """Number of calls of `track`."""
         return self._num_tracked
 
     def add_objects(self, frame: Any, objects: Mapping[ObjectId, Any]) -> None:
         """Objects that the session follows from now on.
 
         Args:
-            frame: the picture that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
+            frame: the image that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
                 again if it is the frame that was given last.
             objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor, in pixels of
                 the frame: `{"mask": ...}`, `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}`.
@@ -144,12 +144,12 @@ class PsalmVideoSession:
         """Finds the objects in a frame and renews what is remembered of them.
 
         Args:
-            frame: the next picture of the video, in any form that the processor takes.
-            visible: the objects that the frame shows, if that is known from the truth: the oracle of the released evaluation. The others
-                are not asked for and score 0. None = whether an object is there is decided by its score.
+            frame: the next image of the video, in any form that the processor takes.
+            visible: the objects that the frame shows, if the ground truth says so: the oracle of the released evaluation. The others are
+                not asked for and score 0. None = the score of an object decides if it is there.
 
         Raises:
-            ValueError: no objects yet, unknown ids in `visible`, no picture, or one of another size than the ones before.
+            ValueError: no objects yet, unknown ids in `visible`, no image, or one of another size than the ones before.
         """
         if not self._memories:
             raise ValueError("there is no object to track; call add_objects() first")
@@ -282,7 +282,7 @@ class PsalmVideoSession:
         # Of several features of an object the one that fits best speaks for it.
         answers = outputs.region_queries_logits[0].split([len(features) for features in prompts])
         region_logits = torch.stack([answer.amax(0) for answer in answers])  # (R, Q)
-        geometry = Frame.of_image(self.frame_size, self.processor.image_processor.image_size)
+        geometry = Placement.of_image(self.frame_size, self.processor.image_processor.image_size)
         scores = region_scores(mask_logits, region_logits, geometry)  # (Q, R)
         queries = self.policy.assign(scores, self._overlaps(mask_logits, asked))
         logits = geometry.restore(mask_logits[queries].float())  # (R, H, W)
@@ -325,7 +325,7 @@ class PsalmVideoSession:
 
 
 def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:
-    """With plain ints and strings for ids.
+    """Objects by plain ints and strings.
 
     Raises:
         ValueError: no mapping, or another type of id.
