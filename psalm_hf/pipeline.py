@@ -19,7 +19,6 @@ from .checkpoints import TINY, checkpoint_folder
 from .model.image_processing_psalm import load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmSegmentationOutput
 from .model.rows import RowInfo
-from .segments import find_segments
 
 TASK = "promptable-segmentation"
 
@@ -166,8 +165,8 @@ class PromptableSegmentationPipeline(Pipeline):
         prompt, kinds = answer.prompt, {row.kind for row in answer.prompt.rows}
         if threshold is not None and prompt.task == "semantic" and "category" in kinds:
             raise ValueError("threshold: a semantic map has none, every pixel gets the best category; leave it out")
-        found = find_segments(
-            self.processor, answer.outputs, prompt.rows, answer.sizes, task=prompt.task, stuff=prompt.stuff, threshold=threshold, **options
+        found = self.processor.find_segments(
+            answer.outputs, prompt.rows, answer.sizes, task=prompt.task, stuff=prompt.stuff, threshold=threshold, **options
         )
         return [
             {"label": one.label, "score": one.score, "mask": Image.fromarray(one.mask.cpu().numpy().astype(np.uint8) * 255)}

@@ -1,22 +1,18 @@
 """Prompts about one image -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from .masks import area, box_from_bitmap, rle_from_bitmap
-from .model.rows import RowInfo
 from .tasks import TASKS
 from .visualization import draw_panels, draw_segmentation, label_colors
 
-# The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
-THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
 
@@ -41,84 +37,6 @@ class Prompt:
     no_target_threshold: float | None = None
 
 
-class Found(NamedTuple):
-    """One segment of a row.
-
-    Attributes:
-        index: which of the row's conditions it is.
-        label: that condition; all sentences of an expression, joined by "; ".
-        score: None in a semantic map.
-        mask: (H, W) bool at the size of the image, on the device of the outputs.
-    """
-
-    index: int
-    label: str
-    score: float | None
-    mask: Tensor
-
-
-def find_segments(
-    processor,
-    outputs,
-    rows: Sequence[RowInfo],
-    sizes,
-    *,
-    task: str = "panoptic",
-    stuff: Collection[str] = (),
-    threshold: float | None = None,
-    mask_threshold: float = 0.5,
-    overlap_mask_area_threshold: float = 0.8,
-    referring_threshold: float | str | None = "processor",
-    no_target_threshold: float | str | None = "processor",
-) -> list[list[Found]]:
-    """Segments of every row of a batch, whatever it asks for; an expression that means nothing has none.
-
-    Args:
-        rows: `row_info` of the processor's inputs. sizes: (height, width) of each row's image.
-        task: of the rows of categories. stuff: those of their categories whose segments are fused (panoptic).
-        threshold, mask_threshold, overlap_mask_area_threshold, referring_threshold, no_target_threshold: see the processor's methods
-            of post-processing; `threshold` default that of `THRESHOLDS`.
-    """
-
-    def results(task: str, **options: Any) -> Iterator[tuple[list[Found], RowInfo, Any]]:
-        per_row = getattr(processor, TASKS[task].post_process)(outputs, target_sizes=sizes, **options)
-        return ((found[row], rows[row], result) for row, result in enumerate(per_row) if result is not None)
-
-    found: list[list[Found]] = [[] for _ in rows]
-    kinds = {row.kind for row in rows}
-    if "category" in kinds:
-        options: dict[str, Any] = {}
-        if task != "semantic":
-            options = {"threshold": THRESHOLDS[task] if threshold is None else threshold, "mask_threshold": mask_threshold}
-        if task == "instance":
-            options["return_binary_maps"] = True
-        elif task == "panoptic":
-            names = next(row.conditions for row in rows if row.kind == "category")
-            options["label_ids_to_fuse"] = {names.index(name) for name in stuff}
-            options["overlap_mask_area_threshold"] = overlap_mask_area_threshold
-        for segments, row, result in results(task, **options):
-            segments += (Found(index, row.conditions[index], score, mask) for index, score, mask in _of_categories(result, task))
-    if "sentence" in kinds:
-        options = {"threshold": referring_threshold, "no_target_threshold": no_target_threshold, "mask_threshold": mask_threshold}
-        for segments, row, result in results("referring", **options):
-            if not result["no_target"]:
-                segments.append(Found(0, "; ".join(row.conditions), result["score"], result["segmentation"]))
-    if "region" in kinds:
-        for segments, row, result in results("interactive", mask_threshold=mask_threshold):
-            scored = zip(row.conditions, result["scores"].tolist(), result["masks"], strict=True)
-            segments += (Found(index, *one) for index, one in enumerate(scored))
-    return found
-
-
-def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:
-    """(category index, score, mask) of every segment."""
-    if task == "semantic":
-        return [(index, None, result == index) for index in result.unique().tolist()]
-    segmentation, infos = result["segmentation"], result["segments_info"]
-    masks = segmentation if task == "instance" else [segmentation == info["id"] for info in infos]
-    return [(info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)]
-
-
 def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_threshold: float = 0.5) -> list[list[dict]]:
     """The segments of every prompt, whose thresholds are complete (`complete_thresholds`); the image is encoded once.
 
@@ -140,19 +58,17 @@ def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_th
             options |= {"task": prompt.task, "stuff": prompt.stuff, "threshold": prompt.threshold}
     with torch.inference_mode():
         outputs = model(**inputs.to(model.device))
-        found = find_segments(processor, outputs, inputs.row_info, inputs["original_sizes"], **options)
-    answers = []
-    for prompt in prompts:
-        own = [segments for row, segments in zip(inputs.row_info, found, strict=True) if row.kind == TASKS[prompt.task].condition]
-        # Every expression has a row of its own.
-        numbered = [(number if prompt.task == "referring" else one.index, one) for number, segments in enumerate(own) for one in segments]
-        answers.append(
-            [
-                {"label": prompt.names[index], "label_id": index, "score": one.score, "mask": one.mask.cpu().numpy()}
-                for index, one in numbered
-            ]
-        )
-    return answers
+        found = processor.find_segments(outputs, inputs.row_info, inputs["original_sizes"], **options)
+    by_kind = defaultdict(list)
+    for row, segments in zip(inputs.row_info, found, strict=True):
+        by_kind[row.kind] += segments
+    return [
+        [
+            {"label": prompt.names[one.index], "label_id": one.index, "score": one.score, "mask": one.mask.cpu().numpy()}
+            for one in by_kind[TASKS[prompt.task].condition]
+        ]
+        for prompt in prompts
+    ]
 
 
 def complete_thresholds(prompt: Prompt, processor) -> Prompt:

@@ -156,21 +156,16 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str], *, columns
         raise ValueError(f"panels: expected at least one, all of one size and with one title each, got sizes {sizes}, {len(titles)} titles")
     ((width, height),) = sizes
     style = _Style.for_side(max(width, height), scale=PANEL_SCALE)
-    gap, line_height = 4 * style.pad, style.text_size("")[1]
-    rows = [range(start, min(start + columns, len(panels))) for start in range(0, len(panels), columns)]
+    line_height = style.text_size("")[1]
     lines = [_wrap(title, width, style) for title in titles]
-    heads = [line_height * max(len(lines[index]) for index in row) + style.pad for row in rows]
-    canvas = Image.new("RGB", (columns * (width + gap) + gap, sum(heads) + len(rows) * (height + gap) + gap), PAPER)
-    drawing = ImageDraw.Draw(canvas)
-    top = gap
-    for row, head in zip(rows, heads, strict=True):
-        for column, index in enumerate(row):
-            left = gap + column * (width + gap)
-            for number, line in enumerate(reversed(lines[index]), 1):  # the last line right above the panel
-                drawing.text((left, top + head - style.pad - number * line_height), line, font=style.font, fill=INK)
-            canvas.paste(panels[index], (left, top + head))
-        top += head + height + gap
-    return canvas
+    cells = []
+    for index, panel in enumerate(panels):
+        first = index - index % columns
+        head = Image.new("RGB", (width, line_height * max(map(len, lines[first : first + columns])) + style.pad), PAPER)
+        for number, line in enumerate(reversed(lines[index]), 1):  # the last line right above the panel
+            ImageDraw.Draw(head).text((0, head.height - style.pad - number * line_height), line, font=style.font, fill=INK)
+        cells.append(_stack(head, panel))
+    return _grid(cells, columns, 4 * style.pad)
 
 
 def add_caption(image: Image.Image, text: str, swatches: Mapping[str, Color]) -> Image.Image:
@@ -238,16 +233,21 @@ def contact_sheet(images: Sequence[Image.Image], *, columns: int | None = None, 
         size = [max(1, round(length * scale)) for length in image.size]
         cells.append(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     columns = math.ceil(math.sqrt(len(cells))) if columns is None else columns
-    gap, width = cell_size[0] // 40, max(cell.width for cell in cells)
+    return _grid(cells, columns, cell_size[0] // 40)
+
+
+def _grid(cells: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
+    """Cells row by row, with a gap in pixels around each."""
+    width = max(cell.width for cell in cells)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
+    canvas = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
     top = gap
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
-            sheet.paste(cell, (gap + column * (width + gap), top))
+            canvas.paste(cell, (gap + column * (width + gap), top))
         top += height + gap
-    return sheet
+    return canvas
 
 
 def _category_names(sample: Sample) -> list[str]:

@@ -492,39 +492,22 @@ class PsalmModel(PsalmPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
         if not is_continuation:
-            if input_ids is None and (segments or pixel_values is not None or image_features is not None):
+            if input_ids is None and (segments or num_images):
                 raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
-            if max(rows.images) >= num_images:
-                raise ValueError(
-                    f"image_index names image {max(rows.images)} but {num_images} images were given; indices go from 0, -1 is none"
-                )
-            if image_features is None and pixel_values is not None:
-                image_features = self.get_image_features(pixel_values, masks=segments, return_dict=True)
-            if input_ids is not None:
-                inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index, rows)
-            if image_features is None and self.training:
-                image_features = self._blank_features(inputs_embeds)
-                inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
-            if segments:
-                inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
-                if region_features is None and region_weights is not None:
-                    region_features = self._region_features(
-                        image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens, rows
-                    )
-                inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
+            inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
+        if segments:
+            inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
+            if region_features is None and region_weights is not None:
+                sources = region_image_index, region_pixel_values, region_image_tokens
+                region_features = self._region_features(image_features, image_index, region_weights, *sources, rows)
+            inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
         if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
         if rows.prefix > 0:
             outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_row, rows)
         else:
-            outputs = self.language_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                use_cache=bool(use_cache),
-                **{CACHE: cache},
-                **kwargs,
-            )
+            inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
+            outputs = self.language_model(**inputs, use_cache=bool(use_cache), **kwargs)
         query_embeds = condition_embeds = None
         if segments:
             query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, condition_type, rows)
@@ -588,17 +571,34 @@ class PsalmModel(PsalmPreTrainedModel):
         return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
-        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor, rows: BatchRows
-    ) -> Tensor:
-        is_image = input_ids == self.config.image_token_id  # (B, T)
-        num_tokens = 0 if image_features is None else image_features.image_tokens.shape[1]
-        expected = [num_tokens if image >= 0 else 0 for image in rows.images]
-        _check_placeholders(rows.num_image_tokens, expected, "image tokens", "its image gives")
-        if image_features is None:
-            return inputs_embeds
-        with_image = _chosen(image_index >= 0, sum(image >= 0 for image in rows.images))
-        tokens = image_features.image_tokens[image_index[with_image]]  # (rows with an image, G, D)
-        return inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
+        self,
+        inputs_embeds: Tensor,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_features: PsalmImageFeatures | None,
+        image_index: Tensor,
+        rows: BatchRows,
+    ) -> tuple[Tensor, PsalmImageFeatures | None]:
+        """Embeddings with image tokens where they stand in the prompts, and the features of the images, which are encoded if need be."""
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values, masks=len(rows.asking()) > 0, return_dict=True)
+        num_images, num_tokens = (0, 0) if image_features is None else image_features.image_tokens.shape[:2]
+        if max(rows.images) >= num_images:
+            raise ValueError(
+                f"image_index names image {max(rows.images)} but {num_images} images were given; indices go from 0, -1 is no image"
+            )
+        if input_ids is not None:
+            expected = [num_tokens if image >= 0 else 0 for image in rows.images]
+            _check_placeholders(rows.num_image_tokens, expected, "image tokens", "its image gives")
+        if image_features is not None and input_ids is not None:
+            is_image = input_ids == self.config.image_token_id  # (B, T)
+            with_image = _chosen(image_index >= 0, sum(image >= 0 for image in rows.images))
+            tokens = image_features.image_tokens[image_index[with_image]]  # (rows with an image, G, D)
+            inputs_embeds = inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
+        if image_features is None and self.training:
+            image_features = self._blank_features(inputs_embeds)
+            inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
+        return inputs_embeds, image_features
 
     def _blank_features(self, inputs_embeds: Tensor) -> PsalmImageFeatures:
         """Features of a blank image. A text-only training step uses them at weight 0: a process without an image must call the same
@@ -877,8 +877,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             predictions = self._decode(outputs, condition_type, num_conditions)
             segmentation = self._segmentation_fields(predictions[-1], rows, condition_type, num_conditions)
             if output_auxiliary_logits:
-                auxiliary = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
-                segmentation["auxiliary_outputs"] = auxiliary
+                fields = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
+                segmentation["auxiliary_outputs"] = fields
             if mask_labels is not None:
                 losses = self._segmentation_losses(predictions, rows, condition_type, num_conditions, mask_labels, class_labels)
         if labels is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -174,42 +174,34 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         """Builds a batch of rows.
 
         Args:
-            images: one image, or a list in which None stands for "no image" (conversations only). PIL, (H, W, 3) uint8 array or
-                (3, H, W) tensor, see `to_rgb`; never rotated.
-            categories, expressions, regions, conversations: a list over the images (None where an image has none of that kind),
-                or the bare entry if there is one image. An entry is, in this order: a list of names (one row); a list of
-                expressions (one row each; an expression that is a list of sentences is ONE row, and with a single bare image the
-                outer list is always the entry); a list of region dictionaries (one row, see `region_mask`); a list of messages
-                `{"role": "user" | "assistant", "content": str}` (one row; a message of the role "system" may go in front).
-            region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per
-                region. Coordinates and masks are then in pixels of that image.
-            input_points: as SAM, [image][object][point][x, y]; every object becomes a region.
-            input_labels: [image][object][point], all 1: there are no background points.
-            input_boxes: [image][object][4]; every box becomes a region. Not together with `input_points`.
-            targets: one entry per ROW, None for conversations. `masks` at the size of the row's image: (N, H, W) array or tensor,
-                or a list of bitmaps, RLEs or polygon lists. `class_labels` (N,) for category rows: indices into the categories as
-                given. For regions N = R, in their order.
+            images: one image, or a list in which None is "no image" (conversations only); PIL, (H, W, 3) uint8 array or (3, H, W) tensor,
+                see `to_rgb`; never rotated. An object that is given twice is preprocessed once.
+            categories, expressions, regions, conversations: a list over the images (None = none of that kind), or the bare entry if there
+                is one image. Entries are, in this order: names (one row); expressions (one row each; a list of sentences is ONE
+                expression); region dictionaries (one row, see `region_mask`); messages `{"role": "user" | "assistant", "content": str}`
+                (one row; a message of the role "system" may go in front).
+            region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per region.
+            input_points, input_labels, input_boxes: regions as SAM writes them, [image][object][point][x, y], [image][object][point] (all
+                1) and [image][object][4]; points or boxes.
+            targets: one entry per ROW, None for conversations. `masks` at the size of the row's image: (N, H, W) array or tensor, or a list
+                of bitmaps, RLEs or polygon lists. `class_labels` (N,) for category rows: indices into the categories as given. For
+                regions N = R, in their order.
             task: "panoptic", "semantic" or "instance": the instruction of category rows.
-            prompt_style: "paper", "released", or "plain" (an image and one assistant message, the caption); default that of the
-                processor.
-            add_background: append "background" to the categories unless they end in it. False: the last category given is what
-                stands for "no object" and gets no segment.
+            prompt_style: "paper", "released", or "plain" (an image and one assistant message, the caption); default the processor's.
+            add_background: append "background" to the categories unless they end in it. False: the last one given stands for "no object".
             shuffle_categories: write the categories in random order (training); outputs keep the order given.
             seed: of the shuffle and of `region_sampling="released"`; default Python's and torch's global generators.
             padding: True = to the longest row, "max_length", or False = rows must have equal length.
             padding_side: default left if a row awaits an answer of the language model, else right.
-            max_length: a longer row is an error; default that of the processor.
-            return_tensors: "pt".
-            return_assistant_tokens_mask: also `assistant_masks` (B, T) int64, 1 where the assistant speaks, in earlier turns too. The
-                model takes no such argument.
+            max_length: a longer row is an error; default the processor's.
+            return_assistant_tokens_mask: also `assistant_masks` (B, T) int64, 1 where the assistant speaks. The model does not take it.
 
         Returns:
-            `input_ids`, `attention_mask`, `condition_index` (B, T) int64; `condition_type`, `image_index` (B,) int64;
-            `original_sizes` (B, 2) int64, (0, 0) without image; as needed `pixel_values` (I, 3, S, S) float32; `region_weights`
-            (B, R, G) float32, `region_image_index` (B, R) int64 (-1 = the row's own image) with `region_pixel_values`
-            (J, 3, S, S); `labels` (B, T) int64; `mask_labels` B x (N, S, S) bool and `class_labels` B x (N,) int64 (zeros unless
-            the row has categories). Rows follow the images, and within an image: categories, expressions, regions, conversation.
-            The attribute `row_info` says what each row is.
+            `input_ids`, `attention_mask`, `condition_index` (B, T), `condition_type`, `image_index` (B,) and `original_sizes` (B, 2) int64,
+            (0, 0) without image; as needed `pixel_values` (I, 3, S, S) float32; `region_weights` (B, R, G) float32; `region_image_index`
+            (B, R) int64 (-1 = the row's own image) with `region_pixel_values` (J, 3, S, S); `labels` (B, T) int64; `mask_labels`
+            B x (N, S, S) bool and `class_labels` B x (N,) int64. Rows follow the images, and within an image: categories, expressions,
+            regions, conversation. The attribute `row_info` says what each row is.
 
         Raises:
             ValueError: naming the image, row, category or region that is wrong.
@@ -220,15 +212,9 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         pool = ImagePool(self.image_processor.do_convert_rgb is not False)
         rows = []
-        per_image = prompts_per_image(
-            images,
-            categories=categories,
-            expressions=expressions,
-            regions=with_sam_regions(regions, input_points, input_labels, input_boxes),
-            conversations=conversations,
-            region_images=region_images,
-        )
-        for index, (image, prompts, drawn_on) in enumerate(per_image):
+        given = {"categories": categories, "expressions": expressions, "conversations": conversations}
+        given["regions"] = with_sam_regions(regions, input_points, input_labels, input_boxes)
+        for index, (image, prompts, drawn_on) in enumerate(prompts_per_image(images, given, region_images)):
             rows += self._rows_of_image(writer, pool, index, image, prompts, drawn_on, generator)
 
         max_length = self.max_length if max_length is None else max_length
@@ -436,25 +422,22 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         if padding_side is None:
             padding_side = "left" if any(row.awaits_answer for row in rows) else "right"
 
-        input_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        condition_index = torch.zeros_like(input_ids)
-        labels = torch.full_like(input_ids, IGNORED_LABEL)
-        assistant_masks = torch.zeros_like(input_ids)
-        for number, (row, code) in enumerate(zip(rows, encoded, strict=True)):
-            start = width - lengths[number] if padding_side == "left" else 0
-            span = slice(start, start + lengths[number])
-            input_ids[number, span] = torch.tensor(code.input_ids)
-            attention_mask[number, span] = 1
-            condition_index[number, span] = torch.tensor(code.condition_index)
-            assistant_masks[number, span] = (torch.tensor(code.labels) != IGNORED_LABEL).long()
-            if row.teaches_answer:  # the released losses of segmentation rows have no language part
-                labels[number, span] = torch.tensor(code.labels)
-        tensors = {"input_ids": input_ids, "attention_mask": attention_mask, "condition_index": condition_index}
-        if any(row.teaches_answer for row in rows):
-            tensors["labels"] = labels
+        def padded(values: Iterable[list[int]], fill: int) -> Tensor:
+            filled = torch.full((len(rows), width), fill)
+            for target, row in zip(filled, values, strict=True):
+                target[width - len(row) if padding_side == "left" else 0 :][: len(row)] = torch.tensor(row)
+            return filled
+
+        tensors = {
+            "input_ids": padded((code.input_ids for code in encoded), self.tokenizer.pad_token_id),
+            "attention_mask": padded(([1] * length for length in lengths), 0),
+            "condition_index": padded((code.condition_index for code in encoded), 0),
+        }
+        if any(row.teaches_answer for row in rows):  # the released losses of segmentation rows have no language part
+            learned = (code.labels if row.teaches_answer else [] for row, code in zip(rows, encoded, strict=True))
+            tensors["labels"] = padded(learned, IGNORED_LABEL)
         if mark_assistant:
-            tensors["assistant_masks"] = assistant_masks
+            tensors["assistant_masks"] = padded(([int(label != IGNORED_LABEL) for label in code.labels] for code in encoded), 0)
         tensors["condition_type"] = torch.tensor([ROW_KINDS.index(row.info.kind) for row in rows])
         tensors["image_index"] = torch.tensor(_compact([row.image for row in rows])[0])
         return tensors

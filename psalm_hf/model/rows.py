@@ -243,29 +243,25 @@ def read_region_entry(index: int, regions: Any, region_images: Any) -> list[tupl
     return list(zip(regions, region_images, strict=True))
 
 
-def prompts_per_image(
-    images: Any, *, categories: Any, expressions: Any, regions: Any, conversations: Any, region_images: Any
-) -> list[tuple[Any, dict[str, Any], Any]]:
+def prompts_per_image(images: Any, given: Mapping[str, Any], region_images: Any) -> list[tuple[Any, dict[str, Any], Any]]:
     """Brings the arguments into one form: per image the image or None, its entry of every kind or None, its region images.
 
     Raises:
         ValueError: no images for what needs them, or another number of entries than images.
     """
+    given = dict(given)
     if images is None:
+        conversations = given["conversations"]
         if not isinstance(conversations, Sequence) or not conversations:
             raise ValueError("images: none given; only conversations go without an image")
-        conversations = [conversations] if isinstance(conversations[0], Mapping) else conversations
-        images = [None] * len(conversations)
+        given["conversations"] = [conversations] if isinstance(conversations[0], Mapping) else conversations
+        images = [None] * len(given["conversations"])
     is_single = not isinstance(images, (list, tuple))
     images = [images] if is_single else list(images)
     if not images:
         raise ValueError("images: the list is empty")
-    given = {
-        "categories": categories,
-        "expressions": [expressions] if isinstance(expressions, str) else expressions,
-        "regions": [regions] if isinstance(regions, Mapping) else regions,
-        "conversations": conversations,
-    }
+    for name, bare in (("expressions", str), ("regions", Mapping)):
+        given[name] = [given[name]] if isinstance(given[name], bare) else given[name]
     entries = {name: _per_image(value, name, len(images), is_single) for name, value in given.items()}
     region_images = _region_images_per_image(region_images, len(images))
     return [(image, {name: values[index] for name, values in entries.items()}, region_images[index]) for index, image in enumerate(images)]

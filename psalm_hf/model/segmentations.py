@@ -5,8 +5,9 @@ B rows, Q mask queries, K categories, R regions, N instances or chosen queries; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,26 @@ from torch import Tensor
 from .image_processing_psalm import Placement, PsalmImageProcessor
 from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
 from .prompts import ROW_KINDS
+from .rows import RowInfo
+
+# The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
+THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
+
+
+class FoundSegment(NamedTuple):
+    """One segment of a row.
+
+    Attributes:
+        index: which of the row's conditions it is; of rows of expressions, which expression of the image.
+        label: that condition; all sentences of an expression, joined by "; ".
+        score: None in a semantic map.
+        mask: (H, W) bool at the size of the image, on the device of the outputs.
+    """
+
+    index: int
+    label: str
+    score: float | None
+    mask: Tensor
 
 
 class PostProcessing:
@@ -220,6 +241,61 @@ class PostProcessing:
 
         return self._each_row(outputs, "region", target_sizes, run)
 
+    def find_segments(
+        self,
+        outputs: Any,
+        rows: Sequence[RowInfo],
+        target_sizes: Any = None,
+        *,
+        task: str = "panoptic",
+        stuff: Collection[str] = (),
+        threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        referring_threshold: float | str | None = "processor",
+        no_target_threshold: float | str | None = "processor",
+    ) -> list[list[FoundSegment]]:
+        """Segments of every row of a batch, whatever it asks for; an expression that means nothing has none.
+
+        Args:
+            outputs: `PsalmSegmentationOutput`. rows: `row_info` of the inputs.
+            target_sizes: (height, width) of each row's image, see `post_process_semantic_segmentation`.
+            task: of the rows of categories. stuff: those of their categories whose segments are fused (panoptic).
+            threshold, mask_threshold, overlap_mask_area_threshold, referring_threshold, no_target_threshold: see the methods
+                above; `threshold` default that of `THRESHOLDS`.
+        """
+
+        def results(kind: str, **options: Any) -> Iterator[tuple[list[FoundSegment], RowInfo, Any]]:
+            per_row = getattr(self, f"post_process_{kind}_segmentation")(outputs, target_sizes=target_sizes, **options)
+            return ((found[row], rows[row], result) for row, result in enumerate(per_row) if result is not None)
+
+        found: list[list[FoundSegment]] = [[] for _ in rows]
+        kinds = {row.kind for row in rows}
+        if "category" in kinds:
+            options: dict[str, Any] = {}
+            if task != "semantic":
+                options = {"threshold": THRESHOLDS[task] if threshold is None else threshold, "mask_threshold": mask_threshold}
+            if task == "instance":
+                options["return_binary_maps"] = True
+            elif task == "panoptic":
+                names = next(row.conditions for row in rows if row.kind == "category")
+                options["label_ids_to_fuse"] = {names.index(name) for name in stuff}
+                options["overlap_mask_area_threshold"] = overlap_mask_area_threshold
+            for segments, row, result in results(task, **options):
+                segments += (FoundSegment(index, row.conditions[index], score, mask) for index, score, mask in _of_categories(result, task))
+        if "sentence" in kinds:
+            options = {"threshold": referring_threshold, "no_target_threshold": no_target_threshold, "mask_threshold": mask_threshold}
+            numbers: Counter[int] = Counter()
+            for segments, row, result in results("referring", **options):
+                if not result["no_target"]:
+                    segments.append(FoundSegment(numbers[row.image], "; ".join(row.conditions), result["score"], result["segmentation"]))
+                numbers[row.image] += 1
+        if "region" in kinds:
+            for segments, row, result in results("region", mask_threshold=mask_threshold):
+                scored = zip(row.conditions, result["scores"].tolist(), result["masks"], strict=True)
+                segments += (FoundSegment(index, *one) for index, one in enumerate(scored))
+        return found
+
     def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Placement | None], Any]) -> list[Any]:
         row_kinds = outputs.condition_type.tolist()
         if target_sizes is not None:
@@ -262,6 +338,15 @@ def check_score(value: Any, name: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
+
+
+def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:
+    """(category index, score, mask) of every segment."""
+    if task == "semantic":
+        return [(index, None, result == index) for index in result.unique().tolist()]
+    segmentation, infos = result["segmentation"], result["segments_info"]
+    masks = segmentation if task == "instance" else [segmentation == info["id"] for info in infos]
+    return [(info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)]
 
 
 def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:

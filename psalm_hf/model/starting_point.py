@@ -96,14 +96,13 @@ def build_starting_point(
 ) -> tuple[PsalmForSegmentation, PsalmProcessor]:
     """A model to train and its processor, from parts that are folders or Hub ids.
 
-    What no part gives starts at random, from torch's global generator: `torch.manual_seed` before makes it repeatable.
+    Everything else starts at random, from torch's global generator.
 
     Args:
         language_model: a decoder-only model that `AutoModelForCausalLM` reads, with its tokenizer; Phi also in the fused layout of
-            transformers 4.36. `[PAD]` (if the tokenizer has no pad token other than its end token), `[SEG]` and the placeholders are
-            added to the tokenizer. Embeddings and head keep the rows of the tokenizer's tokens, at their ids; rows behind are cut.
-            `[PAD]` starts at the mean of the others, `[SEG]` at random. Tied matrices stay tied. Phi's head bias is dropped, as
-            released.
+            transformers 4.36, and without its head bias, as released. `[PAD]` (if there is no pad token other than the end token),
+            `[SEG]` and the placeholders are added. Embeddings and head keep the rows of known tokens, at their ids, tied or not;
+            `[PAD]` starts at the mean of the others, `[SEG]` at random.
         mask2former: detectron2's `model_final_*.pkl` (Swin), or a `Mask2FormerForUniversalSegmentation` folder or Hub id: gives vision
             tower, pixel decoder and mask decoder and their sizes.
         backbone: instead of it a vision tower alone: anything `AutoBackbone` knows that has feature maps of strides 4, 8, 16 and 32, or
@@ -136,9 +135,7 @@ def build_starting_point(
         parts.append(read_projector(projector))
 
     settings = _merge_fields(parts, config_fields)
-    has_head_bias = _has_head_bias(text_config)
-    if settings.setdefault("lm_head_bias", text_config.model_type != "phi" and has_head_bias) and not has_head_bias:
-        raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
+    _choose_head_bias(settings, text_config, language_model)
     config = PsalmConfig.from_dict(settings)
     processor = PsalmProcessor(
         image_processor=PsalmImageProcessor(size={"longest_edge": image_size}),
@@ -288,10 +285,12 @@ def _follow_tokenizer(text_config: PreTrainedConfig, tokenizer: PreTrainedTokeni
         setattr(text_config, name, getattr(tokenizer, name))
 
 
-def _has_head_bias(text_config: PreTrainedConfig) -> bool:
+def _choose_head_bias(settings: dict[str, Any], text_config: PreTrainedConfig, language_model: str | Path) -> None:
     with torch.device("meta"):
         head = AutoModelForCausalLM.from_config(text_config).get_output_embeddings()
-    return getattr(head, "bias", None) is not None
+    has_bias = getattr(head, "bias", None) is not None
+    if settings.setdefault("lm_head_bias", text_config.model_type != "phi" and has_bias) and not has_bias:
+        raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
 
 
 def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str | torch.dtype, known_ids: list[int]) -> ModelPart:

@@ -136,15 +136,11 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
-def _frame_name(number: int) -> str:
-    return f"{number:05d}"
-
-
 def _from_iterable(images: Iterable[Any], start: int) -> Iterator[VideoFrame]:
     number = -1
     for number, image in enumerate(images):
         if number >= start:
-            yield VideoFrame(_frame_name(number), to_rgb(image, f"frame {number}"))
+            yield VideoFrame(f"{number:05d}", to_rgb(image, f"frame {number}"))
     if number < 0:
         raise ValueError("the video has no frames; give at least one image")
 
@@ -157,7 +153,7 @@ def _from_video(path: Path, start: int, av: Any) -> Iterator[VideoFrame]:
                 if number >= start:
                     # Phones write upright videos as lying ones with a note that says how to turn them.
                     image = frame.to_image()
-                    yield VideoFrame(_frame_name(number), image.rotate(frame.rotation, expand=True) if frame.rotation else image)
+                    yield VideoFrame(f"{number:05d}", image.rotate(frame.rotation, expand=True) if frame.rotation else image)
         except av.error.FFmpegError as error:
             raise ValueError(f"{path}: frame {number + 1} cannot be decoded ({error}); the ones before it can") from error
     if number < 0:

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
+from psalm_hf import PsalmModel, checkpoints, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
@@ -141,11 +140,11 @@ def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
         infos = [{"id": 1, "label_id": 2, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.8}]
         return [None, {"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]  # None for a row of another kind
 
-    processor = SimpleNamespace(
-        post_process_panoptic_segmentation=post_process, post_process_region_segmentation=lambda *_, **__: [None, None]
-    )
+    processor = build_tiny()[1]
+    processor.post_process_panoptic_segmentation = post_process
+    processor.post_process_region_segmentation = lambda *_, **__: [None, None]
     rows = [RowInfo(0, "region"), RowInfo(0, "category", ("cup", "plate", "wall", "background"))]
-    nothing, found = segments.find_segments(processor, None, rows, [(1, 3)] * 2, stuff=("wall",), threshold=0.7)
+    nothing, found = processor.find_segments(None, rows, [(1, 3)] * 2, stuff=("wall",), threshold=0.7)
     assert nothing == []
     assert [(one.index, one.label, one.score, one.mask.tolist()) for one in found] == [
         (2, "wall", 0.9, [[False, True, False]]),
