@@ -474,26 +474,16 @@ class PsalmModel(PsalmPreTrainedModel):
             may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
             if may_share_prefix and self._may_share_prefix(use_cache, kwargs):
                 prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
-        rows = read_rows(
-            len(text),
-            None if is_continuation else input_ids,
-            self.config,
-            condition_type=condition_type,
-            condition_index=condition_index,
-            image_index=None if is_continuation else image_index,
-            region_image_index=region_image_index,
-            prefix=prefix,
-        )
+        marks = {"condition_type": condition_type, "condition_index": condition_index, "region_image_index": region_image_index}
+        tokens, images = (None, None) if is_continuation else (input_ids, image_index)
+        rows = read_rows(len(text), tokens, self.config, image_index=images, prefix=prefix, **marks)
         segments = not is_continuation and len(rows.asking()) > 0
-        if condition_index is None and segments:
-            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-        if condition_type is None and any(rows.num_conditions):
-            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+        _check_conditions(condition_index, condition_type, rows, segments)
+        if input_ids is None and (segments or num_images):
+            raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
         if not is_continuation:
-            if input_ids is None and (segments or num_images):
-                raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
             inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
         if segments:
             inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
@@ -508,16 +498,13 @@ class PsalmModel(PsalmPreTrainedModel):
         else:
             inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
             outputs = self.language_model(**inputs, use_cache=bool(use_cache), **kwargs)
-        query_embeds = condition_embeds = None
-        if segments:
-            query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, condition_type, rows)
-            condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, condition_type, rows)
+        states = outputs.last_hidden_state
         return PsalmModelOutput(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=states,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            query_embeds=query_embeds,
-            condition_embeds=condition_embeds,
+            query_embeds=self._read_queries(states, input_ids, condition_type, rows) if segments else None,
+            condition_embeds=self._read_conditions(states, condition_index, condition_type, rows) if segments else None,
             image_features=image_features,
             image_index=image_index,
             rows=rows,
@@ -710,6 +697,13 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         raise ValueError(
             f"input_ids are {tuple(input_ids.shape)} but inputs_embeds {tuple(inputs_embeds.shape[:2])}; pass one embedding per token"
         )
+
+
+def _check_conditions(condition_index: Tensor | None, condition_type: Tensor | None, rows: BatchRows, segments: bool) -> None:
+    if condition_index is None and segments:
+        raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+    if condition_type is None and any(rows.num_conditions):
+        raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
 
 
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:

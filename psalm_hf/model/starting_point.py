@@ -94,9 +94,7 @@ def build_starting_point(
     dtype: str | torch.dtype = "float32",
     **config_fields: Any,
 ) -> tuple[PsalmForSegmentation, PsalmProcessor]:
-    """A model to train and its processor, from parts that are folders or Hub ids.
-
-    Everything else starts at random, from torch's global generator.
+    """A model to train and its processor, from parts that are folders or Hub ids; the rest starts at random, from torch's generator.
 
     Args:
         language_model: a decoder-only model that `AutoModelForCausalLM` reads, with its tokenizer; Phi also in the fused layout of
