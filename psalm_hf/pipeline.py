@@ -48,7 +48,7 @@ class _Prompt:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Prediction:
     """The outputs about one image. No dictionary, so that the base class leaves the tensors on their device for post-processing."""
 
     prompt: _Prompt
@@ -151,22 +151,22 @@ class PromptableSegmentationPipeline(Pipeline):
             inputs, prompts = [inputs], [prompts]
         joined = join_rows(inputs, self.processor.tokenizer.pad_token_id)
         outputs = self.model(**joined)
-        answers, first = [], 0
+        predictions, first = [], 0
         for prompt in prompts:
             rows = slice(first, first + len(prompt.rows))
             tensors = {name: outputs[name][rows] for name in _ROW_TENSORS if outputs.get(name) is not None}
-            answers.append(_Answer(prompt, PsalmSegmentationOutput(**tensors), joined["original_sizes"][rows].tolist()))
+            predictions.append(_Prediction(prompt, PsalmSegmentationOutput(**tensors), joined["original_sizes"][rows].tolist()))
             first = rows.stop
-        return {"answer": answers if is_batch else answers[0]}
+        return {"prediction": predictions if is_batch else predictions[0]}
 
     def postprocess(self, model_outputs: dict[str, Any], threshold: float | None = None, **options: Any) -> list[dict[str, Any]]:
         """The outputs about one image -> its list of dictionaries."""
-        answer: _Answer = model_outputs["answer"]
-        prompt, kinds = answer.prompt, {row.kind for row in answer.prompt.rows}
+        prediction: _Prediction = model_outputs["prediction"]
+        prompt, kinds = prediction.prompt, {row.kind for row in prediction.prompt.rows}
         if threshold is not None and prompt.task == "semantic" and "category" in kinds:
             raise ValueError("threshold: a semantic map has none, every pixel gets the best category; leave it out")
         found = self.processor.find_segments(
-            answer.outputs, prompt.rows, answer.sizes, task=prompt.task, stuff=prompt.stuff, threshold=threshold, **options
+            prediction.outputs, prompt.rows, prediction.sizes, task=prompt.task, stuff=prompt.stuff, threshold=threshold, **options
         )
         return [
             {"label": one.label, "score": one.score, "mask": Image.fromarray(one.mask.cpu().numpy().astype(np.uint8) * 255)}

@@ -100,7 +100,7 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
         return {"mask": is_set}
 
 
-def draw_answer(image: Image.Image, prompt: Prompt, segments: list[dict], note: str | None = None) -> Image.Image:
+def draw_prediction(image: Image.Image, prompt: Prompt, segments: list[dict], note: str | None = None) -> Image.Image:
     """The image with everything that was found, and a legend."""
     regions = processor_arguments(prompt).get("regions", ())
     return draw_segmentation(
@@ -127,17 +127,17 @@ def expressions_without_target(prompt: Prompt, segments: list[dict]) -> list[str
     return [text for index, text in enumerate(prompt.names) if index not in found]
 
 
-def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[dict]]) -> Image.Image:
+def draw_overview(image: Image.Image, prompts: list[Prompt], predictions: list[list[dict]]) -> Image.Image:
     """A sheet of panels: the image, its categories, its regions, and one panel for every expression.
 
     Args:
-        prompts, answers: of categories, expressions and regions, in this order.
+        prompts, predictions: of categories, expressions and regions, in this order.
     """
 
     def panel(segments: list[dict], labels: list[str], **options):
         return draw_segmentation(image, [segment["mask"] for segment in segments], labels, legend=False, **options)
 
-    categories, expressions, drawn = answers
+    categories, expressions, drawn = predictions
     panels = [
         panel([], []),
         panel(categories, [segment["label"] for segment in categories], colors=label_colors(prompts[0].names)),

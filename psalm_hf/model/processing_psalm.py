@@ -78,7 +78,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
         chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
         referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
-            released behaviour) = the best query answers an expression, and there always is an answer. They depend on the weights:
+            released behaviour) = the best query is what an expression means, and there always is one. They depend on the weights:
             `psalm calibrate` finds those of a checkpoint.
 
     Raises:

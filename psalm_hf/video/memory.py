@@ -64,7 +64,7 @@ class LastFrame:
     score_threshold: float = 0.0
 
     def prompts(self, memories: Mapping[ObjectId, ObjectMemory], asked: Sequence[ObjectId]) -> list[Tensor]:
-        """Features (M, D) of each object, M >= 1 chosen by the policy; the best of the M answers counts."""
+        """Features (M, D) of each object, M >= 1 chosen by the policy; the best of the M predictions counts."""
         return [_last(memories[name])[None] for name in asked]
 
     def assign(self, scores: Tensor, overlaps: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class LastFrame:
         return scores.argmax(0)
 
     def report(self, picked: Picked) -> Tensor:
-        """(R, H, W) bool: the masks that the session answers with, empty for absent objects."""
+        """(R, H, W) bool: the masks of the result, empty for absent objects."""
         return picked.masks & self.is_present(picked)[:, None, None]
 
     def remember(self, picked: Picked, reported: Tensor) -> list[Tensor | None]:

@@ -75,7 +75,7 @@ class PsalmVideoSession:
 
     def __init__(self, model: PsalmForSegmentation, processor: PsalmProcessor, policy: str | LastFrame = "first_last_confident"):
         if model.training:
-            raise ValueError("model: is in training mode, where its answers are random; call model.eval() first")
+            raise ValueError("model: is in training mode, where its predictions are random; call model.eval() first")
         self.model = model
         self.processor = processor
         self.policy = read_policy(policy)
@@ -270,7 +270,7 @@ class PsalmVideoSession:
         size = encoded.features.mask_features.shape[-2:]
         return F.interpolate(placed.float(), size=size, mode="area")[0, 0].ge(0.5).to(self.model.device)
 
-    # Answers out
+    # Predictions out
 
     def _pick(self, encoded: _Encoded, asked: Sequence[ObjectId]) -> tuple[Tensor, Tensor, Picked]:
         """The query of each object (R,), the masks of all queries (Q, h, w) before the sigmoid, and what was picked."""
@@ -280,8 +280,8 @@ class PsalmVideoSession:
         )
         mask_logits = outputs.masks_queries_logits[0]
         # Of several features of an object the one that fits best speaks for it.
-        answers = outputs.region_queries_logits[0].split([len(features) for features in prompts])
-        region_logits = torch.stack([answer.amax(0) for answer in answers])  # (R, Q)
+        per_object = outputs.region_queries_logits[0].split([len(features) for features in prompts])
+        region_logits = torch.stack([logits.amax(0) for logits in per_object])  # (R, Q)
         geometry = Placement.of_image(self.frame_size, self.processor.image_processor.image_size)
         scores = region_scores(mask_logits, region_logits, geometry)  # (Q, R)
         queries = self.policy.assign(scores, self._overlaps(mask_logits, asked))
