@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     from psalm_hf.data import collator as collating
     from psalm_hf.data import features, load
     from psalm_hf.data.mixture import EndlessEpochs
-    from psalm_hf.model import rows
+    from psalm_hf.model import processing_psalm
     from psalm_hf.tiny import build_tiny
 
     _, processor = build_tiny()
@@ -73,11 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
     processor_class = type(processor)
     parts = {
         "rows to samples (masks)": (features, "sample_from_row"),
-        "decode images": (collating, "_open_pictures"),
+        "decode images": (collating, "open_images"),
         "resize and normalise images": (type(processor.image_processor), "_preprocess"),
-        "targets": (processor_class, "_targets"),
+        "targets": (processing_psalm, "read_targets"),
         "prompts: tokens": (processor_class, "_tokens"),
-        "prompts: regions": (rows.RowBuilder, "_region_row"),
+        "prompts: regions": (processor_class, "region_weights"),
     }
     start = time.perf_counter()
     with timed(parts) as seconds_of:

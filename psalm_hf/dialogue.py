@@ -1,4 +1,4 @@
-"""A dialogue about a picture, in words and masks: what `psalm chat` holds."""
+"""A dialogue about an image, in words and masks, for `psalm chat`."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -13,9 +13,9 @@ from .model.image_processing_psalm import load_image
 from .visualization import draw_segmentation
 
 COMMANDS = {
-    "/segment": ("TEXT", "what TEXT means, in a picture"),
-    "/categories": ("A, B, ...", "everything that is one of these, in a picture"),
-    "/image": ("PATH", "go on with another picture"),
+    "/segment": ("TEXT", "what TEXT means, in an image"),
+    "/categories": ("A, B, ...", "everything that is one of these, in an image"),
+    "/image": ("PATH", "go on with another image"),
     "/new": ("", "forget what was said"),
     "/help": ("", "show this list"),
 }
@@ -23,12 +23,12 @@ HELP = "\n".join(f"  {f'{name} {argument}':<24}{text}" for name, (argument, text
 
 
 class Dialogue:
-    """What was said about one picture, and how to go on.
+    """Dialogue about one image.
 
     Args:
         model, processor: a `PsalmForSegmentation` in eval mode and its processor.
         write: takes pieces of text for the user.
-        output: prefix of the pictures that are written.
+        output: prefix of the images that are written.
         max_new_tokens: of an answer.
         temperature: of sampling; 0 = the most probable words.
         threshold: class probability that a segment of /categories needs.
@@ -52,7 +52,7 @@ class Dialogue:
         self.messages: list[dict[str, str]] = []
 
     def look_at(self, path: str) -> None:
-        """Opens a picture, encodes it, and begins a new dialogue about it.
+        """Opens an image, encodes it, and begins a new dialogue about it.
 
         Raises:
             ValueError: it cannot be opened; then nothing has changed.
@@ -60,7 +60,7 @@ class Dialogue:
         self.show(load_image(path), path)
 
     def show(self, image: Image.Image, name: str) -> None:
-        """Encodes a picture, and begins a new dialogue about it."""
+        """Encodes an image, and begins a new dialogue about it."""
         pixels = self.processor.image_processor([image], return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             self.image_features = self.model.get_image_features(pixels.to(self.model.device))
@@ -96,7 +96,7 @@ class Dialogue:
     def ask(self, question: str) -> None:
         """Answers in words, while they come; question and answer join the dialogue when the answer is complete."""
         messages = [*self.messages, {"role": "user", "content": question}]
-        inputs = self._inputs(conversations=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
+        inputs = self._inputs(conversation=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
         length, longest = inputs["input_ids"].shape[1], self.processor.max_length
         if length >= longest:
             raise ValueError(f"the dialogue has {length} tokens, and with an answer at most {longest} fit; forget what was said by /new")
@@ -122,7 +122,7 @@ class Dialogue:
         outputs, size = self._segmentation(expressions=[expression])
         (found,) = self.processor.post_process_referring_segmentation(outputs, target_sizes=size)
         if found["no_target"]:
-            self.write(f"nothing in the picture is {expression!r} (score {found['score']:.2f})\n")
+            self.write(f"nothing in the image is {expression!r} (score {found['score']:.2f})\n")
         else:
             self._draw(found["segmentation"][None], [expression], [found["score"]])
 
@@ -132,22 +132,19 @@ class Dialogue:
         (found,) = self.processor.post_process_panoptic_segmentation(outputs, threshold=self.threshold, target_sizes=size)
         segments = found["segments_info"]
         if not segments:
-            self.write(f"nothing in the picture is {' or '.join(categories)} with a score of {self.threshold}\n")
+            self.write(f"nothing in the image is {' or '.join(categories)} with a score of {self.threshold}\n")
             return
         masks = [found["segmentation"] == segment["id"] for segment in segments]
         self._draw(masks, [categories[segment["label_id"]] for segment in segments], [segment["score"] for segment in segments])
 
     def _inputs(self, **prompt: Any) -> dict[str, Any]:
-        """What the model takes, with the picture as it was encoded."""
-        inputs = self.processor(images=self.image, return_tensors="pt", **prompt).to(self.model.device)
-        del inputs["pixel_values"]
-        return {**inputs, "image_features": self.image_features}
+        """Inputs of the model, with the image as it was encoded."""
+        return {**self.processor.encode_prompt(**prompt).to(self.model.device), "image_features": self.image_features}
 
-    def _segmentation(self, **prompt: Any) -> tuple[Any, Any]:
-        """Outputs of the model, and the size of the picture."""
-        inputs = self._inputs(**prompt)
+    def _segmentation(self, **prompt: Any) -> tuple[Any, list[tuple[int, int]]]:
+        """Outputs of the model, and the size of the image."""
         with torch.no_grad():
-            return self.model(**inputs), inputs["original_sizes"]
+            return self.model(**self._inputs(**prompt)), [(self.image.height, self.image.width)]
 
     def _draw(self, masks: Any, labels: list[str], scores: list[float]) -> None:
         path = free_path(self.output)
@@ -170,7 +167,7 @@ def converse(dialogue: Dialogue, lines: Iterable[str]) -> None:
 
 
 def word_streamer(tokenizer: Any, write: Callable[[str], None]) -> TextStreamer:
-    """What `generate` hands its tokens to, and what writes them as text, word by word."""
+    """Streamer for `generate` that writes tokens as text, word by word."""
 
     class WordStreamer(TextStreamer):
         has_begun = False

@@ -1,8 +1,7 @@
-"""Prompts about one picture -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
+"""Prompts about one image -> segments, a drawing to look at, a record to work with: the work of `psalm segment`."""
 
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shap
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked of the picture, all of one kind.
+    """Prompts on the image, all of one kind.
 
     Attributes:
         task: a row of `psalm_hf.tasks.TASKS`.
         names: categories, expressions, or how the regions are called; a segment's `label_id` counts them.
         stuff: those of the categories whose segments are fused.
-        regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of a picture.
+        regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of an image.
         threshold: least score of a segment.
         no_target_threshold: of expressions, which mean nothing unless a mask scores above it; None = they always mean something.
     """
@@ -39,7 +38,7 @@ class Prompt:
 
 
 def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_threshold: float = 0.5) -> list[list[dict]]:
-    """The segments of every prompt, whose thresholds are complete (`complete_thresholds`); one call, so that the picture is encoded once.
+    """The segments of every prompt, whose thresholds are complete (`complete_thresholds`); the image is encoded once.
 
     Args:
         prompts: at most one of categories, one of expressions, one of regions.
@@ -50,14 +49,30 @@ def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_th
         without target would have is left out.
     """
     arguments = {name: value for prompt in prompts for name, value in processor_arguments(prompt).items()}
-    inputs = processor(images=image, return_tensors="pt", **arguments).to(model.device)
+    inputs = processor(images=image, return_tensors="pt", **arguments)
+    options: dict[str, Any] = {"mask_threshold": mask_threshold}
+    for prompt in prompts:
+        if prompt.task == "referring":
+            options |= {"referring_threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
+        elif prompt.task != "interactive":
+            options |= {"task": prompt.task, "stuff": prompt.stuff, "threshold": prompt.threshold}
     with torch.inference_mode():
-        outputs = model(**inputs)
-    return [read_segments(processor, outputs, inputs["original_sizes"], prompt, mask_threshold) for prompt in prompts]
+        outputs = model(**inputs.to(model.device))
+        found = processor.find_segments(outputs, inputs.row_info, inputs["original_sizes"], **options)
+    by_kind = defaultdict(list)
+    for row, segments in zip(inputs.row_info, found, strict=True):
+        by_kind[row.kind] += segments
+    return [
+        [
+            {"label": prompt.names[one.index], "label_id": one.index, "score": one.score, "mask": one.mask.cpu().numpy()}
+            for one in by_kind[TASKS[prompt.task].condition]
+        ]
+        for prompt in prompts
+    ]
 
 
 def complete_thresholds(prompt: Prompt, processor) -> Prompt:
-    """Those of expressions that were not chosen are what the processor carries."""
+    """The prompt with thresholds of expressions: where none was chosen, those of the processor."""
     if prompt.task != "referring":
         return prompt
     threshold = processor.referring_threshold if prompt.threshold is None else prompt.threshold
@@ -85,46 +100,8 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
         return {"mask": is_set}
 
 
-def read_segments(processor, outputs, sizes, prompt: Prompt, mask_threshold: float) -> list[dict]:
-    """Post-processed outputs of one prompt as one list, whatever the task, see `segment`."""
-    post_process = partial(getattr(processor, TASKS[prompt.task].post_process), outputs, target_sizes=sizes)
-    if prompt.task == "referring":
-        thresholds = {"threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
-        answers = of_its_kind(post_process(mask_threshold=mask_threshold, **thresholds))
-        found = [(index, answer["score"], answer["segmentation"]) for index, answer in enumerate(answers) if not answer["no_target"]]
-    elif prompt.task == "interactive":
-        (answer,) = of_its_kind(post_process(mask_threshold=mask_threshold))
-        found = [(index, score, mask) for index, (score, mask) in enumerate(zip(answer["scores"], answer["masks"], strict=True))]
-    else:
-        found = find_categories(post_process, prompt, mask_threshold)
-    return [
-        {"label": prompt.names[index], "label_id": int(index), "score": None if score is None else float(score), "mask": mask.cpu().numpy()}
-        for index, score, mask in found
-    ]
-
-
-def of_its_kind(answers: list) -> list:
-    """Without the rows of other kinds of prompts, which post-processing answers with None."""
-    return [answer for answer in answers if answer is not None]
-
-
-def find_categories(post_process: Callable, prompt: Prompt, mask_threshold: float) -> list[tuple]:
-    """(category index, score, mask) of every segment; a semantic map has no scores."""
-    if prompt.task == "semantic":
-        (classes,) = of_its_kind(post_process())
-        return [(index, None, classes == index) for index in classes.unique().tolist()]
-    if prompt.task == "panoptic":
-        stuff = {prompt.names.index(name) for name in prompt.stuff}
-        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, label_ids_to_fuse=stuff))
-        masks = [answer["segmentation"] == info["id"] for info in answer["segments_info"]]
-    else:
-        (answer,) = of_its_kind(post_process(threshold=prompt.threshold, mask_threshold=mask_threshold, return_binary_maps=True))
-        masks = answer["segmentation"]
-    return [(info["label_id"], info["score"], mask) for info, mask in zip(answer["segments_info"], masks, strict=True)]
-
-
-def draw_answer(image: Image.Image, prompt: Prompt, segments: list[dict], note: str | None = None) -> Image.Image:
-    """The picture with everything that was found, and a legend."""
+def draw_prediction(image: Image.Image, prompt: Prompt, segments: list[dict], note: str | None = None) -> Image.Image:
+    """The image with everything that was found, and a legend."""
     regions = processor_arguments(prompt).get("regions", ())
     return draw_segmentation(
         image,
@@ -150,17 +127,17 @@ def expressions_without_target(prompt: Prompt, segments: list[dict]) -> list[str
     return [text for index, text in enumerate(prompt.names) if index not in found]
 
 
-def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[dict]]) -> Image.Image:
-    """A sheet of panels: the picture, its categories, its regions, and one panel for every expression.
+def draw_overview(image: Image.Image, prompts: list[Prompt], predictions: list[list[dict]]) -> Image.Image:
+    """A sheet of panels: the image, its categories, its regions, and one panel for every expression.
 
     Args:
-        prompts, answers: of categories, expressions and regions, in this order.
+        prompts, predictions: of categories, expressions and regions, in this order.
     """
 
     def panel(segments: list[dict], labels: list[str], **options):
         return draw_segmentation(image, [segment["mask"] for segment in segments], labels, legend=False, **options)
 
-    categories, expressions, drawn = answers
+    categories, expressions, drawn = predictions
     panels = [
         panel([], []),
         panel(categories, [segment["label"] for segment in categories], colors=label_colors(prompts[0].names)),
@@ -171,7 +148,7 @@ def draw_overview(image: Image.Image, prompts: list[Prompt], answers: list[list[
         scores = [f"{segment['score']:.2f}" for segment in found]
         panels.append(panel(found, scores, colors=dict.fromkeys(scores, TARGET_COLOR)))
     titles = [
-        "the picture",
+        "the image",
         f"categories: {', '.join(prompts[0].names)}",
         f"regions: {', '.join(f'a {kind}' for kind in prompts[2].names)}",
         *(f'expression: "{text}"' for text in prompts[1].names),

@@ -1,9 +1,9 @@
 """Overlays a person can look at: masks, their labels, the prompts that led to them, and a legend.
 
 Each mask is a translucent fill with a double contour, light inside and dark outside, so that one of the two shows on any photo. A mask
-carries a numbered label at its most inner place; labels keep clear of each other, and the legend below the picture lists every number
-with its name and score. Small pictures are enlarged and large ones reduced for drawing; masks are never changed. `draw_panels` puts
-several such pictures, without legends, under titles beside each other. `draw_sample` shows a `Sample` with all that belongs to it, and
+carries a numbered label at its most inner place; labels keep clear of each other, and the legend below the image lists every number
+with its name and score. Small images are enlarged and large ones reduced for drawing; masks are never changed. `draw_panels` puts
+several such images, without legends, under titles beside each other. `draw_sample` shows a `Sample` with all that belongs to it, and
 `contact_sheet` many of them at once.
 """
 
@@ -24,7 +24,7 @@ from .masks import bitmap_from_rle
 from .structures import Region, Sample
 
 Color = tuple[int, int, int]  # RGB, 0..255
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the drawn picture
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the drawn image
 
 # The first seven are Okabe and Ito's colours for readers with any colour vision (jfly.uni-koeln.de/color); the others were added greedily,
 # each as far as possible from those before it in OKLab, also as seen with deuteranopia and protanopia (Machado et al. 2009).
@@ -37,12 +37,12 @@ PALETTE: tuple[Color, ...] = (
 # Towards white (positive) or black (negative): the first mask of a label has the label's own colour, the next ones its shades.
 SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
 
-DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn picture is brought between these, in pixels
-MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow picture
+DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn image is brought between these, in pixels
+MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow image
 PANEL_SCALE = 2  # text and lines of panels are that much larger, because a sheet of them is looked at from farther away
 PANEL_COLUMNS = 3
 CAPTION_SCALE = 0.7  # of the text about several panels, whose width is that of all of them
-SHEET_CELL = (640, 1280)  # width and height within which a picture stays in a contact sheet
+CELL_SIZE = (640, 1280)  # width and height within which an image stays in a contact sheet
 FILL_OPACITY = 0.45
 PAPER, INK = (250, 250, 250), (25, 25, 25)
 
@@ -50,7 +50,7 @@ PAPER, INK = (250, 250, 250), (25, 25, 25)
 def label_colors(labels: Sequence[str]) -> dict[str, Color]:
     """One colour per distinct label, in order of appearance.
 
-    Give the whole list of categories rather than the ones that were found, and a category has the same colour in every picture.
+    Give the whole list of categories rather than the ones that were found, and a category has the same colour in every image.
     """
     colors: dict[str, Color] = {}
     for label in labels:
@@ -87,7 +87,7 @@ def draw_segmentation(
     note: str | None = None,
     legend: bool = True,
 ) -> Image.Image:
-    """Picture with masks, labels, prompts and a legend.
+    """Image with masks, labels, prompts and a legend.
 
     Args:
         image: PIL image, or (H, W, 3) uint8.
@@ -98,10 +98,10 @@ def draw_segmentation(
         prompts: none, or one visual prompt per mask, drawn in the mask's colour: `{"point": (x, y)}`, `{"points": [(x, y), ...]}`,
             `{"box": (x0, y0, x1, y1)}`, `{"scribble": [(x, y), ...]}` in pixels of `image`, or any kind with a bitmap (H, W) bool.
         note: a sentence above the legend.
-        legend: False = the picture alone, as a panel for `draw_panels`: labels have no numbers, text and lines are larger.
+        legend: False = the image alone, as a panel for `draw_panels`: labels have no numbers, text and lines are larger.
 
     Returns:
-        RGB image: the picture, its longer side between 640 and 2048 pixels, and the legend below it.
+        RGB image: the image, its longer side between 640 and 2048 pixels, and the legend below it.
 
     Raises:
         ValueError: masks of another size than the image, or another number of labels, scores or prompts than of masks.
@@ -122,31 +122,31 @@ def draw_segmentation(
 
     side = max(image.size)
     scale = float(np.clip(side, *DISPLAY_SIDE)) / side
-    picture = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.LANCZOS)
-    shapes = [_resize_mask(mask != 0, picture.size) for mask in masks]
+    shown = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.LANCZOS)
+    shapes = [_resize_mask(mask != 0, shown.size) for mask in masks]
     shades = mask_colors(labels, colors)
-    style = _Style.for_side(max(picture.size), scale=1 if legend else PANEL_SCALE)
+    style = _Style.for_side(max(shown.size), scale=1 if legend else PANEL_SCALE)
 
     order = sorted(range(len(shapes)), key=lambda index: -int(shapes[index].sum()))  # small masks last, on top
-    pixels = np.asarray(picture, dtype=np.float32).copy()  # (H', W', 3)
+    pixels = np.asarray(shown, dtype=np.float32).copy()  # (H', W', 3)
     for index in order:
         _blend(pixels, shapes[index], shades[index], FILL_OPACITY)
     for index in order:
         _draw_contour(pixels, shapes[index], shades[index], style.line)
-    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    shown = Image.fromarray(pixels.round().astype(np.uint8))
     covered: list[Box] = []
     for prompt, shade in zip(prompts, shades, strict=bool(prompts)):
-        covered += _draw_prompt(picture, prompt, shade, scale, style)
+        covered += _draw_prompt(shown, prompt, shade, scale, style)
     names = [(f"{number} {label}", str(number)) for number, label in enumerate(labels, 1)] if legend else [(name, name) for name in labels]
-    _draw_chips(picture, shapes, names, shades, covered, style)
-    return _with_legend(picture, labels, scores, shades, note, style) if legend else picture
+    _draw_chips(shown, shapes, names, shades, covered, style)
+    return _with_legend(shown, labels, scores, shades, note, style) if legend else shown
 
 
 def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str], *, columns: int = PANEL_COLUMNS) -> Image.Image:
-    """Pictures of one size in rows, each under its title; a long title takes several lines.
+    """Images of one size in rows, each under its title; a long title takes several lines.
 
     Args:
-        columns: pictures in a row.
+        columns: images in a row.
 
     Raises:
         ValueError: no panels, panels of different sizes, or another number of titles.
@@ -156,50 +156,45 @@ def draw_panels(panels: Sequence[Image.Image], titles: Sequence[str], *, columns
         raise ValueError(f"panels: expected at least one, all of one size and with one title each, got sizes {sizes}, {len(titles)} titles")
     ((width, height),) = sizes
     style = _Style.for_side(max(width, height), scale=PANEL_SCALE)
-    gap, line_height = 4 * style.pad, style.text_size("")[1]
-    rows = [range(start, min(start + columns, len(panels))) for start in range(0, len(panels), columns)]
+    line_height = style.text_size("")[1]
     lines = [_wrap(title, width, style) for title in titles]
-    heads = [line_height * max(len(lines[index]) for index in row) + style.pad for row in rows]
-    canvas = Image.new("RGB", (columns * (width + gap) + gap, sum(heads) + len(rows) * (height + gap) + gap), PAPER)
-    drawing = ImageDraw.Draw(canvas)
-    top = gap
-    for row, head in zip(rows, heads, strict=True):
-        for column, index in enumerate(row):
-            left = gap + column * (width + gap)
-            for number, line in enumerate(reversed(lines[index]), 1):  # the last line right above the panel
-                drawing.text((left, top + head - style.pad - number * line_height), line, font=style.font, fill=INK)
-            canvas.paste(panels[index], (left, top + head))
-        top += head + height + gap
-    return canvas
+    cells = []
+    for index, panel in enumerate(panels):
+        first = index - index % columns
+        head = Image.new("RGB", (width, line_height * max(map(len, lines[first : first + columns])) + style.pad), PAPER)
+        for number, line in enumerate(reversed(lines[index]), 1):  # the last line right above the panel
+            ImageDraw.Draw(head).text((0, head.height - style.pad - number * line_height), line, font=style.font, fill=INK)
+        cells.append(_stack(head, panel))
+    return _grid(cells, columns, 4 * style.pad)
 
 
-def add_caption(picture: Image.Image, text: str, swatches: Mapping[str, Color]) -> Image.Image:
-    """The picture below a text, and above a line that says what its colours mean.
+def add_caption(image: Image.Image, text: str, swatches: Mapping[str, Color]) -> Image.Image:
+    """The image below a text, and above a line that says what its colours mean.
 
     Args:
         swatches: what a colour means -> RGB 0..255.
     """
-    style = _Style.for_side(max(picture.size), scale=CAPTION_SCALE)
+    style = _Style.for_side(max(image.size), scale=CAPTION_SCALE)
     margin, line_height = 2 * style.pad, style.text_size("")[1]
-    key = Image.new("RGB", (picture.width, line_height + margin), PAPER)
+    key = Image.new("RGB", (image.width, line_height + margin), PAPER)
     drawing, x, side = ImageDraw.Draw(key), margin, line_height - style.pad
     for meaning, color in swatches.items():
         drawing.rectangle((x, style.pad // 2, x + side, style.pad // 2 + side), fill=color, outline=INK, width=style.line)
         drawing.text((x + side + style.pad, 0), meaning, font=style.font, fill=INK)
         x += side + style.text_size(meaning)[0] + 4 * style.pad
-    return _stack(_text_panel([text], picture.width, style), _stack(picture, key))
+    return _stack(_text_panel([text], image.width, style), _stack(image, key))
 
 
 def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str, Color] | None = None) -> Image.Image:
-    """What a sample asks and what answers it: segments with the names of their categories, expressions as a caption, regions drawn on
-    the picture that they belong to, a conversation below its picture.
+    """Draws a sample: segments with the names of their categories, expressions as a caption, regions on the image that they belong to,
+    a conversation below its image.
 
     Args:
         title: default the ids of image and record.
         colors: name -> RGB 0..255 for the category of every segment; default by order of appearance.
 
     Raises:
-        OSError: the picture cannot be read.
+        OSError: the image cannot be read.
         ValueError: a mask cannot be decoded.
     """
     if title is None:
@@ -217,41 +212,46 @@ def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str
         return draw_segmentation(image, masks, labels, colors=colors, note=title)
     expressions = " | ".join(f"\u201c{text}\u201d" for text in sample.expressions)
     labels = ["meant" + " (crowd)" * segment.is_crowd for segment in sample.segments]
-    return draw_segmentation(image, masks, labels, note=f"{title}: {expressions}{'' if masks else ' means nothing in this picture'}")
+    return draw_segmentation(image, masks, labels, note=f"{title}: {expressions}{'' if masks else ' means nothing in this image'}")
 
 
-def contact_sheet(pictures: Sequence[Image.Image], *, columns: int | None = None, cell_size: tuple[int, int] = SHEET_CELL) -> Image.Image:
-    """Pictures of any size in a grid, row by row, each reduced to the size of a cell where it is larger.
+def contact_sheet(images: Sequence[Image.Image], *, columns: int | None = None, cell_size: tuple[int, int] = CELL_SIZE) -> Image.Image:
+    """Images of any size in a grid, row by row, each reduced to the size of a cell where it is larger.
 
     Args:
-        columns: pictures in a row; default: the grid is about as wide as high.
+        columns: images in a row; default: the grid is about as wide as high.
         cell_size: width and height in pixels.
 
     Raises:
-        ValueError: no pictures.
+        ValueError: no images.
     """
-    if not pictures:
-        raise ValueError("contact sheet: expected at least one picture")
+    if not images:
+        raise ValueError("contact sheet: expected at least one image")
     cells = []
-    for picture in pictures:
-        scale = min(1, cell_size[0] / picture.width, cell_size[1] / picture.height)
-        size = [max(1, round(length * scale)) for length in picture.size]
-        cells.append(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    for image in images:
+        scale = min(1, cell_size[0] / image.width, cell_size[1] / image.height)
+        size = [max(1, round(length * scale)) for length in image.size]
+        cells.append(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     columns = math.ceil(math.sqrt(len(cells))) if columns is None else columns
-    gap, width = cell_size[0] // 40, max(cell.width for cell in cells)
+    return _grid(cells, columns, cell_size[0] // 40)
+
+
+def _grid(cells: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
+    """Cells row by row, with a gap in pixels around each."""
+    width = max(cell.width for cell in cells)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
+    canvas = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + len(rows) * gap + gap), PAPER)
     top = gap
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
-            sheet.paste(cell, (gap + column * (width + gap), top))
+            canvas.paste(cell, (gap + column * (width + gap), top))
         top += height + gap
-    return sheet
+    return canvas
 
 
 def _category_names(sample: Sample) -> list[str]:
-    """Of its segments; none if it does not ask for categories."""
+    """Names of its segments; none if it does not ask for categories."""
     return [sample.categories[segment.category_id] for segment in sample.segments] if sample.condition == "category" else []
 
 
@@ -264,7 +264,7 @@ def open_image(image: Any) -> Image.Image:
 
 
 def _draw_regions(sample: Sample, image: Image.Image, title: str) -> Image.Image:
-    """A region in the colour of the segment that it points at. If regions are drawn on another picture, that picture comes first, and
+    """A region in the colour of the segment that it points at. If regions are drawn on another image, that image comes first, and
     the one with the segments below it."""
     nothing = np.zeros((image.height, image.width), dtype=bool)
     targets = [
@@ -280,7 +280,7 @@ def _draw_regions(sample: Sample, image: Image.Image, title: str) -> Image.Image
     masks = [empty if region.mask_rle is None else bitmap_from_rle(region.mask_rle) for region in sample.regions]
     if all(region.mask_rle is not None for region in sample.regions):
         prompts = []  # as masks they have labels
-    above = draw_segmentation(drawn_on, masks, names, prompts=prompts, note=f"{title}: the regions, on another picture")
+    above = draw_segmentation(drawn_on, masks, names, prompts=prompts, note=f"{title}: the regions, on another image")
     return _stack(above, draw_segmentation(image, targets, names, note="what they point at"))
 
 
@@ -292,16 +292,16 @@ def drawn_prompt(region: Region) -> dict[str, Any]:
 
 
 def _draw_conversation(sample: Sample, title: str) -> Image.Image:
-    """The text below its picture, as wide; the text alone where there is none."""
+    """The text below its image, as wide; the text alone where there is none."""
     paragraphs = [title, *(f"{message['role']}: {message['content']}" for message in sample.conversation)]
     paragraphs += [f"choice {chr(ord('A') + index)}: {choice}" for index, choice in enumerate(sample.choices)]
     paragraphs += [f"answers: {' | '.join(sample.answers)}"] if sample.answers else []
     if sample.image is None:
         return _text_panel(paragraphs, DISPLAY_SIDE[0], _Style.for_side(DISPLAY_SIDE[0]))
     masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
-    picture = draw_segmentation(open_image(sample.image), masks, [str(number) for number in range(1, len(masks) + 1)], legend=False)
-    text = _text_panel(paragraphs, max(picture.width, MIN_WIDTH), _Style.for_side(max(picture.size)))
-    return _stack(picture, text)
+    image = draw_segmentation(open_image(sample.image), masks, [str(number) for number in range(1, len(masks) + 1)], legend=False)
+    text = _text_panel(paragraphs, max(image.width, MIN_WIDTH), _Style.for_side(max(image.size)))
+    return _stack(image, text)
 
 
 def _text_panel(paragraphs: Sequence[str], width: int, style: _Style) -> Image.Image:
@@ -330,7 +330,7 @@ def _stack(above: Image.Image, below: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Style:
-    """Widths in display pixels, and the font; both grow with the picture."""
+    """Widths in display pixels, and the font; both grow with the image."""
 
     line: int
     pad: int
@@ -359,8 +359,7 @@ def _text_color(background: Color) -> Color:
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To (width, height): larger with smooth borders, smaller by nearest neighbour, where a mask that falls between the samples keeps one
-    pixel."""
+    """Resizes to (width, height): larger with smooth borders, smaller by nearest neighbour; a mask that would vanish keeps one pixel."""
     resized = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     scale = size[0] / mask.shape[1]
     if scale > 1:  # a pixel that stands alone has 0.47 at its centre, and stays
@@ -377,7 +376,7 @@ def _blend(pixels: np.ndarray, where: np.ndarray, color: Color, opacity: float) 
 
 
 def _draw_contour(pixels: np.ndarray, mask: np.ndarray, color: Color, width: int) -> None:
-    """Light line inside of the border, dark line outside; none where the mask meets the edge of the picture."""
+    """Light line inside of the border, dark line outside; none where the mask meets the edge of the image."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return
@@ -390,15 +389,15 @@ def _draw_contour(pixels: np.ndarray, mask: np.ndarray, color: Color, width: int
     _blend(pixels[window], inner, _shade(color, 0.7), 1.0)
 
 
-def _draw_prompt(picture: Image.Image, prompt: Mapping[str, Any], color: Color, scale: float, style: _Style) -> list[Box]:
+def _draw_prompt(image: Image.Image, prompt: Mapping[str, Any], color: Color, scale: float, style: _Style) -> list[Box]:
     """A prompt as it was given, in three strokes, dark, white and coloured, that keep it apart from the contours of masks.
 
     Returns the boxes that a label should not cover.
     """
     ((kind, value),) = prompt.items()
-    value, drawing = np.asarray(value), ImageDraw.Draw(picture)
+    value, drawing = np.asarray(value), ImageDraw.Draw(image)
     if value.dtype == bool:
-        return [_draw_prompt_bitmap(picture, value, color, style)]
+        return [_draw_prompt_bitmap(image, value, color, style)]
     points = [(x * scale, y * scale) for x, y in value.reshape(-1, 2).tolist()]
     if kind in ("point", "points"):
         for x, y in points:
@@ -419,21 +418,21 @@ def _box_around(points: Sequence[tuple[float, float]], margin: int) -> Box:
     return round(min(xs)) - margin, round(min(ys)) - margin, round(max(xs)) + margin, round(max(ys)) + margin
 
 
-def _draw_prompt_bitmap(picture: Image.Image, bitmap: np.ndarray, color: Color, style: _Style) -> Box:
+def _draw_prompt_bitmap(image: Image.Image, bitmap: np.ndarray, color: Color, style: _Style) -> Box:
     """Diagonal stripes, white and dark, over the prompt's pixels. Returns the box around them."""
-    where = _resize_mask(bitmap, picture.size)
-    pixels = np.asarray(picture, dtype=np.float32).copy()
+    where = _resize_mask(bitmap, image.size)
+    pixels = np.asarray(image, dtype=np.float32).copy()
     y, x = np.indices(where.shape)
     phase = (x + y) // (2 * style.line) % 6
     _blend(pixels, where & (phase == 0), (255, 255, 255), 1.0)
     _blend(pixels, where & (phase == 1), INK, 1.0)
     _draw_contour(pixels, where, color, 2 * style.line)
-    picture.paste(Image.fromarray(pixels.round().astype(np.uint8)))
+    image.paste(Image.fromarray(pixels.round().astype(np.uint8)))
     return _box_around([tuple(spot) for spot in np.argwhere(where)[:, ::-1].tolist()] or [(0, 0)], 0)
 
 
 def _draw_chips(
-    picture: Image.Image,
+    image: Image.Image,
     shapes: Sequence[np.ndarray],
     names: Sequence[tuple[str, str]],
     shades: Sequence[Color],
@@ -445,14 +444,14 @@ def _draw_chips(
     Labels keep off each other and off `covered`. Small masks choose first, because large ones have more places to offer. What finds no
     free place at all is left to the legend.
     """
-    drawing = ImageDraw.Draw(picture)
+    drawing = ImageDraw.Draw(image)
     taken = list(covered)
     for index in sorted(range(len(shapes)), key=lambda index: int(shapes[index].sum())):
         if not shapes[index].any():
             continue
         spots = _inner_spots(shapes[index], distance=2 * style.text_size("")[1])
         long, short = (_shorten(name, 28) for name in names[index])
-        place = _find_place(shapes[index], spots, long, short, taken, picture.size, style)
+        place = _find_place(shapes[index], spots, long, short, taken, image.size, style)
         if place is None:
             continue
         text, box = place
@@ -467,13 +466,13 @@ def _draw_chips(
 
 
 def _inner_spots(mask: np.ndarray, distance: int, number: int = 24) -> list[tuple[int, int]]:
-    """Up to `number` places (x, y) inside a mask, the most inner one first, `distance` pixels apart from each other."""
+    """Places (x, y) inside a mask, at most `number`, the most inner one first, `distance` pixels apart from each other."""
     step = max(1, max(mask.shape) // 400)  # a label need not be placed to the pixel
     coarse = mask[::step, ::step]
     if not coarse.any():
         row, column = np.argwhere(mask)[0]
         return [(int(column), int(row))]
-    depth = ndimage.distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]  # padded: the edge of the picture is a border too
+    depth = ndimage.distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]  # padded: the edge of the image is a border too
     rows, columns = np.indices(depth.shape, sparse=True)
     spots = []
     while len(spots) < number and depth.max() > 0:
@@ -506,7 +505,7 @@ def _find_place(
 
 
 def _chip_box(center: tuple[int, int], text: str, size: tuple[int, int], style: _Style) -> Box:
-    """Box of a label about `center`, moved into the picture."""
+    """Box of a label about `center`, moved into the image."""
     width, height = style.text_size(text)
     width, height = width + 2 * style.pad, height + 2 * (style.pad // 2)
     left = int(np.clip(center[0] - width // 2, 0, max(size[0] - width - 1, 0)))
@@ -528,15 +527,15 @@ def _shorten(text: str, length: int) -> str:
 
 
 def _with_legend(
-    picture: Image.Image,
+    image: Image.Image,
     labels: Sequence[str],
     scores: Sequence[float] | None,
     shades: Sequence[Color],
     note: str | None,
     style: _Style,
 ) -> Image.Image:
-    """The picture above a panel that lists swatch, number, label and score of every mask in as many columns as fit."""
-    canvas_width, margin = max(picture.width, MIN_WIDTH), 2 * style.pad
+    """The image above a panel that lists swatch, number, label and score of every mask in as many columns as fit."""
+    canvas_width, margin = max(image.width, MIN_WIDTH), 2 * style.pad
     line_height = style.text_size("")[1] + style.pad // 2
     swatch = line_height - style.pad  # a square in a line, with the same gap to the text as between lines
     tails = [f"  {score:.2f}" for score in scores] if scores is not None else [""] * len(labels)
@@ -552,10 +551,10 @@ def _with_legend(
     stacks = [entries[start : start + per_column] for start in range(0, len(entries), per_column)]
     height = margin * 2 + line_height * (len(notes) + max(sum(map(len, stack)) for stack in stacks)) + (style.pad if notes else 0)
 
-    canvas = Image.new("RGB", (canvas_width, picture.height + height), PAPER)
-    canvas.paste(picture, ((canvas_width - picture.width) // 2, 0))
+    canvas = Image.new("RGB", (canvas_width, image.height + height), PAPER)
+    canvas.paste(image, ((canvas_width - image.width) // 2, 0))
     drawing = ImageDraw.Draw(canvas)
-    top = picture.height + margin
+    top = image.height + margin
     for line in notes:
         drawing.text((margin, top), line, font=style.font, fill=INK)
         top += line_height

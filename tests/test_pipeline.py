@@ -262,7 +262,7 @@ def test_a_stream_whose_third_picture_is_missing_gives_the_answers_before_it(seg
         (PICTURE, {"categories": ["a", "b"], "task": "semantic", "threshold": 0.5}, "threshold: a semantic map has none"),
         (PICTURE, {"expressions": "one", "referring_threshold": 1.5}, "expected a score from 0 to 1"),
         (PICTURE, {"expressions": "one", "mask_threshold": 2.0}, "mask_threshold"),
-        (None, {"expressions": "one"}, "expected a picture, a dictionary with one, or a list or stream of these, got NoneType"),
+        (None, {"expressions": "one"}, "expected an image, a dictionary with one, or a list or stream of these, got NoneType"),
         (torch.zeros(7), {"expressions": "one"}, "image 0"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ def checkpoint_folder(name: str) -> Path:
 
 
 def tiny_checkpoint() -> Path:
-    """The folder of psalm-tiny, a trained model for 128 x 128 pictures of the shapes world.
+    """The folder of psalm-tiny, a trained model for 128 x 128 images of the shapes world.
 
     Raises:
         FileNotFoundError: the package was installed without the weights.

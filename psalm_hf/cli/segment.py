@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     overlay_path, json_path = output_paths(options)
 
     from ..data.preparation import write_file, write_json
-    from ..segments import as_record, complete_thresholds, draw_answer, draw_overview, missing, processor_arguments, segment
+    from ..segments import as_record, complete_thresholds, draw_overview, draw_prediction, missing, processor_arguments, segment
 
     image = open_picture(options)
     prompts = read_prompts(options)
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         notes = missing(prompts[0], answers[0])
         for sentence in notes:
             say(sentence)
-        overlay = draw_answer(image, prompts[0], answers[0], " ".join(filter(None, (tiny_note(options), *notes))) or None)
+        overlay = draw_prediction(image, prompts[0], answers[0], " ".join(filter(None, (tiny_note(options), *notes))) or None)
     write_file(overlay_path, lambda file: overlay.save(file, format="PNG"))
     records = [as_record(prompt, segments, options.mask_threshold) for prompt, segments in zip(prompts, answers, strict=True)]
     record = {

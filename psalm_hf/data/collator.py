@@ -1,4 +1,4 @@
-"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and pictures are read."""
+"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and images are read."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
 class PsalmCollator:
     """`collator(samples)` is the batch, one row per sample and in the order of the samples.
 
-    Category rows get the instruction of the samples' task. A picture that several samples share (same `image_id`, and the same path,
-    bytes or pixels) is in the batch once. Crowds are no targets, and neither are regions that point at them. What is random depends on
-    `seed` and the images of the batch alone, so that a run that resumes sees the same batches.
+    Category rows get the instruction of the samples' task. An image that several samples share is in the batch once, see `open_images`.
+    Crowds are no targets, and neither are regions that point at them. What is random depends on `seed` and the images of the batch alone,
+    so that a run that resumes sees the same batches.
 
     Args:
         processor: a `PsalmProcessor`.
@@ -39,7 +39,7 @@ class PsalmCollator:
         seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
 
     Raises:
-        ValueError: when called: no samples, samples of different kinds or tasks, a picture that cannot be read or has another size than the
+        ValueError: when called: no samples, samples of different kinds or tasks, an image that cannot be read or has another size than the
             sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
             message names the image id.
     """
@@ -60,105 +60,86 @@ class PsalmCollator:
         self.seed = seed
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        condition = _only_condition(samples)
-        if condition == "region" and self.with_targets:
+        _check_alike(samples)
+        if samples[0].condition == "region" and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
-        keyword, prompt_of = _PROMPTS[condition]
-        positions = _picture_positions(samples)
-        pictures = _open_pictures(samples, positions)
-        drawn_on = [_open_region_picture(sample) for sample in samples]
+        keyword, prompt_of = _PROMPTS[samples[0].condition]
+        images, region_images = open_images(samples)
         try:
             inputs = self.processor(
-                images=pictures,
+                images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
-                task=_only_task(samples),
+                task=samples[0].task,
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
-                region_images=drawn_on if any(drawn_on) else None,
+                region_images=region_images if any(region_images) else None,
                 **{keyword: [prompt_of(sample) for sample in samples]},
             )
         except ValueError as error:
             ids = ", ".join(f"{index} = {sample.image_id}" for index, sample in enumerate(samples))
             raise ValueError(f"{error} (images of this batch: {ids})") from error
-        return _share_pictures(dict(inputs), positions)
+        return dict(inputs)
 
 
-def _only_condition(samples: Sequence[Sample]) -> str:
+def _check_alike(samples: Sequence[Sample]) -> None:
     if not samples:
         raise ValueError("collator: no samples; a batch has at least one")
-    condition = samples[0].condition
+    first = samples[0]
     for sample in samples:
-        if sample.condition != condition:
+        if sample.condition != first.condition:
             raise ValueError(
-                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {samples[0].image_id} in the same batch has "
-                f"{condition}; a batch has one kind, let the sampler draw all of a batch from one task"
+                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {first.image_id} in the same batch has "
+                f"{first.condition}; a batch has one kind, let the sampler draw all of a batch from one task"
             )
-    return condition
-
-
-def _only_task(samples: Sequence[Sample]) -> str:
-    for sample in samples:
-        if sample.task != samples[0].task:
+        if sample.task != first.task:
             raise ValueError(
-                f"image {sample.image_id}: its task is {sample.task}, but that of image {samples[0].image_id} in the same batch is "
-                f"{samples[0].task}; a batch has one task"
+                f"image {sample.image_id}: its task is {sample.task}, but that of image {first.image_id} in the same batch is "
+                f"{first.task}; a batch has one task"
             )
-    return samples[0].task
 
 
-def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
-    """For every sample the first sample that has the same picture, possibly itself; None without a picture."""
-    firsts: dict[str | int, list[int]] = defaultdict(list)
-    positions: list[int | None] = []
-    for number, sample in enumerate(samples):
-        if sample.image is None:
-            positions.append(None)
-            continue
-        # Ids of different datasets may coincide, so they only say where to look.
-        same = (first for first in firsts[sample.image_id] if _is_same_picture(samples[first].image, sample.image))
-        first = next(same, number)
-        if first == number:
-            firsts[sample.image_id].append(number)
-        positions.append(first)
-    return positions
+def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], list[Image.Image | None]]:
+    """Images of the samples, and those that their regions are drawn on; None where there is none.
+
+    An image that occurs several times is opened once and is one object, by which the processor knows it: an image of one path or one
+    object, or of equal bytes or pixels under one `image_id`.
+
+    Raises:
+        ValueError: an image that cannot be read or has another size than the sample says; the message names the image id.
+    """
+    opened: dict[Any, list[tuple[Any, Image.Image]]] = defaultdict(list)
+
+    def open_once(source: Any, image_id: str | int, image_size: Sequence[int] | None, name: str) -> Image.Image | None:
+        if source is None:
+            return None
+        # Comparing bytes or pixels takes long: ids say where it may be worth it.
+        candidates = opened[source if isinstance(source, str) else image_id]
+        image = next((image for other, image in candidates if other is source or (type(other) is type(source) and other == source)), None)
+        if image is None:
+            image = open_stored_image(source, name)
+            candidates.append((source, image))
+        _check_size(image, image_size, name)
+        return image
+
+    images = [open_once(sample.image, sample.image_id, sample.image_size, f"image {sample.image_id}") for sample in samples]
+    region_images = [
+        open_once(sample.region_image, sample.image_id, sample.region_image_size, f"region image of image {sample.image_id}")
+        for sample in samples
+    ]
+    return images, region_images
 
 
-def _is_same_picture(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and one == other)
-
-
-def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
-    opened = {
-        first: open_picture(samples[first].image, f"image {samples[first].image_id}")
-        for first in dict.fromkeys(positions)
-        if first is not None
-    }
-    for sample, first in zip(samples, positions, strict=True):
-        if first is not None:
-            _check_size(opened[first], sample.image_size, f"image {sample.image_id}")
-    return [None if first is None else opened[first] for first in positions]
-
-
-def _open_region_picture(sample: Sample) -> Image.Image | None:
-    if sample.region_image is None:
-        return None
-    name = f"region image of image {sample.image_id}"
-    picture = open_picture(sample.region_image, name)
-    _check_size(picture, sample.region_image_size, name)
-    return picture
-
-
-def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> None:
-    if (picture.height, picture.width) != tuple(image_size):
+def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> None:
+    if (image.height, image.width) != tuple(image_size):
         raise ValueError(
-            f"{name}: the picture is {picture.height} x {picture.width}, but the sample says {tuple(image_size)}; sizes are "
+            f"{name}: it is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
             f"(height, width) as stored in the file, before any rotation"
         )
 
 
-def open_picture(image: Any, item: str) -> Image.Image:
-    """A sample's picture as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
+def open_stored_image(image: Any, item: str) -> Image.Image:
+    """A sample's image as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
 
     Args:
         image: path, encoded bytes, or a PIL image, which is returned as it is.
@@ -170,12 +151,12 @@ def open_picture(image: Any, item: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        picture.load()
+        opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        opened.load()
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
         raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
-    return picture
+    return opened
 
 
 def _targets(sample: Sample) -> dict[str, Any] | None:
@@ -209,14 +190,3 @@ def _without_crowd_regions(sample: Sample) -> Sample:
     if not kept:
         raise ValueError(f"image {sample.image_id}: all regions point at crowds, which are no targets; leave it out")
     return replace(sample, regions=kept)
-
-
-def _share_pictures(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:
-    """Keeps every picture once; `image_index` follows."""
-    given = [first for first in positions if first is not None]  # in the order of `pixel_values`
-    distinct = list(dict.fromkeys(given))
-    if len(distinct) < len(given):
-        batch["pixel_values"] = batch["pixel_values"][[given.index(first) for first in distinct]]
-        place = [-1 if first is None else distinct.index(first) for first in positions]
-        batch["image_index"] = batch["image_index"].new_tensor(place)
-    return batch

@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 
-from ..model.losses import CATEGORY
 from ..model.modeling_psalm import PsalmSegmentationOutput
+from ..model.prompts import CATEGORY
 from ..structures import Sample
 
 WHOLE = 16384  # tokens: more than any vocabulary of a benchmark has
@@ -60,12 +59,11 @@ def split_names(processor: Any, names: Sequence[str], *, task: str = "panoptic",
 def _token_counts(processor: Any, names: Sequence[str], task: str, prompt_style: str | None) -> tuple[int, list[int]]:
     """Of a prompt with these names: tokens that do not depend on the names, and tokens of each name with what separates it from the next.
 
-    The processor itself is asked, with a blank picture, so that nothing here knows how a prompt is written.
+    The processor itself is asked, so that nothing here knows how a prompt is written.
     """
 
     def encode(some: Sequence[str]) -> torch.Tensor:
-        blank = Image.new("RGB", (1, 1))
-        inputs = processor(images=blank, categories=list(some), task=task, prompt_style=prompt_style, max_length=sys.maxsize)
+        inputs = processor.encode_prompt(categories=list(some), task=task, prompt_style=prompt_style, max_length=sys.maxsize)
         return inputs["condition_index"][0].bincount()  # of no category, of each in its order, of "background"
 
     counts, of_one = encode(names).tolist(), encode(names[:1]).tolist()

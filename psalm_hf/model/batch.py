@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .configuration_psalm import PsalmConfig
-from .losses import CONVERSATION
+from .prompts import CONVERSATION
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """A batch in numbers. Lists have one per row; what is not given counts as 0, and rows of no kind are conversations.
 
     Attributes:
@@ -50,7 +50,7 @@ def read_rows(
     image_index: Tensor | None,
     region_image_index: Tensor | None,
     prefix: Tensor | None,
-) -> Rows:
+) -> BatchRows:
     """Reads a batch.
 
     Args:
@@ -72,14 +72,14 @@ def read_rows(
         }
     numbers = {"last_region_image": None if region_image_index is None else region_image_index.max(), "prefix": prefix}
     given = {name: values for name, values in (columns | numbers).items() if values is not None}
-    found = {"kinds": [CONVERSATION] * num_rows} | {name: [0] * num_rows for name in Rows._fields[1:7]}
+    found = {"kinds": [CONVERSATION] * num_rows} | {name: [0] * num_rows for name in BatchRows._fields[1:7]}
     if given:
         values = torch.cat([values.reshape(-1).long() for values in given.values()]).tolist()
         for name in given:
             length = num_rows if name in columns else 1
             found[name] = values[:length] if name in columns else values[0]
             values = values[length:]
-    return Rows(**found)
+    return BatchRows(**found)
 
 
 def positions(is_one: Tensor, number: int) -> Tensor:
@@ -102,7 +102,7 @@ def compacted(values: Tensor, limit: int, number: int) -> tuple[Tensor, Tensor]:
 
 
 def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[Tensor, Tensor]:
-    """How many leading tokens all rows on one image have in common, in every image of the batch.
+    """Number of leading tokens that all rows on one image have in common, in every image of the batch.
 
     Args:
         input_ids, attention_mask: (B, T); image_index: (B,), -1 = no image, then a row shares with nobody.

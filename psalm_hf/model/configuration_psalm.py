@@ -147,7 +147,7 @@ class PsalmConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As `PreTrainedConfig.from_dict`, for what people write: a value of the wrong type or range is a ValueError of one line."""
+        """Reads fields that people write: a value of the wrong type or range is a ValueError of one line."""
         if config_dict.get("model_type") == ORIGINAL_MODEL_TYPE:
             folder = kwargs.get("name_or_path")
             shapes = read_shapes(folder) if folder and Path(folder).is_dir() else None
@@ -180,7 +180,7 @@ def _sub_config(value: dict | PreTrainedConfig | None, default: dict) -> PreTrai
 
 
 class OriginalPsalmConfig(PsalmConfig):
-    """What `AutoConfig` finds for an original folder's `model_type`; reading one gives a plain `PsalmConfig`."""
+    """Configuration that `AutoConfig` finds for an original folder's `model_type`; reading one gives a plain `PsalmConfig`."""
 
     model_type = ORIGINAL_MODEL_TYPE
 

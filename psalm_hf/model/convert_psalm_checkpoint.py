@@ -18,7 +18,9 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+from .prompts import PAD_TOKEN, SEG_TOKEN
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
@@ -57,10 +59,8 @@ ORIGINAL_NAMES = [
     (r"^pixel_decoder\.mask_features\.", "model.pixel_decoder.mask_projection."),
     (r"^pixel_decoder\.adapter_1\.", "model.pixel_decoder.lateral."),
     (r"^pixel_decoder\.layer_1\.", "model.pixel_decoder.output."),
-    (r"^predictor\.transformer_self_attention_layers\.(\d+)\.self_attn\.", r"mask_decoder.layers.\1.self_attention."),
-    (r"^predictor\.transformer_self_attention_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.self_attention_norm."),
-    (r"^predictor\.transformer_cross_attention_layers\.(\d+)\.multihead_attn\.", r"mask_decoder.layers.\1.cross_attention."),
-    (r"^predictor\.transformer_cross_attention_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.cross_attention_norm."),
+    (r"^predictor\.transformer_(self|cross)_attention_layers\.(\d+)\.(?:self|multihead)_attn\.", r"mask_decoder.layers.\2.\1_attention."),
+    (r"^predictor\.transformer_(self|cross)_attention_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\2.\1_attention_norm."),
     (r"^predictor\.transformer_ffn_layers\.(\d+)\.linear([12])\.", r"mask_decoder.layers.\1.fc\2."),
     (r"^predictor\.transformer_ffn_layers\.(\d+)\.norm\.", r"mask_decoder.layers.\1.ffn_norm."),
     (r"^predictor\.decoder_norm\.", "mask_decoder.norm."),
@@ -211,12 +211,11 @@ def convert_original_name(name: str) -> str:
     stage = SWIN_STAGE_NORM.match(name)
     if stage:
         return SWIN_STAGE_NORM.sub(f"model.vision_tower.hidden_states_norms.stage{int(stage[1]) + 1}.", name)
-    for pattern, replacement in ORIGINAL_NAMES:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            # The original MLP numbers its linear layers 0, 1, 2; ours is a Sequential with activations between.
-            return MLP_LAYER.sub(lambda match: f"{match[1]}{2 * int(match[2])}.", renamed)
-    return name
+    renamed = _rename(name, ORIGINAL_NAMES)
+    if renamed == name:  # also one that is ours already
+        return name
+    # The original MLP numbers its linear layers 0, 1, 2; ours is a Sequential with activations between.
+    return MLP_LAYER.sub(lambda match: f"{match[1]}{2 * int(match[2])}.", renamed)
 
 
 def split_fused(name: str, tensor: Tensor, num_text_heads: int) -> dict[str, Tensor]:
@@ -263,16 +262,11 @@ def original_config_fields(fields: Mapping[str, Any], shapes: Mapping[str, tuple
     if shapes is None:
         return ours
     try:
-        return ours | _original_sizes(shapes, image_size)
+        sizes = mask2former_sizes(shapes, image_size)
+        width, queries = shapes["model.mm_projector.layer1.0.conv1.weight"], shapes["seg_query"]
     except KeyError as error:
         raise ValueError(f"original checkpoint without {error}; expected the complete weights of a released PSALM folder") from error
-
-
-def _original_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
-    return mask2former_sizes(shapes, image_size) | {
-        "projector_width": shapes["model.mm_projector.layer1.0.conv1.weight"][0],
-        "num_queries": shapes["seg_query"][0],
-    }
+    return ours | sizes | {"projector_width": width[0], "num_queries": queries[0]}
 
 
 def mask2former_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) -> dict[str, Any]:
@@ -311,8 +305,37 @@ def mask2former_sizes(shapes: Mapping[str, tuple[int, ...]], image_size: int) ->
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers the pattern's group takes."""
+    """Number of different numbers that the pattern's group takes."""
     return len({match[1] for match in map(re.compile(pattern).search, names) if match})
+
+
+def tokenizer_from_original_folder(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Tokenizer of a released folder: GPT-2 BPE from vocab.json, merges.txt and added_tokens.json, or from tokenizer.json.
+
+    Raises:
+        ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
+    """
+    folder = Path(folder)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        # Not splitlines(): merges contain other line separators.
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        tokenizer = GPT2Tokenizer(vocab=json.loads((folder / "vocab.json").read_text(encoding="utf-8")), merges=merges)
+        if (folder / "added_tokens.json").is_file():
+            added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+            # Ids are given in the order of adding. Runs of blanks are matched in the raw text, not after normalisation.
+            tokenizer.add_tokens([AddedToken(text, normalized=False) for text in sorted(added, key=added.get)])
+    elif (folder / "tokenizer.json").is_file():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = "<|endoftext|>"
+    else:
+        raise ValueError(f"{folder}: no tokenizer; expected vocab.json and merges.txt (with added_tokens.json), or tokenizer.json")
+    missing = [token for token in (PAD_TOKEN, SEG_TOKEN) if token not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(f"{folder}: the tokenizer lacks {' and '.join(missing)}; is added_tokens.json missing?")
+    tokenizer.pad_token = PAD_TOKEN
+    return tokenizer
 
 
 # ---------------------------------------------------------------------------------------------------------------- Mask2Former
@@ -345,10 +368,8 @@ def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^model\.transformer_module\.queries_embedder\.", "mask_decoder.query_positions."),
         (r"^model\.transformer_module\.level_embed\.", "mask_decoder.level_embed."),
         (r"^model\.transformer_module\.decoder\.layernorm\.", "mask_decoder.norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.self_attn\.", r"mask_decoder.\1.self_attention."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.cross_attn\.", r"mask_decoder.\1.cross_attention."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.self_attn_layer_norm\.", r"mask_decoder.\1.self_attention_norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.cross_attn_layer_norm\.", r"mask_decoder.\1.cross_attention_norm."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n\.", r"mask_decoder.\1ention."),
+        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n_layer_norm\.", r"mask_decoder.\1ention_norm."),
         (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
         (r"^model\.transformer_module\.decoder\.(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
     )

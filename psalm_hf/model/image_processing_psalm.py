@@ -88,15 +88,15 @@ def place_polygons(polygons: Sequence[Sequence[float]], original_size: Size, ima
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where the image lies in a prediction: padded input size, size of its content (top left), size of the image as given."""
+class Placement:
+    """Place of the image in a prediction: padded input size, size of its content (top left), size of the image as given."""
 
     padded_size: Size
     content_size: Size
     target_size: Size
 
     @classmethod
-    def of_image(cls, original_size: Size, image_size: int) -> Frame:
+    def of_image(cls, original_size: Size, image_size: int) -> Placement:
         return cls((image_size, image_size), content_size(original_size, image_size), original_size)
 
     def to_padded(self, maps: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ def _unpack_runs(counts: str | bytes) -> np.ndarray:
 
 
 class PsalmImageProcessorKwargs(TypedDict, total=False):
-    """What can be set in the constructor and overridden in a call; saved with the processor."""
+    """Options of the constructor that a call may override; saved with the processor."""
 
     size: dict[str, int] | None
     do_convert_rgb: bool | None

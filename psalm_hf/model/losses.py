@@ -14,9 +14,8 @@ from torch import Tensor
 
 from .configuration_psalm import PsalmConfig
 from .matching import Match, assign_rows, matching_cost, sample_points
+from .prompts import CATEGORY, IGNORED_LABEL, REGION, SENTENCE
 
-CATEGORY, SENTENCE, REGION, CONVERSATION = 0, 1, 2, 3
-IGNORED = -100
 CONDITION_LOSS = {CATEGORY: "loss_class", SENTENCE: "loss_referring", REGION: "loss_region"}
 
 
@@ -50,10 +49,10 @@ def class_loss(
     for row, (queries, indices) in enumerate(matches):
         targets[row, queries] = class_labels[row][indices]
     if is_query is not None:
-        targets = targets.masked_fill(~is_query, IGNORED)
+        targets = targets.masked_fill(~is_query, IGNORED_LABEL)
     weight = class_logits.new_ones(class_logits.shape[2], dtype=torch.float32)
     weight[-1] = no_object_weight
-    return F.cross_entropy(class_logits.float().transpose(1, 2), targets, weight, ignore_index=IGNORED)
+    return F.cross_entropy(class_logits.float().transpose(1, 2), targets, weight, ignore_index=IGNORED_LABEL)
 
 
 def referring_loss(referring_logits: Tensor, matches: Sequence[Match], num_masks: float) -> Tensor:

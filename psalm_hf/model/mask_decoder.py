@@ -109,7 +109,7 @@ def pixel_centres(shapes: list[tuple[int, int]], device: torch.device) -> Tensor
 
 
 class RowLayout:
-    """Which rows look at which image, and the moves between a tensor by rows (B, Q, ...) and one by images (I, r*Q, ...).
+    """Image of each row, and the moves between a tensor by rows (B, Q, ...) and one by images (I, r*Q, ...).
 
     r is the largest number of rows of one image; images with fewer have empty slots, which are zero and are read by nobody.
 
@@ -264,7 +264,7 @@ class PsalmMaskDecoder(nn.Module):
 
 @torch.no_grad()
 def attention_allowed(mask_logits: Tensor, size: tuple[int, int], layout: RowLayout) -> Tensor:
-    """Where a query may look next: inside its own mask, or everywhere if that is empty at this size. (I, 1, r*Q, S) bool.
+    """Pixels at which a query may look next: its own mask, or all if that is empty at this size. (I, 1, r*Q, S) bool.
 
     The test is on the sigmoid, as released: tiny negative logits round to 0.5 and stay inside.
     """

@@ -24,21 +24,21 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import can_return_tuple
 
-from .batch import Rows, compacted, positions, read_rows, shared_prefix
+from .batch import BatchRows, compacted, positions, read_rows, shared_prefix
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
-from .losses import CATEGORY, CONVERSATION, REGION, SENTENCE, Prediction, segmentation_losses
+from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
+from .prompts import CATEGORY, CONVERSATION, IGNORED_LABEL, REGION, ROW_KINDS, SENTENCE
 
 # What it can be loaded with; psalm_hf registers these names, and a saved folder lists them.
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForUniversalSegmentation")
-KIND_NAMES = {CATEGORY: "category", SENTENCE: "sentence", REGION: "region", CONVERSATION: "conversation"}
 
 
 @dataclass
 class PsalmImageFeatures(BaseModelOutputWithPooling):
-    """What the network knows of I images before any prompt; compute once, prompt often.
+    """Features of I images, before any prompt; compute once, prompt often.
 
     Args:
         last_hidden_state: (I, positions, channels), a view of the vision tower's last feature map; nothing here reads it.
@@ -71,7 +71,7 @@ class PsalmModelOutput(BaseModelOutputWithPast):
     condition_embeds: Tensor | None = None
     image_features: PsalmImageFeatures | None = None
     image_index: Tensor | None = None
-    rows: Rows | None = None
+    rows: BatchRows | None = None
 
 
 @dataclass
@@ -228,7 +228,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
                 _init_default_linear(projection)
 
     def init_parallel_plans(self) -> None:
-        """What `DistributedConfig(fsdp_size=...)` gathers and frees together: each block that is called as a whole."""
+        """Names the blocks that are called as a whole, which `DistributedConfig(fsdp_size=...)` gathers and frees together."""
         super().init_parallel_plans()
         blocks = (name for name, module in self.named_modules() if name and type(module).__name__ in self._no_split_modules)
         self._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in blocks}
@@ -290,7 +290,7 @@ class PsalmPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """As `PreTrainedModel.save_pretrained`; always in our own key names, so that a saved folder reloads bit for bit."""
+        """Saves as `PreTrainedModel` does, always in our own key names, so that a saved folder reloads bit for bit."""
         if self._auto_class in AUTO_CLASSES:  # transformers lists this one only
             name = f"{__name__.rpartition('.')[2]}.{PsalmForSegmentation.__name__}"
             self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | dict.fromkeys(AUTO_CLASSES, name)
@@ -305,7 +305,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 @contextmanager
 def in_plain_class(module: nn.Module) -> Iterator[None]:
-    """Inside, `type(module)` is its `plain_class`: what saves code looks there for the file."""
+    """Makes `type(module)` its `plain_class` inside: code that is saved is looked for there."""
     current, module.__class__ = type(module), plain_class(module)
     try:
         yield
@@ -467,70 +467,44 @@ class PsalmModel(PsalmPreTrainedModel):
         prefix, first_row, num_images = None, None, 0
         if not is_continuation:
             self._check_length(text)
-            num_images = _count_images(pixel_values, image_features)
+            encoded = pixel_values if image_features is None else image_features.image_tokens
+            num_images = 0 if encoded is None else len(encoded)
             image_index = _image_index(text, image_index, num_images)
             # Embeddings of a caller may differ where the tokens do not.
             may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
             if may_share_prefix and self._may_share_prefix(use_cache, kwargs):
                 prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
-        rows = read_rows(
-            len(text),
-            None if is_continuation else input_ids,
-            self.config,
-            condition_type=condition_type,
-            condition_index=condition_index,
-            image_index=None if is_continuation else image_index,
-            region_image_index=region_image_index,
-            prefix=prefix,
-        )
+        marks = {"condition_type": condition_type, "condition_index": condition_index, "region_image_index": region_image_index}
+        tokens, images = (None, None) if is_continuation else (input_ids, image_index)
+        rows = read_rows(len(text), tokens, self.config, image_index=images, prefix=prefix, **marks)
         segments = not is_continuation and len(rows.asking()) > 0
-        if condition_index is None and segments:
-            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-        if condition_type is None and any(rows.num_conditions):
-            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+        _check_conditions(condition_index, condition_type, rows, segments)
+        if input_ids is None and (segments or num_images):
+            raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
         if not is_continuation:
-            if input_ids is None and (segments or pixel_values is not None or image_features is not None):
-                raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
-            _check_images(rows.images, num_images)
-            if image_features is None and pixel_values is not None:
-                image_features = self.get_image_features(pixel_values, masks=segments, return_dict=True)
-            if input_ids is not None:
-                inputs_embeds = self._insert_images(inputs_embeds, input_ids, image_features, image_index, rows)
-            if image_features is None and self.training:
-                image_features = self._blank_features(inputs_embeds)
-                inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
-            if segments:
-                inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
-                if region_features is None and region_weights is not None:
-                    region_features = self._region_features(
-                        image_features, image_index, region_weights, region_image_index, region_pixel_values, region_image_tokens, rows
-                    )
-                inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
+            inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
+        if segments:
+            inputs_embeds = self._insert_mask_queries(inputs_embeds, input_ids, rows)
+            if region_features is None and region_weights is not None:
+                sources = region_image_index, region_pixel_values, region_image_tokens
+                region_features = self._region_features(image_features, image_index, region_weights, *sources, rows)
+            inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
         if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
         if rows.prefix > 0:
             outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_row, rows)
         else:
-            outputs = self.language_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                use_cache=bool(use_cache),
-                **{CACHE: cache},
-                **kwargs,
-            )
-        query_embeds = condition_embeds = None
-        if segments:
-            query_embeds = self._read_queries(outputs.last_hidden_state, input_ids, condition_type, rows)
-            condition_embeds = self._read_conditions(outputs.last_hidden_state, condition_index, condition_type, rows)
+            inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
+            outputs = self.language_model(**inputs, use_cache=bool(use_cache), **kwargs)
+        states = outputs.last_hidden_state
         return PsalmModelOutput(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=states,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            query_embeds=query_embeds,
-            condition_embeds=condition_embeds,
+            query_embeds=self._read_queries(states, input_ids, condition_type, rows) if segments else None,
+            condition_embeds=self._read_conditions(states, condition_index, condition_type, rows) if segments else None,
             image_features=image_features,
             image_index=image_index,
             rows=rows,
@@ -546,7 +520,7 @@ class PsalmModel(PsalmPreTrainedModel):
             )
 
     def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
-        """Whether rows on one image may read their common beginning once.
+        """True if rows on one image may read their common beginning once.
 
         Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing,
         which keeps no cache to continue from; not where the caller asks for the cache, or for states and attentions of whole rows.
@@ -557,7 +531,7 @@ class PsalmModel(PsalmPreTrainedModel):
         return not (is_checkpointing or trains_with_others or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
     def _run_shared_prefix(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, first_row: Tensor, rows: Rows
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, first_row: Tensor, rows: BatchRows
     ) -> BaseModelOutputWithPast:
         """The language model in two passes: the first `prefix` tokens once per image, then the rest of every row behind them."""
         prefix = rows.prefix
@@ -584,17 +558,34 @@ class PsalmModel(PsalmPreTrainedModel):
         return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
-        self, inputs_embeds: Tensor, input_ids: Tensor, image_features: PsalmImageFeatures | None, image_index: Tensor, rows: Rows
-    ) -> Tensor:
-        is_image = input_ids == self.config.image_token_id  # (B, T)
-        num_tokens = 0 if image_features is None else image_features.image_tokens.shape[1]
-        expected = [num_tokens if image >= 0 else 0 for image in rows.images]
-        _check_placeholders(rows.num_image_tokens, expected, "image tokens", "its image gives")
-        if image_features is None:
-            return inputs_embeds
-        with_image = _chosen(image_index >= 0, sum(image >= 0 for image in rows.images))
-        tokens = image_features.image_tokens[image_index[with_image]]  # (rows with an image, G, D)
-        return inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
+        self,
+        inputs_embeds: Tensor,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_features: PsalmImageFeatures | None,
+        image_index: Tensor,
+        rows: BatchRows,
+    ) -> tuple[Tensor, PsalmImageFeatures | None]:
+        """Embeddings with image tokens where they stand in the prompts, and the features of the images, which are encoded if need be."""
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values, masks=len(rows.asking()) > 0, return_dict=True)
+        num_images, num_tokens = (0, 0) if image_features is None else image_features.image_tokens.shape[:2]
+        if max(rows.images) >= num_images:
+            raise ValueError(
+                f"image_index names image {max(rows.images)} but {num_images} images were given; indices go from 0, -1 is no image"
+            )
+        if input_ids is not None:
+            expected = [num_tokens if image >= 0 else 0 for image in rows.images]
+            _check_placeholders(rows.num_image_tokens, expected, "image tokens", "its image gives")
+        if image_features is not None and input_ids is not None:
+            is_image = input_ids == self.config.image_token_id  # (B, T)
+            with_image = _chosen(image_index >= 0, sum(image >= 0 for image in rows.images))
+            tokens = image_features.image_tokens[image_index[with_image]]  # (rows with an image, G, D)
+            inputs_embeds = inputs_embeds.masked_scatter(is_image[..., None], tokens.to(inputs_embeds.dtype))
+        if image_features is None and self.training:
+            image_features = self._blank_features(inputs_embeds)
+            inputs_embeds = inputs_embeds + image_features.image_tokens.sum().to(inputs_embeds.dtype) * 0
+        return inputs_embeds, image_features
 
     def _blank_features(self, inputs_embeds: Tensor) -> PsalmImageFeatures:
         """Features of a blank image. A text-only training step uses them at weight 0: a process without an image must call the same
@@ -609,7 +600,7 @@ class PsalmModel(PsalmPreTrainedModel):
             module.training = True
         return features
 
-    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, rows: Rows) -> Tensor:
+    def _insert_mask_queries(self, inputs_embeds: Tensor, input_ids: Tensor, rows: BatchRows) -> Tensor:
         is_query = input_ids == self.config.mask_query_token_id  # (B, T)
         num_queries = self.config.num_queries if self.config.decouple_masks else 0
         expected = [0 if kind == CONVERSATION else num_queries for kind in rows.kinds]
@@ -628,7 +619,7 @@ class PsalmModel(PsalmPreTrainedModel):
         region_image_index: Tensor | None,
         region_pixel_values: Tensor | None,
         region_image_tokens: Tensor | None,
-        rows: Rows,
+        rows: BatchRows,
     ) -> Tensor:
         """(B, R, D). Own images come first in the pool of token sources, the images that regions were drawn on behind them."""
         if image_features is None:
@@ -656,7 +647,7 @@ class PsalmModel(PsalmPreTrainedModel):
         return pool_regions(region_weights, sources, torch.where(region_image_index >= 0, elsewhere, own))
 
     def _insert_regions(
-        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None, rows: Rows
+        self, inputs_embeds: Tensor, input_ids: Tensor, condition_index: Tensor, region_features: Tensor | None, rows: BatchRows
     ) -> Tensor:
         is_region = input_ids == self.config.region_token_id  # (B, T)
         if region_features is None:
@@ -672,7 +663,7 @@ class PsalmModel(PsalmPreTrainedModel):
         features = region_features[tokens // input_ids.shape[1], order.flatten()[tokens]]  # (regions of all rows, D)
         return inputs_embeds.masked_scatter(is_region[..., None], features.to(inputs_embeds.dtype))
 
-    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: Rows) -> Tensor | None:
+    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor | None:
         """Projected states of the mask queries, (B, Q, C); None without mask tokens."""
         if not self.config.decouple_masks:
             return None
@@ -681,7 +672,7 @@ class PsalmModel(PsalmPreTrainedModel):
         states = hidden_states.flatten(0, 1)[tokens].view(num_rows, self.config.num_queries, -1)  # (rows, Q, D)
         return _spread(self.query_projection(states), condition_type != CONVERSATION)
 
-    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: Rows) -> Tensor:
+    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor:
         """Projected mean states of the conditions, (B, K, C), each row through the projection of its kind."""
         num_conditions = max(rows.num_conditions)
         if num_conditions == 0:
@@ -708,10 +699,11 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         )
 
 
-def _count_images(pixel_values: Tensor | None, image_features: PsalmImageFeatures | None) -> int:
-    if image_features is not None:
-        return len(image_features.image_tokens)
-    return 0 if pixel_values is None else len(pixel_values)
+def _check_conditions(condition_index: Tensor | None, condition_type: Tensor | None, rows: BatchRows, segments: bool) -> None:
+    if condition_index is None and segments:
+        raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+    if condition_type is None and any(rows.num_conditions):
+        raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
 
 
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
@@ -723,11 +715,6 @@ def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> T
         raise ValueError(f"{num_rows} rows but {num_images} images; pass image_index to say which image each row looks at")
     first = 0 if num_images else -num_rows
     return torch.arange(first, first + num_rows, device=text.device).clamp(min=-1)
-
-
-def _check_images(images: list[int], num_images: int) -> None:
-    if max(images) >= num_images:
-        raise ValueError(f"image_index names image {max(images)} but {num_images} images were given; indices go from 0, -1 is no image")
 
 
 def _is_placeholder(input_ids: Tensor, config: PsalmConfig) -> Tensor:
@@ -841,7 +828,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 row's own image.
             region_features: (B, R, D), replaces the four above.
             mask_labels, class_labels: B tensors (N, H, W) and (N,).
-            labels: (B, T) language targets, -100 ignored.
+            labels: (B, T) language targets, -100 ignored; also of rows with mask_labels, whose losses are then added.
             original_sizes: carried by the processor for post-processing, not read.
             cache: of the tokens before these, as `generate` keeps it; `past_key_values` is its older name.
             logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
@@ -875,7 +862,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         )
         rows = outputs.rows
         if (mask_labels is not None or labels is not None) and len(set(rows.kinds)) > 1:
-            names = [KIND_NAMES[kind] for kind in rows.kinds]
+            names = [ROW_KINDS[kind] for kind in rows.kinds]
             raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
         losses: dict[str, Tensor] = {}
         segmentation: dict[str, Any] = {}
@@ -884,16 +871,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             predictions = self._decode(outputs, condition_type, num_conditions)
             segmentation = self._segmentation_fields(predictions[-1], rows, condition_type, num_conditions)
             if output_auxiliary_logits:
-                auxiliary = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
-                segmentation["auxiliary_outputs"] = auxiliary
+                fields = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
+                segmentation["auxiliary_outputs"] = fields
             if mask_labels is not None:
                 losses = self._segmentation_losses(predictions, rows, condition_type, num_conditions, mask_labels, class_labels)
-        elif labels is not None:
+        if labels is not None:
             losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
         loss = sum(losses.values()) if losses else None
         if losses and self.training:
-            normed = predictions[-1][0] if segmentation else None
-            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, normed)
+            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, predictions[-1] if segmentation else None, losses)
 
         if logits_to_keep is None and not rows.asking() and labels is None:
             logits_to_keep = 0
@@ -936,8 +922,8 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
         return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
 
-    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Without mask tokens the category embeddings are the queries: (rows, K_max, C) and which of them exist."""
+    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
+        """Category embeddings as queries, without mask tokens: (rows, K_max, C), and (rows, K_max) bool, which of them exist."""
         if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
             raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
         num_queries = max(rows.num_conditions[row] for row in rows.asking()) - 1
@@ -946,7 +932,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return conditions[:, :num_queries], is_query
 
     def _similarity(
-        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: Rows, condition_type: Tensor, num_conditions: Tensor
+        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
     ) -> Tensor:
         """Condition logits of the rows of one kind: layouts of `losses.Prediction`."""
         normed, _, conditions = prediction
@@ -970,7 +956,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         return logits.masked_fill(padding[:, None], torch.finfo(logits.dtype).min)  # its dtype may be autocast's
 
     def _segmentation_fields(
-        self, prediction: tuple[Tensor, Tensor, Tensor], rows: Rows, condition_type: Tensor, num_conditions: Tensor
+        self, prediction: tuple[Tensor, Tensor, Tensor], rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
     ) -> dict[str, Tensor]:
         """The mask and similarity fields of the output, spread over all B rows."""
         names = {CATEGORY: "class_queries_logits", SENTENCE: "referring_queries_logits", REGION: "region_queries_logits"}
@@ -983,7 +969,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     def _segmentation_losses(
         self,
         predictions: list[tuple[Tensor, Tensor, Tensor]],
-        rows: Rows,
+        rows: BatchRows,
         condition_type: Tensor,
         num_conditions: Tensor,
         mask_labels: list[Tensor],
@@ -995,18 +981,22 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         depths = [Prediction(depth[1], self._similarity(depth, kind, rows, condition_type, num_conditions)) for depth in supervised]
         return segmentation_losses(depths, kind, mask_labels, class_labels, self.config)
 
-    def _touch_idle_parts(self, kind: int, outputs: PsalmModelOutput, normed: Tensor | None) -> Tensor:
+    def _touch_idle_parts(
+        self, kind: int, outputs: PsalmModelOutput, prediction: tuple[Tensor, Tensor, Tensor] | None, losses: dict[str, Tensor]
+    ) -> Tensor:
         """Zero, computed by every part that a batch of this kind does not need.
 
         So a training step gives every parameter a gradient, zero where the part is idle: DDP needs no search for unused parameters, and
         an optimizer does the same on all engines (a sharded one has one flat gradient and cannot leave parameters out).
 
         Args:
-            normed: (B, Q, C) query states of the last depth, None for conversations.
+            prediction: of the last depth, see `_decode`; None for conversations.
+            losses: the terms that there are.
         """
         state = outputs.last_hidden_state[:1, :1]  # (1, 1, D)
         model, decoder, features = self.model, self.mask_decoder, outputs.image_features
-        touched = []
+        touched = [] if "loss_language" in losses else [self.lm_head(state)]
+        trains_masks = "loss_mask" in losses
         if kind == CONVERSATION:
             if features.mask_features is None:  # encoded beforehand, without the pixel decoder: then it cannot be touched
                 return state.float().sum() * 0
@@ -1019,14 +1009,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             normed, masks = decoder(queries, *corner, RowLayout(first, 1, [0]))[-1]
             touched.append(masks)
         else:
-            touched.append(self.lm_head(state))
+            normed, masks, _ = prediction
+            touched += [] if trains_masks else [masks]
         heads = {
             CATEGORY: (model.category_projection, decoder.category_head),
             SENTENCE: (model.sentence_projection, decoder.sentence_head),
             REGION: (model.region_projection, decoder.region_head),
         }
         for idle, (projection, head) in heads.items():
-            if idle != kind:
+            if idle != kind or not trains_masks:
                 touched += [projection(state), head(normed[:1, :1])]
         if not self.config.decouple_masks:
             touched.append(model.query_projection(state))
@@ -1034,7 +1025,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
 
     def _language_loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Next-token cross entropy, mean over labels != -100; the head runs on supervised positions only."""
-        supervised = F.pad(labels[:, 1:] != -100, (0, 1)).flatten()  # (B * T,), whether the next token is a target
+        supervised = F.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1)).flatten()  # (B * T,), whether the next token is a target
         tokens = positions(supervised, int(supervised.sum()))
         logits = self.lm_head(hidden_states.flatten(0, 1)[tokens]).float()  # (supervised, V)
         if len(logits) == 0:
@@ -1113,7 +1104,7 @@ class _LogitsProcessorsOfText(LogitsProcessorList):
 
 
 class _PromptLookupInText(CandidateGenerator):
-    """Prompt lookup that never proposes the placeholders which follow a phrase of the prompt."""
+    """Prompt lookup that never proposes the placeholders which follow words of the prompt."""
 
     def __init__(self, lookup: PromptLookupCandidateGenerator, replace_placeholders: Callable[[Tensor], Tensor]):
         self.lookup = lookup
@@ -1151,7 +1142,7 @@ def _check_questions(condition_type: Tensor | None, labels: Tensor | None, atten
         problems[problem] = condition_type != CONVERSATION
     if labels is not None:
         problem = "has labels: its conversation ends with the assistant's message; end it with the user's question"
-        problems[problem] = (labels != -100).any(dim=1)
+        problems[problem] = (labels != IGNORED_LABEL).any(dim=1)
     if attention_mask is not None and attention_mask.dim() == 2:
         problem = "is padded on the right, where its answer goes; call the processor with padding_side='left'"
         problems[problem] = attention_mask[:, -1] == 0

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .image_processing_psalm import Frame
+from .image_processing_psalm import Placement
 
 _CHUNK = 8  # queries, or categories, that are resized together
 
 
 @dataclass(frozen=True)
-class Instances:
+class InstancePredictions:
     """N instances, best first."""
 
     masks: Tensor  # (N, H, W) bool
@@ -34,7 +34,7 @@ class Instances:
     queries: Tensor  # (N,) int64, which query made it; one query may make several
 
 
-def _restored(mask_logits: Tensor, frame: Frame | None) -> Iterator[Tensor]:
+def _restored(mask_logits: Tensor, frame: Placement | None) -> Iterator[Tensor]:
     """(Q, h, w) -> chunks of (at most 8, H, W) float32."""
     if len(mask_logits) == 0:  # interpolation refuses an empty tensor
         yield mask_logits.new_zeros((0, *_result_size(mask_logits, frame)), dtype=torch.float32)
@@ -43,7 +43,7 @@ def _restored(mask_logits: Tensor, frame: Frame | None) -> Iterator[Tensor]:
         yield chunk.float() if frame is None else frame.restore(chunk.float())
 
 
-def _result_size(mask_logits: Tensor, frame: Frame | None) -> tuple[int, int]:
+def _result_size(mask_logits: Tensor, frame: Placement | None) -> tuple[int, int]:
     return tuple(mask_logits.shape[1:]) if frame is None else frame.target_size
 
 
@@ -54,13 +54,13 @@ def _threshold_logit(mask_threshold: float) -> float:
     return math.log(mask_threshold / (1 - mask_threshold))
 
 
-def binary_masks(mask_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5) -> Tensor:
+def binary_masks(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q, H, W) bool: probability above the threshold."""
     limit = _threshold_logit(mask_threshold)
     return torch.cat([logits > limit for logits in _restored(mask_logits, frame)])
 
 
-def mask_scores(mask_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5) -> Tensor:
+def mask_scores(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q,): mean probability over the pixels of each binary mask; 0 for an empty mask."""
     limit = _threshold_logit(mask_threshold)
     scores = []
@@ -71,7 +71,7 @@ def mask_scores(mask_logits: Tensor, frame: Frame | None, mask_threshold: float 
     return torch.cat(scores)
 
 
-def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Frame | None, *, resize_logits: bool = False) -> Tensor:
+def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, *, resize_logits: bool = False) -> Tensor:
     """Score of every category at every pixel: sum over the queries of class probability times mask probability.
 
     Args:
@@ -87,7 +87,7 @@ def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Frame | No
     return torch.cat(list(_semantic_chunks(mask_logits, class_logits, frame, resize_logits)))
 
 
-def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Frame | None, *, resize_logits: bool = False) -> Tensor:
+def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, *, resize_logits: bool = False) -> Tensor:
     """(H, W) int64: the category with the highest `semantic_scores`, the first of equals. Background takes no pixel."""
     best = labels = None
     first = 0
@@ -103,7 +103,7 @@ def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Frame | None,
     return labels
 
 
-def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Frame | None, resize_logits: bool) -> Iterator[Tensor]:
+def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, resize_logits: bool) -> Iterator[Tensor]:
     class_probs = class_logits.float().softmax(-1)[:, :-1]  # (Q, K)
     if frame is None:
         mask_probs = mask_logits.float().sigmoid()  # (Q, h, w)
@@ -119,13 +119,13 @@ def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Frame | N
 def top_instances(
     mask_logits: Tensor,
     class_logits: Tensor,
-    frame: Frame | None,
+    frame: Placement | None,
     *,
     top_k: int = 100,
     threshold: float = 0.0,
     mask_threshold: float = 0.5,
     label_ids: Collection[int] | None = None,
-) -> Instances:
+) -> InstancePredictions:
     """The most probable (query, category) pairs as instances.
 
     Args:
@@ -154,13 +154,13 @@ def top_instances(
     queries = queries[order]
     kept_queries, position = queries.unique(return_inverse=True)
     masks = binary_masks(mask_logits[kept_queries], frame, mask_threshold)[position]
-    return Instances(masks, scores[order], labels[order], queries)
+    return InstancePredictions(masks, scores[order], labels[order], queries)
 
 
 def merge_panoptic(
     mask_logits: Tensor,
     class_logits: Tensor,
-    frame: Frame | None,
+    frame: Placement | None,
     *,
     threshold: float = 0.8,
     mask_threshold: float = 0.5,
@@ -225,11 +225,11 @@ def merge_panoptic(
     return table[winner] * winner_is_set, segments
 
 
-def referring_scores(mask_logits: Tensor, referring_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5) -> Tensor:
+def referring_scores(mask_logits: Tensor, referring_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w), (Q, 1) -> (Q,): probability that the query is meant, times the mean probability of its mask."""
     return referring_logits.float().sigmoid()[:, 0] * mask_scores(mask_logits, frame, mask_threshold)
 
 
-def region_scores(mask_logits: Tensor, region_logits: Tensor, frame: Frame | None, mask_threshold: float = 0.5) -> Tensor:
+def region_scores(mask_logits: Tensor, region_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w), (R, Q) -> (Q, R). Two regions may mean the same object, so they do not compete: sigmoid, not softmax."""
     return region_logits.float().sigmoid().T * mask_scores(mask_logits, frame, mask_threshold)[:, None]

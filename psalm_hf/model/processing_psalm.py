@@ -9,40 +9,39 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import AddedToken, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
-from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder
-from .image_processing_psalm import Frame, PsalmImageProcessor, Size, load_image, place_mask, place_polygons, read_bitmap
-from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
+from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder, tokenizer_from_original_folder
+from .image_processing_psalm import PsalmImageProcessor, Size, load_image
 from .prompts import (
+    CATEGORY_TASKS,
     CHAT_TEMPLATE,
     HUMAN_TURNS,
     IGNORED_LABEL,
     IMAGE_TOKEN,
     MASK_QUERY_TOKEN,
-    PAD_TOKEN,
     PLACEHOLDERS,
-    SEG_TOKEN,
+    ROW_KINDS,
     STYLES,
-    TASKS,
     encode_row,
     plain_messages,
     prepare_tokenizer,
     tokenize_texts,
 )
-from .regions import PROMPT_RADII, REGION_SAMPLINGS
-from .rows import KINDS, Row, RowBuilder, RowInfo, RowOptions, prompts_per_image, regions_from_sam
+from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_mask, region_weights
+from .rows import ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
+from .segmentations import PostProcessing, check_score
+from .targets import read_targets
 
 
 class PsalmInputs(BatchFeature):
@@ -64,7 +63,7 @@ class PsalmInputs(BatchFeature):
         self.row_info = state["row_info"]
 
 
-class PsalmProcessor(ProcessorMixin):
+class PsalmProcessor(PostProcessing, ProcessorMixin):
     """Prepares images and prompts, and post-processes predictions.
 
     Args:
@@ -75,11 +74,11 @@ class PsalmProcessor(ProcessorMixin):
         image_grid: (rows, columns) of the image tokens of one image; G = rows * columns.
         region_sampling: "exact" (expectation of the released random draw) or "released" (256 random pixels per region).
         prompt_radii: of point prompts and of scribbles to each side of the line, in pixels of the image they are drawn on. The released
-            ones are meant for photographs of 640 pixels; a model for small pictures needs smaller ones.
+            ones are meant for photographs of 640 pixels; a model for small images needs smaller ones.
         max_length: positions of the language model. Nothing is ever truncated; a longer row is an error.
         chat_template: of `apply_chat_template` for text; default `CHAT_TEMPLATE`, which writes what this processor does.
         referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
-            released behaviour) = the best query answers an expression, and there always is an answer. They depend on the weights:
+            released behaviour) = the best query is what an expression means, and there always is one. They depend on the weights:
             `psalm calibrate` finds those of a checkpoint.
 
     Raises:
@@ -111,8 +110,8 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r}")
         if num_queries < 0 or max_length < 1:
             raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries} and {max_length}")
-        _check_score(referring_threshold, "referring_threshold")
-        _check_score(no_target_threshold, "no_target_threshold")
+        check_score(referring_threshold, "referring_threshold")
+        check_score(no_target_threshold, "no_target_threshold")
         if tokenizer.eos_token is None:
             raise ValueError("tokenizer: has no eos_token, with which every prompt ends; set it to the end-of-text token")
         self.prompt_style = prompt_style
@@ -136,11 +135,8 @@ class PsalmProcessor(ProcessorMixin):
             folder = None
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        names = (
-            "prompt_style", "num_queries", "image_grid", "region_sampling", "prompt_radii", "max_length", "referring_threshold",
-            "no_target_threshold",
-        )  # fmt: skip
-        return processor_from_original_folder(folder, **{name: kwargs[name] for name in names if name in kwargs})
+        own = signature(cls).parameters.keys() - {"image_processor", "tokenizer", "chat_template"}
+        return processor_from_original_folder(folder, **{name: value for name, value in kwargs.items() if name in own})
 
     @property
     def model_input_names(self) -> list[str]:
@@ -178,104 +174,127 @@ class PsalmProcessor(ProcessorMixin):
         """Builds a batch of rows.
 
         Args:
-            images: one image, or a list in which None stands for "no image" (conversations only). PIL, (H, W, 3) uint8 array or
-                (3, H, W) tensor, see `to_rgb`; never rotated.
-            categories, expressions, regions, conversations: a list over the images (None where an image has none of that kind),
-                or the bare entry if there is one image. An entry is, in this order: a list of names (one row); a list of
-                expressions (one row each; an expression that is a list of sentences is ONE row, and with a single bare image the
-                outer list is always the entry); a list of region dictionaries (one row, see `region_mask`); a list of messages
-                `{"role": "user" | "assistant", "content": str}` (one row; a message of the role "system" may go in front).
-            region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per
-                region. Coordinates and masks are then in pixels of that image.
-            input_points: as SAM, [image][object][point][x, y]; every object becomes a region.
-            input_labels: [image][object][point], all 1: there are no background points.
-            input_boxes: [image][object][4]; every box becomes a region. Not together with `input_points`.
-            targets: one entry per ROW, None for conversations. `masks` at the size of the row's image: (N, H, W) array or tensor,
-                or a list of bitmaps, RLEs or polygon lists. `class_labels` (N,) for category rows: indices into the categories as
-                given. For regions N = R, in their order.
+            images: one image, or a list in which None is "no image" (conversations only); PIL, (H, W, 3) uint8 array or (3, H, W) tensor,
+                see `to_rgb`; never rotated. An object that is given twice is preprocessed once.
+            categories, expressions, regions, conversations: a list over the images (None = none of that kind), or the bare entry if there
+                is one image. Entries are, in this order: names (one row); expressions (one row each; a list of sentences is ONE
+                expression); region dictionaries (one row, see `region_mask`); messages `{"role": "user" | "assistant", "content": str}`
+                (one row; a message of the role "system" may go in front).
+            region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per region.
+            input_points, input_labels, input_boxes: regions as SAM writes them, [image][object][point][x, y], [image][object][point] (all
+                1) and [image][object][4]; points or boxes.
+            targets: one entry per ROW, None for conversations. `masks` at the size of the row's image: (N, H, W) array or tensor, or a list
+                of bitmaps, RLEs or polygon lists. `class_labels` (N,) for category rows: indices into the categories as given. For
+                regions N = R, in their order.
             task: "panoptic", "semantic" or "instance": the instruction of category rows.
-            prompt_style: "paper", "released", or "plain" (an image and one assistant message, the caption); default that of the
-                processor.
-            add_background: append "background" to the categories unless they end in it. False: the last category given is what
-                stands for "no object" and gets no segment.
+            prompt_style: "paper", "released", or "plain" (an image and one assistant message, the caption); default the processor's.
+            add_background: append "background" to the categories unless they end in it. False: the last one given stands for "no object".
             shuffle_categories: write the categories in random order (training); outputs keep the order given.
             seed: of the shuffle and of `region_sampling="released"`; default Python's and torch's global generators.
             padding: True = to the longest row, "max_length", or False = rows must have equal length.
             padding_side: default left if a row awaits an answer of the language model, else right.
-            max_length: a longer row is an error; default that of the processor.
-            return_tensors: "pt".
-            return_assistant_tokens_mask: also `assistant_masks` (B, T) int64, 1 where the assistant speaks, in earlier turns too. The
-                model takes no such argument.
+            max_length: a longer row is an error; default the processor's.
+            return_assistant_tokens_mask: also `assistant_masks` (B, T) int64, 1 where the assistant speaks. The model does not take it.
 
         Returns:
-            `input_ids`, `attention_mask`, `condition_index` (B, T) int64; `condition_type`, `image_index` (B,) int64;
-            `original_sizes` (B, 2) int64, (0, 0) without image; as needed `pixel_values` (I, 3, S, S) float32; `region_weights`
-            (B, R, G) float32, `region_image_index` (B, R) int64 (-1 = the row's own image) with `region_pixel_values`
-            (J, 3, S, S); `labels` (B, T) int64; `mask_labels` B x (N, S, S) bool and `class_labels` B x (N,) int64 (zeros unless
-            the row has categories). Rows follow the images, and within an image: categories, expressions, regions, conversation.
-            The attribute `row_info` says what each row is.
+            `input_ids`, `attention_mask`, `condition_index` (B, T), `condition_type`, `image_index` (B,) and `original_sizes` (B, 2) int64,
+            (0, 0) without image; as needed `pixel_values` (I, 3, S, S) float32; `region_weights` (B, R, G) float32; `region_image_index`
+            (B, R) int64 (-1 = the row's own image) with `region_pixel_values` (J, 3, S, S); `labels` (B, T) int64; `mask_labels`
+            B x (N, S, S) bool and `class_labels` B x (N,) int64. Rows follow the images, and within an image: categories, expressions,
+            regions, conversation. The attribute `row_info` says what each row is.
 
         Raises:
             ValueError: naming the image, row, category or region that is wrong.
         """
-        style = self.prompt_style if prompt_style is None else prompt_style
-        for name, value, allowed in (
-            ("task", task, TASKS),
-            ("prompt_style", style, STYLES),
-            ("padding", padding, (True, False, "longest", "max_length")),
-            ("padding_side", padding_side, (None, "left", "right")),
-            ("return_tensors", return_tensors, ("pt",)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
-
-        sam_regions = regions_from_sam(input_points, input_labels, input_boxes)
-        if sam_regions is not None:
-            if regions is not None:
-                raise ValueError("regions and SAM-style prompts together; give all of them as regions")
-            regions = sam_regions
-        shuffler = None
-        if shuffle_categories:
-            shuffler = random.Random(random.getrandbits(64) if seed is None else seed)
-        builder = RowBuilder(
-            RowOptions(
-                style=style,
-                task=task,
-                add_background=add_background,
-                convert_rgb=self.image_processor.do_convert_rgb is not False,
-                image_size=self.image_processor.image_size,
-                image_grid=self.image_grid,
-                region_sampling=self.region_sampling,
-                prompt_radii=self.prompt_radii,
-                end_of_text=self.tokenizer.eos_token,
-                special_tokens=tuple(self.tokenizer.all_special_tokens),
-                shuffler=shuffler,
-                generator=None if seed is None else torch.Generator().manual_seed(seed),
-            )
-        )
-        per_image = prompts_per_image(
-            images,
-            categories=categories,
-            expressions=expressions,
-            regions=regions,
-            conversations=conversations,
-            region_images=region_images,
-        )
-        for index, (image, prompts, drawn_on) in enumerate(per_image):
-            builder.add_image(index, image, prompts, drawn_on)
-        rows = builder.rows
+        _check_choice("return_tensors", return_tensors, ("pt",))
+        shuffler = random.Random(random.getrandbits(64) if seed is None else seed) if shuffle_categories else None
+        writer = self._row_writer(task, prompt_style, add_background, shuffler)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        pool = ImagePool(self.image_processor.do_convert_rgb is not False)
+        rows = []
+        given = {"categories": categories, "expressions": expressions, "conversations": conversations}
+        given["regions"] = with_sam_regions(regions, input_points, input_labels, input_boxes)
+        for index, (image, prompts, drawn_on) in enumerate(prompts_per_image(images, given, region_images)):
+            rows += self._rows_of_image(writer, pool, index, image, prompts, drawn_on, generator)
 
         max_length = self.max_length if max_length is None else max_length
         data = self._tokens(rows, padding, padding_side, max_length, return_assistant_tokens_mask)
-        data["condition_type"] = torch.tensor([KINDS.index(row.info.kind) for row in rows])
-        data["image_index"] = torch.tensor([row.pixel_index for row in rows])
         data["original_sizes"] = torch.tensor([row.size for row in rows])
-        if builder.pictures:
-            data["pixel_values"] = self.image_processor(builder.pictures, return_tensors="pt")["pixel_values"]
-        data |= self._regions(rows, builder.region_pictures)
+        data |= self._pixels(rows, pool)
         if targets is not None:
-            data |= self._targets(rows, [targets] if isinstance(targets, Mapping) else targets)
+            data |= read_targets([targets] if isinstance(targets, Mapping) else targets, rows, self.image_processor.image_size)
         return PsalmInputs(data, row_info=[row.info for row in rows])
+
+    def encode_prompt(
+        self,
+        *,
+        categories: Sequence[str] | None = None,
+        expressions: Sequence | str | None = None,
+        num_regions: int | None = None,
+        conversation: Sequence[Mapping[str, str]] | None = None,
+        task: str = "panoptic",
+        prompt_style: str | None = None,
+        add_background: bool = True,
+        padding_side: str | None = None,
+        max_length: int | None = None,
+    ) -> PsalmInputs:
+        """Encodes prompts on one image without the image, for a model that is given `image_features`.
+
+        Args:
+            num_regions: regions of the row of regions; see `region_weights` for what belongs to them.
+            categories, expressions, conversation, task, prompt_style, add_background, padding_side, max_length: see the call.
+
+        Returns:
+            The tensors of the call that depend on the text alone: `input_ids`, `attention_mask`, `condition_index` (B, T) int64;
+            `condition_type` and `image_index` (zeros) (B,) int64; `labels` of conversations that end with the assistant's message. They
+            are equal to those of the call. `row_info` as there.
+
+        Raises:
+            ValueError: no prompt, or a prompt that is wrong.
+        """
+        if num_regions is not None and num_regions < 1:
+            raise ValueError(f"num_regions: expected at least 1, got {num_regions}")
+        rows = self._row_writer(task, prompt_style, add_background, None).write(
+            0,
+            True,
+            categories=categories,
+            expressions=[expressions] if isinstance(expressions, str) else expressions,
+            num_regions=num_regions,
+            conversations=conversation,
+        )
+        for row in rows:
+            row.image = 0
+        data = self._tokens(rows, True, padding_side, self.max_length if max_length is None else max_length, False)
+        return PsalmInputs(data, row_info=[row.info for row in rows])
+
+    def region_weights(
+        self,
+        regions: Sequence[Mapping[str, Any]],
+        image_size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Visual prompts as distributions over the image tokens of the image that they are drawn on.
+
+        Args:
+            regions: R dictionaries, at least one, see `region_mask`.
+            image_size: (height, width) of that image as given; coordinates and masks are in its pixels.
+            generator: of `region_sampling="released"`; default torch's global one.
+            names: R names of the regions in error messages; default their numbers.
+
+        Returns:
+            (R, G) float32, each row >= 0 with the sum 1.
+
+        Raises:
+            ValueError: naming the region that is empty, outside of the image or of no known kind.
+        """
+        names = [f"region {number}" for number in range(len(regions))] if names is None else names
+        weights = []
+        for region, name in zip(regions, names, strict=True):
+            mask = place_region(region_mask(region, image_size, name, self.prompt_radii), self.image_processor.image_size)
+            weights.append(region_weights(mask, self.image_grid, self.region_sampling, generator))
+        return torch.stack(weights)
 
     def apply_chat_template(
         self,
@@ -339,9 +358,51 @@ class PsalmProcessor(ProcessorMixin):
             raise ValueError(f"conversation {row}: its last message is the assistant's; nothing is left to answer, end it with the user's")
         return inputs if return_dict else inputs["input_ids"]
 
+    def _row_writer(self, task: str, prompt_style: str | None, add_background: bool, shuffler: random.Random | None) -> RowWriter:
+        style = self.prompt_style if prompt_style is None else prompt_style
+        _check_choice("task", task, CATEGORY_TASKS)
+        _check_choice("prompt_style", style, STYLES)
+        tokenizer = self.tokenizer
+        return RowWriter(style, task, add_background, tokenizer.eos_token, tuple(tokenizer.all_special_tokens), shuffler)
+
+    def _rows_of_image(
+        self,
+        writer: RowWriter,
+        pool: ImagePool,
+        index: int,
+        image: Any,
+        prompts: Mapping[str, Any],
+        region_images: Any,
+        generator: torch.Generator | None,
+    ) -> list[PromptRow]:
+        """Rows of one image; the images that they need join the pool."""
+        prompts = dict(prompts)
+        regions = prompts.pop("regions")
+        if region_images is not None and regions is None:
+            raise ValueError(f"image {index}: region_images without regions")
+        drawn = None if regions is None else read_region_entry(index, regions, region_images)
+        rows = writer.write(index, image is not None, num_regions=None if drawn is None else len(drawn), **prompts)
+        if image is None:
+            return rows
+        own = pool.add(image, f"image {index}")
+        for row in rows:
+            row.image, row.size = own, pool.size_of(own)
+            if row.info.kind == "region":
+                for number, (region, region_image) in enumerate(drawn):
+                    name = f"image {index}, region {number}"
+                    place = -1 if region_image is None else pool.add(region_image, f"{name}, its region image")
+                    size = pool.size_of(own if place < 0 else place)
+                    row.region_weights += self.region_weights([region], size, generator=generator, names=[name])
+                    row.region_images.append(place)
+                row.info = RowInfo(index, "region", tuple(next(iter(region)) for region in regions))
+        return rows
+
     def _tokens(
-        self, rows: Sequence[Row], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
+        self, rows: Sequence[PromptRow], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
     ) -> dict[str, Tensor]:
+        """Tensors of the text of rows, and which kind and image a row has."""
+        _check_choice("padding", padding, (True, False, "longest", "max_length"))
+        _check_choice("padding_side", padding_side, (None, "left", "right"))
         token_ids = tokenize_texts(self.tokenizer, (piece.text for row in rows for piece in row.pieces))
         placeholder_ids = dict(zip(PLACEHOLDERS, (self.image_token_id, self.region_token_id, self.mask_query_token_id), strict=True))
         counts = {IMAGE_TOKEN: self.image_grid[0] * self.image_grid[1], MASK_QUERY_TOKEN: self.num_queries}
@@ -361,370 +422,76 @@ class PsalmProcessor(ProcessorMixin):
         if padding_side is None:
             padding_side = "left" if any(row.awaits_answer for row in rows) else "right"
 
-        input_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        condition_index = torch.zeros_like(input_ids)
-        labels = torch.full_like(input_ids, IGNORED_LABEL)
-        assistant_masks = torch.zeros_like(input_ids)
-        for number, (row, code) in enumerate(zip(rows, encoded, strict=True)):
-            start = width - lengths[number] if padding_side == "left" else 0
-            span = slice(start, start + lengths[number])
-            input_ids[number, span] = torch.tensor(code.input_ids)
-            attention_mask[number, span] = 1
-            condition_index[number, span] = torch.tensor(code.condition_index)
-            assistant_masks[number, span] = (torch.tensor(code.labels) != IGNORED_LABEL).long()
-            if row.teaches_answer:  # the released losses of segmentation rows have no language part
-                labels[number, span] = torch.tensor(code.labels)
-        tensors = {"input_ids": input_ids, "attention_mask": attention_mask, "condition_index": condition_index}
-        if any(row.teaches_answer for row in rows):
-            tensors["labels"] = labels
+        def padded(values: Iterable[list[int]], fill: int) -> Tensor:
+            filled = torch.full((len(rows), width), fill)
+            for target, row in zip(filled, values, strict=True):
+                target[width - len(row) if padding_side == "left" else 0 :][: len(row)] = torch.tensor(row)
+            return filled
+
+        tensors = {
+            "input_ids": padded((code.input_ids for code in encoded), self.tokenizer.pad_token_id),
+            "attention_mask": padded(([1] * length for length in lengths), 0),
+            "condition_index": padded((code.condition_index for code in encoded), 0),
+        }
+        if any(row.teaches_answer for row in rows):  # the released losses of segmentation rows have no language part
+            learned = (code.labels if row.teaches_answer else [] for row, code in zip(rows, encoded, strict=True))
+            tensors["labels"] = padded(learned, IGNORED_LABEL)
         if mark_assistant:
-            tensors["assistant_masks"] = assistant_masks
+            tensors["assistant_masks"] = padded(([int(label != IGNORED_LABEL) for label in code.labels] for code in encoded), 0)
+        tensors["condition_type"] = torch.tensor([ROW_KINDS.index(row.info.kind) for row in rows])
+        tensors["image_index"] = torch.tensor(_compact([row.image for row in rows])[0])
         return tensors
 
-    def _regions(self, rows: Sequence[Row], region_pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
-        most = max(len(row.region_weights) for row in rows)
-        if not most:
+    def _pixels(self, rows: Sequence[PromptRow], pool: ImagePool) -> dict[str, Tensor]:
+        """Pixels of the rows' images, and of the regions with the images they are drawn on; every image is preprocessed once."""
+        if not pool.images:
             return {}
-        weights = torch.zeros(len(rows), most, self.image_grid[0] * self.image_grid[1])
-        image_index = torch.full((len(rows), most), -1)
-        for number, row in enumerate(rows):
-            for region, (weight, picture) in enumerate(zip(row.region_weights, row.region_pixel_index, strict=True)):
-                weights[number, region] = weight
-                image_index[number, region] = picture
-        tensors = {"region_weights": weights}
-        if region_pictures:
-            tensors["region_image_index"] = image_index
-            tensors["region_pixel_values"] = self.image_processor(list(region_pictures), return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor(pool.images, return_tensors="pt")["pixel_values"]
+
+        def of(positions: list[int]) -> Tensor:
+            return pixels if positions == list(range(len(pixels))) else pixels[positions]  # no copy of what is all of it
+
+        tensors = {"pixel_values": of(_compact([row.image for row in rows])[1])}
+        most = max(len(row.region_weights) for row in rows)
+        if most:
+            tensors["region_weights"] = torch.zeros(len(rows), most, self.image_grid[0] * self.image_grid[1])
+            for number, row in enumerate(rows):
+                for region, weight in enumerate(row.region_weights):
+                    tensors["region_weights"][number, region] = weight
+        region_images = [row.region_images + [-1] * (most - len(row.region_images)) for row in rows]  # (B, R)
+        index, distinct = _compact([place for of_row in region_images for place in of_row])
+        if distinct:
+            tensors["region_image_index"] = torch.tensor(index).view(len(rows), most)
+            tensors["region_pixel_values"] = of(distinct)
         return tensors
-
-    def _targets(self, rows: Sequence[Row], targets: Sequence[Mapping | None]) -> dict[str, list[Tensor]]:
-        if len(targets) != len(rows):
-            raise ValueError(f"targets: {len(targets)} entries for {len(rows)} rows; give one per row, None for a conversation")
-        side = self.image_processor.image_size
-        mask_labels, class_labels = [], []
-        for number, (row, target) in enumerate(zip(rows, targets, strict=True)):
-            name = f"targets[{number}] ({row.info})"
-            if (target is None) != (row.info.kind == "conversation"):
-                expected = "None" if target is not None else "a dictionary with 'masks'"
-                raise ValueError(f"{name}: expected {expected}, got {'None' if target is None else type(target).__name__}")
-            if target is None:
-                masks, labels = torch.zeros((0, side, side), dtype=torch.bool), torch.zeros(0, dtype=torch.int64)
-            else:
-                masks, labels = _read_target(target, row, side, name)
-            mask_labels.append(masks)
-            class_labels.append(labels)
-        return {"mask_labels": mask_labels, "class_labels": class_labels}
-
-    # Outputs -> segmentations
-
-    @torch.no_grad()
-    def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Any = None, *, resize_logits: bool = False
-    ) -> list[Tensor | None]:
-        """One category per pixel; the background takes none.
-
-        Args:
-            outputs: `PsalmSegmentationOutput`.
-            target_sizes: (B, 2) tensor or list of (height, width), one per row (`original_sizes` fits). None = the resolution of
-                the predictions, padding included.
-            resize_logits: False = scores of categories are resized to the target, as in the released semantic task; True = mask logits,
-                as in the released panoptic task. A few pixels at borders differ.
-
-        Returns:
-            Per row (H, W) int64, indices into the categories; None for a row without categories.
-
-        Raises:
-            ValueError: number of target sizes.
-        """
-
-        def run(row: int, frame: Frame | None) -> Tensor:
-            return semantic_map(*self._category_logits(outputs, row), frame, resize_logits=resize_logits)
-
-        return self._each_row(outputs, "category", target_sizes, run)
-
-    @torch.no_grad()
-    def post_process_instance_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.0,
-        mask_threshold: float = 0.5,
-        target_sizes: Any = None,
-        top_k: int = 100,
-        label_ids: Collection[int] | None = None,
-        return_binary_maps: bool = False,
-        return_coco_annotation: bool = False,
-    ) -> list[dict[str, Any] | None]:
-        """Instances that may overlap, best first.
-
-        Args:
-            outputs, target_sizes: see `post_process_semantic_segmentation`.
-            threshold: instances need a score (class probability times mean mask probability) above it.
-            mask_threshold: of the probability of a pixel.
-            top_k: (query, category) pairs considered.
-            label_ids: categories to keep; the things, if the categories are a panoptic vocabulary. Default all.
-            return_binary_maps: `segmentation` is (N, H, W) bool, in the order of `segments_info`.
-            return_coco_annotation: `segmentation` is a list of N COCO RLEs with str counts.
-
-        Returns:
-            Per row `{"segmentation", "segments_info": [{"id", "label_id", "was_fused", "score"}]}`, None for a row without
-            categories. By default `segmentation` is (H, W) int32: the id of the best instance at each pixel, ids from 0, -1 = none
-            (the convention of Mask2Former in transformers).
-
-        Raises:
-            ValueError: both return options at once; number of target sizes; threshold out of range.
-        """
-        if return_binary_maps and return_coco_annotation:
-            raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
-
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
-            found = top_instances(
-                *self._category_logits(outputs, row),
-                frame,
-                top_k=top_k,
-                threshold=threshold,
-                mask_threshold=mask_threshold,
-                label_ids=label_ids,
-            )
-            segments = [
-                {"id": index, "label_id": label, "was_fused": False, "score": score}
-                for index, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
-            ]
-            if return_binary_maps:
-                return {"segmentation": found.masks, "segments_info": segments}
-            if return_coco_annotation:
-                return {"segmentation": _coco_rles(found.masks), "segments_info": segments}
-            segmentation = found.masks.new_full(found.masks.shape[1:], -1, dtype=torch.int32)
-            for index in reversed(range(len(found.masks))):  # the best is painted last
-                segmentation[found.masks[index]] = index
-            return {"segmentation": segmentation, "segments_info": segments}
-
-        return self._each_row(outputs, "category", target_sizes, run)
-
-    @torch.no_grad()
-    def post_process_panoptic_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.8,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        label_ids_to_fuse: Collection[int] | None = None,
-        target_sizes: Any = None,
-    ) -> list[dict[str, Any] | None]:
-        """One segment per pixel, see `merge_panoptic`.
-
-        Args:
-            outputs, target_sizes: see `post_process_semantic_segmentation`.
-            threshold: of a query's class probability.
-            mask_threshold: of the probability of a pixel.
-            overlap_mask_area_threshold: share of its own mask that a query must win.
-            label_ids_to_fuse: categories (stuff) whose segments are one segment; default none.
-
-        Returns:
-            Per row `{"segmentation": (H, W) int32, 0 = no segment, "segments_info": [{"id" from 1, "label_id", "was_fused",
-            "score"}]}`, None for a row without categories.
-
-        Raises:
-            ValueError: number of target sizes; threshold out of range.
-        """
-
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
-            segmentation, segments = merge_panoptic(
-                *self._category_logits(outputs, row),
-                frame,
-                threshold=threshold,
-                mask_threshold=mask_threshold,
-                overlap_mask_area_threshold=overlap_mask_area_threshold,
-                label_ids_to_fuse=() if label_ids_to_fuse is None else {int(label) for label in label_ids_to_fuse},
-            )
-            return {"segmentation": segmentation, "segments_info": segments}
-
-        return self._each_row(outputs, "category", target_sizes, run)
-
-    @torch.no_grad()
-    def post_process_referring_segmentation(
-        self,
-        outputs: Any,
-        threshold: float | Literal["processor"] | None = "processor",
-        mask_threshold: float = 0.5,
-        target_sizes: Any = None,
-        no_target_threshold: float | Literal["processor"] | None = "processor",
-    ) -> list[dict[str, Any] | None]:
-        """What an expression means: one thing, several, or nothing in the picture.
-
-        Args:
-            outputs, target_sizes: see `post_process_semantic_segmentation`.
-            threshold: None = the single best query. A number = the union of all queries that score above it, or the best one if
-                none does (the released evaluation of gRefCOCO takes 0.6). "processor" = `referring_threshold` of the processor.
-            mask_threshold: of the probability of a pixel.
-            no_target_threshold: the expression means nothing unless a query scores above it; None = it always means something.
-                "processor" = `no_target_threshold` of the processor.
-
-        Returns:
-            Per row `{"segmentation": (H, W) bool, "score": float of the best query, "no_target": bool, "masks": (N, H, W) bool of the
-            chosen queries, best first, "scores": (N,)}`, None for a row without expression. With `no_target` nothing is set in
-            `segmentation`; `masks` and `scores` are still those of the best guess.
-
-        Raises:
-            ValueError: number of target sizes; threshold out of range.
-        """
-        threshold = self.referring_threshold if threshold == "processor" else threshold
-        no_target_threshold = self.no_target_threshold if no_target_threshold == "processor" else no_target_threshold
-        _check_score(threshold, "threshold")
-        _check_score(no_target_threshold, "no_target_threshold")
-
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
-            masks_logits = outputs.masks_queries_logits[row]
-            scores = referring_scores(masks_logits, outputs.referring_queries_logits[row], frame, mask_threshold)
-            order = scores.argsort(descending=True, stable=True)
-            is_above = torch.zeros_like(scores) if threshold is None else (scores > threshold).to(scores.dtype)
-            above, score = torch.stack([is_above.sum(), scores.max()]).tolist()  # one read: the host waits for each
-            chosen = order[: max(int(above), 1)]
-            masks = binary_masks(masks_logits[chosen], frame, mask_threshold)
-            no_target = no_target_threshold is not None and score <= no_target_threshold
-            segmentation = torch.zeros_like(masks[0]) if no_target else masks.any(0)
-            return {"segmentation": segmentation, "score": score, "no_target": no_target, "masks": masks, "scores": scores[chosen]}
-
-        return self._each_row(outputs, "sentence", target_sizes, run)
-
-    @torch.no_grad()
-    def post_process_region_segmentation(
-        self, outputs: Any, mask_threshold: float = 0.5, target_sizes: Any = None
-    ) -> list[dict[str, Any] | None]:
-        """The best query for each region; two regions may get the same.
-
-        Args:
-            outputs, target_sizes: see `post_process_semantic_segmentation`.
-            mask_threshold: of the probability of a pixel.
-
-        Returns:
-            Per row `{"masks": (R, H, W) bool, "scores": (R,), "queries": (R,) int64}`, None for a row without regions.
-
-        Raises:
-            ValueError: number of target sizes; threshold out of range.
-        """
-
-        def run(row: int, frame: Frame | None) -> dict[str, Any]:
-            masks_logits = outputs.masks_queries_logits[row]
-            region_logits = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])]  # (R, Q)
-            scores, queries = region_scores(masks_logits, region_logits, frame, mask_threshold).max(0)
-            masks = binary_masks(masks_logits[queries], frame, mask_threshold)
-            return {"masks": masks, "scores": scores, "queries": queries}
-
-        return self._each_row(outputs, "region", target_sizes, run)
-
-    def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Frame | None], Any]) -> list[Any]:
-        row_kinds = outputs.condition_type.tolist()
-        if target_sizes is not None:
-            target_sizes = target_sizes.tolist() if isinstance(target_sizes, Tensor) else list(target_sizes)
-            if len(target_sizes) != len(row_kinds):
-                raise ValueError(
-                    f"target_sizes: {len(target_sizes)} sizes for {len(row_kinds)} rows; give one (height, width) per row of the "
-                    "batch, for example the processor's original_sizes"
-                )
-        results = []
-        for row, row_kind in enumerate(row_kinds):
-            if KINDS[row_kind] != kind:
-                results.append(None)
-                continue
-            frame = None
-            if target_sizes is not None:
-                try:
-                    height, width = (int(side) for side in target_sizes[row])
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"target_sizes[{row}]: expected (height, width), got {target_sizes[row]!r:.80}") from error
-                if height < 1 or width < 1:
-                    raise ValueError(f"target_sizes[{row}]: expected (height, width), each at least 1, got {(height, width)}")
-                frame = Frame.of_image((height, width), self.image_processor.image_size)
-            results.append(run(row, frame))
-        return results
-
-    def _category_logits(self, outputs: Any, row: int) -> tuple[Tensor, Tensor]:
-        """(Q, h, w) and (Q, K + 1) of a row, without the columns that pad it to the longest row of the batch."""
-        num_categories = int(outputs.num_conditions[row]) - 1
-        mask_logits, class_logits = outputs.masks_queries_logits[row], outputs.class_queries_logits[row]
-        class_logits = torch.cat([class_logits[:, :num_categories], class_logits[:, -1:]], dim=1)
-        if self.num_queries == 0:  # the queries are the categories, and padded with them
-            return mask_logits[:num_categories], class_logits[:num_categories]
-        return mask_logits, class_logits
 
 
 # Conversations
 
 
 def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
-    """Messages of one text each, and the picture of their image part; None if there is none."""
+    """Messages of one text each, and their image or None."""
     if not isinstance(messages, Sequence):
         raise ValueError(f"{name}: expected a list of messages, got {messages!r:.80}")
-    plain, pictures = plain_messages(messages, name)
-    if len(pictures) > 1:
-        raise ValueError(f"{name}: has {len(pictures)} images, but a conversation is about one; ask about each in its own")
-    if not pictures:
+    plain, images = plain_messages(messages, name)
+    if len(images) > 1:
+        raise ValueError(f"{name}: has {len(images)} images, but a conversation is about one; ask about each in its own")
+    if not images:
         return plain, None
-    if pictures[0] is None:
-        raise ValueError(f"{name}: its image part has no picture; give it as 'image', 'url' or 'path'")
-    return plain, load_image(pictures[0]) if isinstance(pictures[0], (str, Path)) else pictures[0]
+    if images[0] is None:
+        raise ValueError(f"{name}: its image part is empty; give the image as 'image', 'url' or 'path'")
+    return plain, load_image(images[0]) if isinstance(images[0], (str, Path)) else images[0]
 
 
-def _check_score(value: Any, name: str) -> None:
-    """Raises ValueError unless it is None or a score."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
+def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
-# Targets
-
-
-def _read_target(target: Mapping, row: Row, image_size: int, name: str) -> tuple[Tensor, Tensor]:
-    """(N, S, S) bool and (N,) int64."""
-    if not isinstance(target, Mapping) or "masks" not in target:
-        raise ValueError(f"{name}: expected a dictionary with 'masks', got {target!r:.80}")
-    given = target["masks"]
-    if not isinstance(given, (list, tuple, np.ndarray, Tensor)):
-        raise ValueError(f"{name}: 'masks' is an (N, H, W) array or a list of N masks, got {type(given).__name__}")
-    masks = torch.zeros((len(given), image_size, image_size), dtype=torch.bool)
-    for index, mask in enumerate(given):
-        masks[index] = torch.from_numpy(_place_target(mask, row.size, image_size, f"{name}, mask {index}"))
-    if row.info.kind == "region" and len(masks) != len(row.region_weights):
-        raise ValueError(f"{name}: {len(masks)} masks for {len(row.region_weights)} regions; give one per region, in their order")
-    if row.info.kind != "category":
-        return masks, torch.zeros(len(masks), dtype=torch.int64)
-    try:
-        labels = torch.as_tensor(target.get("class_labels", ()), dtype=torch.int64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: class_labels are indices into the categories, got {target['class_labels']!r:.80}") from error
-    if labels.shape != (len(masks),):
-        raise ValueError(f"{name}: {len(masks)} masks, but class_labels of shape {tuple(labels.shape)}; give one label per mask")
-    num_categories = len(row.info.conditions) - 1
-    wrong = ((labels < 0) | (labels >= num_categories)).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(
-            f"{name}: class_labels[{wrong[0]}] is {int(labels[wrong[0]])}, expected 0 to {num_categories - 1}: an index into the "
-            "categories, background excluded"
-        )
-    return masks, labels
-
-
-def _place_target(mask: Any, size: Size, image_size: int, name: str) -> np.ndarray:
-    if not isinstance(mask, (list, tuple)):
-        return place_mask(read_bitmap(mask, size, name), image_size)
-    for polygon in mask:
-        flat = np.asarray(polygon, dtype=np.float64)
-        if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all():
-            raise ValueError(f"{name}: a polygon is a flat list of finite x, y of at least 3 corners, got {polygon!r:.80}")
-    return place_polygons(mask, size, image_size) if mask else np.zeros((image_size, image_size), dtype=bool)
-
-
-def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:
-    from pycocotools import mask as coco
-
-    rles = []
-    for mask in masks:
-        rle = coco.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
-        rles.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
-    return rles
+def _compact(places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Numbers from 0 in the order of appearance instead of the given ones, -1 stays; and the given one of each number."""
+    distinct = list(dict.fromkeys(place for place in places if place >= 0))
+    return [distinct.index(place) if place >= 0 else -1 for place in places], distinct
 
 
 # Original PSALM folders
@@ -753,36 +520,3 @@ def processor_from_original_folder(folder: str | Path, **options: Any) -> PsalmP
     }
     image_processor = PsalmImageProcessor(size={"longest_edge": image_size})
     return PsalmProcessor(image_processor, tokenizer_from_original_folder(folder), **(settings | options))
-
-
-def tokenizer_from_original_folder(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Tokenizer of a released folder: GPT-2 BPE from vocab.json, merges.txt and added_tokens.json, or from tokenizer.json.
-
-    Raises:
-        ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
-    """
-    folder = Path(folder)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        merges = [tuple(line.split(" ")) for line in _merge_lines(folder / "merges.txt")]
-        tokenizer = GPT2Tokenizer(vocab=json.loads((folder / "vocab.json").read_text(encoding="utf-8")), merges=merges)
-        if (folder / "added_tokens.json").is_file():
-            added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
-            # Ids are given in the order of adding. Runs of blanks are matched in the raw text, not after normalisation.
-            tokenizer.add_tokens([AddedToken(text, normalized=False) for text in sorted(added, key=added.get)])
-    elif (folder / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        if tokenizer.eos_token is None:
-            tokenizer.eos_token = "<|endoftext|>"
-    else:
-        raise ValueError(f"{folder}: no tokenizer; expected vocab.json and merges.txt (with added_tokens.json), or tokenizer.json")
-    missing = [token for token in (PAD_TOKEN, SEG_TOKEN) if token not in tokenizer.get_vocab()]
-    if missing:
-        raise ValueError(f"{folder}: the tokenizer lacks {' and '.join(missing)}; is added_tokens.json missing?")
-    tokenizer.pad_token = PAD_TOKEN
-    return tokenizer
-
-
-def _merge_lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines(): merges contain other line separators
-        if line and not line.startswith("#version"):
-            yield line

@@ -25,9 +25,11 @@ REGION_TOKEN = "<region>"
 MASK_QUERY_TOKEN = "<mask_query>"
 PLACEHOLDERS = (IMAGE_TOKEN, REGION_TOKEN, MASK_QUERY_TOKEN)
 
-BACKGROUND = "background"
+BACKGROUND_NAME = "background"
 IGNORED_LABEL = -100
-TASKS = ("panoptic", "semantic", "instance")
+ROW_KINDS = ("category", "sentence", "region", "conversation")  # the position is the row's `condition_type`
+CATEGORY, SENTENCE, REGION, CONVERSATION = range(4)
+CATEGORY_TASKS = ("panoptic", "semantic", "instance")
 
 SYSTEM_MESSAGE = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
@@ -37,7 +39,7 @@ _CONDITIONS = "{conditions}"
 _RELEASED_CATEGORIES = "This is an image <image>, Please do %s Segmentation.\nThis is all the candidate categories: {conditions}.\n"
 _PAPER_CATEGORIES = "This is an image <image>, You need to segment all objects. This is all the candidate categories: {conditions}."
 # A conversation row as text, for transformers' chat functions; `conversation_pieces` is what the processor itself goes by, and writes the
-# same. Pictures of a message go in front of its texts, as in LLaVA. `generation` marks what the assistant says.
+# same. Images of a message go in front of its texts, as in LLaVA. `generation` marks what the assistant says.
 CHAT_TEMPLATE = """\
 {% set seen = namespace(images=0) %}
 {% set system = namespace(text='%SYSTEM%', messages=0) %}
@@ -88,7 +90,7 @@ CHAT_TEMPLATE = """\
     {% endif %}
 {% endfor %}
 {% if seen.images > 1 %}
-    {{ raise_exception('a conversation is about one picture, got ' ~ seen.images) }}
+    {{ raise_exception('a conversation is about one image, got ' ~ seen.images) }}
 {% endif %}
 {% if add_generation_prompt and messages[-1]['role'] == 'assistant' %}
     {{ raise_exception('the last message is of the assistant, so that nothing is left to answer; end with that of the user') }}
@@ -230,21 +232,21 @@ def conversation_pieces(messages: Sequence[Mapping[str, str]], *, has_image: boo
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Messages whose content may be a list of parts -> messages of one text each, as `CHAT_TEMPLATE` writes them, and their pictures.
+    """Messages whose content may be a list of parts -> messages of one text each, as `CHAT_TEMPLATE` writes them, and their images.
 
     Args:
-        messages: a content is a text, or a list of `{"type": "text", "text": str}` and `{"type": "image"}` with the picture as "image",
+        messages: a content is a text, or a list of `{"type": "text", "text": str}` and `{"type": "image"}` with the image as "image",
             "url" or "path".
         name: of the conversation, for the messages of errors.
 
     Returns:
-        The messages, and for every image part its picture, None where it has none.
+        The messages, and what every image part holds, None where it is empty.
 
     Raises:
         ValueError: a part of another form, or an image in a message of the assistant.
     """
     plain: list[dict[str, Any]] = []
-    pictures: list[Any] = []
+    images: list[Any] = []
     for number, message in enumerate(messages):
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(content, (list, tuple)):
@@ -256,7 +258,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[li
             if kind == "text" and isinstance(part.get("text"), str):
                 text += part["text"]
             elif kind == "image" and message.get("role") == "user":
-                pictures.append(next((part[key] for key in ("image", "url", "path") if part.get(key) is not None), None))
+                images.append(next((part[key] for key in ("image", "url", "path") if part.get(key) is not None), None))
                 text = f"{IMAGE_TOKEN}\n{text}"
             else:
                 raise ValueError(
@@ -264,7 +266,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[li
                     f"got {part!r:.80}"
                 )
         plain.append({**message, "content": text})
-    return plain, pictures
+    return plain, images
 
 
 def plain_pieces(caption: str) -> list[Piece]:

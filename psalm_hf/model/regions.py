@@ -91,7 +91,7 @@ def place_region(mask: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def region_weights(mask: np.ndarray, image_grid: Size, sampling: str, generator: torch.Generator | None = None) -> Tensor:
-    """How much each image token counts in the pooled feature of a region.
+    """Share of each image token in the pooled feature of a region.
 
     The released model averages the features at 256 pixels of the region, drawn at random unless there are exactly 256.
     Features are interpolated bilinearly with the corners of the grid at the corners of the image (align_corners=True) and a

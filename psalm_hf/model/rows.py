@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from .image_processing_psalm import Size, to_rgb
 from .prompts import (
-    BACKGROUND,
+    BACKGROUND_NAME,
     IMAGE_TOKEN,
     Piece,
     category_order,
@@ -27,14 +26,11 @@ from .prompts import (
     region_pieces,
     sentence_pieces,
 )
-from .regions import place_region, region_mask, region_weights
-
-KINDS = ("category", "sentence", "region", "conversation")  # the position is the row's `condition_type`
 
 
 @dataclass(frozen=True)
 class RowInfo:
-    """What a row of the batch is.
+    """Description of a row of the batch.
 
     Attributes:
         image: position of its image in `images` (None among them counts).
@@ -52,98 +48,102 @@ class RowInfo:
 
 
 @dataclass
-class Row:
+class PromptRow:
     """One prompt on one image, before tokenisation."""
 
     info: RowInfo
     pieces: list[Piece]
     size: Size = (0, 0)  # (height, width) of its image as given; (0, 0) without image
-    pixel_index: int = -1  # position of its image among those that are not None; -1 without image
+    image: int = -1  # position of its image in the `ImagePool`; -1 without image
     region_weights: list[Tensor] = field(default_factory=list)  # R x (G,)
-    region_pixel_index: list[int] = field(default_factory=list)  # R; -1 = drawn on the row's own image
+    region_images: list[int] = field(default_factory=list)  # R; -1 = drawn on the row's own image
     awaits_answer: bool = False  # of the language model
     teaches_answer: bool = False
 
 
+class ImagePool:
+    """Distinct images of a batch as RGB: an object that is given twice is kept, and preprocessed, once.
+
+    Args:
+        convert_rgb: see `to_rgb`.
+    """
+
+    def __init__(self, convert_rgb: bool):
+        self.images: list[Image.Image] = []
+        self._convert_rgb = convert_rgb
+        self._positions: dict[int, tuple[int, Any]] = {}  # id of an object -> its position, and the object, so that the id stays its own
+
+    def add(self, image: Any, name: str) -> int:
+        """Position of an image among `images`.
+
+        Args:
+            image: anything `to_rgb` takes.
+            name: how error messages call it.
+        """
+        if id(image) not in self._positions:
+            self.images.append(to_rgb(image, name, self._convert_rgb))
+            self._positions[id(image)] = len(self.images) - 1, image
+        return self._positions[id(image)][0]
+
+    def size_of(self, position: int) -> Size:
+        """(height, width)."""
+        image = self.images[position]
+        return image.height, image.width
+
+
 @dataclass(frozen=True)
-class RowOptions:
-    """How rows are written; see `PsalmProcessor` and its call."""
+class RowWriter:
+    """Writes the prompts of one image as rows, checked; see `PsalmProcessor` and its call for the options."""
 
     style: str
     task: str
     add_background: bool
-    convert_rgb: bool
-    image_size: int
-    image_grid: Size
-    region_sampling: str
-    prompt_radii: tuple[int, int]
     end_of_text: str
     special_tokens: tuple[str, ...]
     shuffler: random.Random | None  # None = categories are written in the order given
-    generator: torch.Generator | None  # of the released region sampling; None = torch's global one
 
-
-class RowBuilder:
-    """Turns the prompts of one image after the other into `rows`; collects the `pictures` (RGB) that the rows are about, and the
-    `region_pictures` that regions were drawn on if not on the row's own image (an image given twice is kept once)."""
-
-    def __init__(self, options: RowOptions):
-        self.options = options
-        self.rows: list[Row] = []
-        self.pictures: list[Image.Image] = []
-        self.region_pictures: list[Image.Image] = []
-        self._region_picture_of: dict[int, int] = {}  # id of the image as given -> position
-
-    def add_image(self, index: int, image: Any, prompts: Mapping[str, Any], region_images: Any = None) -> None:
-        """Adds the rows of one image: categories, expressions, regions, conversation.
+    def write(
+        self, index: int, has_image: bool, *, categories: Any, expressions: Any, num_regions: int | None, conversations: Any
+    ) -> list[PromptRow]:
+        """Rows of one image: categories, expressions, regions, conversation.
 
         Args:
             index: position of the image in the call.
-            image: anything `to_rgb` takes, or None.
-            prompts: entry of this image (None = none) for "categories", "expressions", "regions" and "conversations".
-            region_images: see `PsalmProcessor.__call__`, the entry of this image.
+            categories, expressions, conversations: entry of this image, None = none.
+            num_regions: placeholders of the row of regions, None = no such row.
 
         Raises:
-            ValueError: naming the image and the category, expression, region or message that is wrong.
+            ValueError: naming the image and the category, expression or message that is wrong.
         """
-        if all(prompt is None for prompt in prompts.values()):
+        segmentation = {"categories": categories, "expressions": expressions, "regions": num_regions}
+        names = [name for name, prompt in segmentation.items() if prompt is not None]
+        if not names and conversations is None:
             raise ValueError(f"image {index}: no prompt; give it categories, expressions, regions or a conversation")
-        segmentation = [name for name in ("categories", "expressions", "regions") if prompts[name] is not None]
-        if image is None and segmentation:
-            raise ValueError(f"image {index}: {segmentation[0]} need an image, got None")
-        if segmentation and self.options.style == "plain":
-            raise ValueError(f"image {index}: the plain style has captions (conversations) only, got {segmentation[0]}")
-        if region_images is not None and prompts["regions"] is None:
-            raise ValueError(f"image {index}: region_images without regions")
-        picture = None if image is None else to_rgb(image, f"image {index}", self.options.convert_rgb)
-        if prompts["categories"] is not None:
-            self._add(picture, self._category_row(index, prompts["categories"]))
-        if prompts["expressions"] is not None:
-            for row in self._sentence_rows(index, prompts["expressions"]):
-                self._add(picture, row)
-        if prompts["regions"] is not None:
-            self._add(picture, self._region_row(index, picture, prompts["regions"], region_images))
-        if prompts["conversations"] is not None:
-            self._add(picture, self._conversation_row(index, picture is not None, prompts["conversations"]))
-        if picture is not None:
-            self.pictures.append(picture)
-
-    def _add(self, picture: Image.Image | None, row: Row) -> None:
-        if picture is not None:
-            row.size = (picture.height, picture.width)
-            row.pixel_index = len(self.pictures)
-        self.rows.append(row)
+        if not has_image and names:
+            raise ValueError(f"image {index}: {names[0]} need an image, got None")
+        if names and self.style == "plain":
+            raise ValueError(f"image {index}: the plain style has captions (conversations) only, got {names[0]}")
+        rows = []
+        if categories is not None:
+            rows.append(self._category_row(index, categories))
+        if expressions is not None:
+            rows += self._sentence_rows(index, expressions)
+        if num_regions is not None:
+            rows.append(PromptRow(RowInfo(index, "region"), region_pieces(num_regions, style=self.style, end_of_text=self.end_of_text)))
+        if conversations is not None:
+            rows.append(self._conversation_row(index, has_image, conversations))
+        return rows
 
     def _check_text(self, text: Any, name: str) -> None:
         if not isinstance(text, str):
             raise ValueError(f"{name}: expected a string, got {type(text).__name__}")
         if not text.strip():
             raise ValueError(f"{name}: is blank ({text!r}); give some text")
-        for token in self.options.special_tokens:
+        for token in self.special_tokens:
             if token in text:
                 raise ValueError(f"{name}: contains {token!r}, which the model reads as a special token; remove it")
 
-    def _category_row(self, index: int, names: Any) -> Row:
+    def _category_row(self, index: int, names: Any) -> PromptRow:
         where = f"image {index}"
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise ValueError(f"{where}: categories are a list of names, got {names!r:.80}")
@@ -156,34 +156,28 @@ class RowBuilder:
                 raise ValueError(f"{where}, category {position}: {text!r} is also category {seen[text]}; name each category once")
             seen[text] = position
         columns = self._with_background(names, where)
-        options = self.options
-        pieces = category_pieces(
-            columns,
-            style=options.style,
-            task=options.task,
-            end_of_text=options.end_of_text,
-            order=category_order(len(columns), options.shuffler, style=options.style),
-        )
-        return Row(RowInfo(index, "category", tuple(columns)), pieces)
+        order = category_order(len(columns), self.shuffler, style=self.style)
+        pieces = category_pieces(columns, style=self.style, task=self.task, end_of_text=self.end_of_text, order=order)
+        return PromptRow(RowInfo(index, "category", tuple(columns)), pieces)
 
     def _with_background(self, names: Sequence[str], where: str) -> list[str]:
         """The class columns: the names, then the one that stands for "no object"."""
-        is_background = [text.strip().lower() == BACKGROUND for text in names]
+        is_background = [text.strip().lower() == BACKGROUND_NAME for text in names]
         if any(is_background[:-1]):
             # Moving it would shift the categories behind it against the caller's list, unnoticed.
             raise ValueError(
-                f'{where}, category {is_background.index(True)}: {BACKGROUND!r} stands for "no object" and goes last or is left '
+                f'{where}, category {is_background.index(True)}: {BACKGROUND_NAME!r} stands for "no object" and goes last or is left '
                 "out, because results are indices into the categories as given"
             )
         if is_background[-1]:
-            columns = [*names[:-1], BACKGROUND]
+            columns = [*names[:-1], BACKGROUND_NAME]
         else:
-            columns = [*names, BACKGROUND] if self.options.add_background else list(names)
+            columns = [*names, BACKGROUND_NAME] if self.add_background else list(names)
         if len(columns) < 2:
             raise ValueError(f'{where}: {columns[0]!r} is the only category, and the last one stands for "no object"; name another')
         return columns
 
-    def _sentence_rows(self, index: int, expressions: Any) -> list[Row]:
+    def _sentence_rows(self, index: int, expressions: Any) -> list[PromptRow]:
         if not isinstance(expressions, Sequence) or not expressions:
             raise ValueError(f"image {index}: expressions are a list of at least one expression, got {expressions!r:.80}")
         rows = []
@@ -194,51 +188,22 @@ class RowBuilder:
                 raise ValueError(f"{name}: expected a string or a list of strings, got {expression!r:.80}")
             for sentence in sentences:
                 self._check_text(sentence, name)
-            pieces = sentence_pieces(sentences, style=self.options.style, end_of_text=self.options.end_of_text)
-            rows.append(Row(RowInfo(index, "sentence", tuple(sentences)), pieces))
+            pieces = sentence_pieces(sentences, style=self.style, end_of_text=self.end_of_text)
+            rows.append(PromptRow(RowInfo(index, "sentence", tuple(sentences)), pieces))
         return rows
 
-    def _region_row(self, index: int, picture: Image.Image, regions: Any, region_images: Any) -> Row:
-        if not isinstance(regions, Sequence) or not regions:
-            raise ValueError(f"image {index}: regions are a list of at least one dictionary, got {regions!r:.80}")
-        if not isinstance(region_images, (list, tuple)):
-            region_images = [region_images] * len(regions)
-        if len(region_images) != len(regions):
-            raise ValueError(
-                f"image {index}: {len(region_images)} region_images for {len(regions)} regions; give one image, or one per region"
-            )
-        options = self.options
-        pieces = region_pieces(len(regions), style=options.style, end_of_text=options.end_of_text)
-        row = Row(RowInfo(index, "region"), pieces)
-        for position, (region, region_image) in enumerate(zip(regions, region_images, strict=True)):
-            name = f"image {index}, region {position}"
-            drawn_on, pixel_index = (picture, -1) if region_image is None else self._region_picture(region_image, name)
-            drawn = region_mask(region, (drawn_on.height, drawn_on.width), name, options.prompt_radii)
-            mask = place_region(drawn, options.image_size)
-            row.region_weights.append(region_weights(mask, options.image_grid, options.region_sampling, options.generator))
-            row.region_pixel_index.append(pixel_index)
-        row.info = RowInfo(index, "region", tuple(next(iter(region)) for region in regions))
-        return row
-
-    def _region_picture(self, image: Any, name: str) -> tuple[Image.Image, int]:
-        if id(image) not in self._region_picture_of:
-            self._region_picture_of[id(image)] = len(self.region_pictures)
-            self.region_pictures.append(to_rgb(image, f"{name}, its region image", self.options.convert_rgb))
-        position = self._region_picture_of[id(image)]
-        return self.region_pictures[position], position
-
-    def _conversation_row(self, index: int, has_image: bool, messages: Any) -> Row:
+    def _conversation_row(self, index: int, has_image: bool, messages: Any) -> PromptRow:
         where = f"image {index}, conversation"
-        is_plain = self.options.style == "plain"
+        is_plain = self.style == "plain"
         self._check_messages(messages, has_image, ("assistant", "user") if is_plain else ("user", "assistant"), where)
         info = RowInfo(index, "conversation")
         if is_plain:
             if len(messages) != 1 or not has_image:
                 raise ValueError(f"{where}: the plain style takes an image and one assistant message, its caption")
-            return Row(info, plain_pieces(messages[0]["content"]), teaches_answer=True)
-        pieces = conversation_pieces(messages, has_image=has_image, end_of_text=self.options.end_of_text)
+            return PromptRow(info, plain_pieces(messages[0]["content"]), teaches_answer=True)
+        pieces = conversation_pieces(messages, has_image=has_image, end_of_text=self.end_of_text)
         awaits = messages[-1]["role"] == "user"
-        return Row(info, pieces, awaits_answer=awaits, teaches_answer=not awaits)
+        return PromptRow(info, pieces, awaits_answer=awaits, teaches_answer=not awaits)
 
     def _check_messages(self, messages: Any, has_image: bool, roles: tuple[str, str], where: str) -> None:
         if not isinstance(messages, Sequence) or not messages or not all(isinstance(message, Mapping) for message in messages):
@@ -263,29 +228,40 @@ class RowBuilder:
             raise ValueError(f"{where}: {IMAGE_TOKEN} is mentioned {mentions} times, but there is {'one' if has_image else 'no'} image")
 
 
-def prompts_per_image(
-    images: Any, *, categories: Any, expressions: Any, regions: Any, conversations: Any, region_images: Any
-) -> list[tuple[Any, dict[str, Any], Any]]:
+def read_region_entry(index: int, regions: Any, region_images: Any) -> list[tuple[Any, Any]]:
+    """Regions of one image, each with the image it is drawn on; None = its own.
+
+    Raises:
+        ValueError: no list of regions, or another number of images.
+    """
+    if not isinstance(regions, Sequence) or not regions:
+        raise ValueError(f"image {index}: regions are a list of at least one dictionary, got {regions!r:.80}")
+    if not isinstance(region_images, (list, tuple)):
+        region_images = [region_images] * len(regions)
+    if len(region_images) != len(regions):
+        raise ValueError(f"image {index}: {len(region_images)} region_images for {len(regions)} regions; give one image, or one per region")
+    return list(zip(regions, region_images, strict=True))
+
+
+def prompts_per_image(images: Any, given: Mapping[str, Any], region_images: Any) -> list[tuple[Any, dict[str, Any], Any]]:
     """Brings the arguments into one form: per image the image or None, its entry of every kind or None, its region images.
 
     Raises:
         ValueError: no images for what needs them, or another number of entries than images.
     """
+    given = dict(given)
     if images is None:
+        conversations = given["conversations"]
         if not isinstance(conversations, Sequence) or not conversations:
             raise ValueError("images: none given; only conversations go without an image")
-        conversations = [conversations] if isinstance(conversations[0], Mapping) else conversations
-        images = [None] * len(conversations)
+        given["conversations"] = [conversations] if isinstance(conversations[0], Mapping) else conversations
+        images = [None] * len(given["conversations"])
     is_single = not isinstance(images, (list, tuple))
     images = [images] if is_single else list(images)
     if not images:
         raise ValueError("images: the list is empty")
-    given = {
-        "categories": categories,
-        "expressions": [expressions] if isinstance(expressions, str) else expressions,
-        "regions": [regions] if isinstance(regions, Mapping) else regions,
-        "conversations": conversations,
-    }
+    for name, bare in (("expressions", str), ("regions", Mapping)):
+        given[name] = [given[name]] if isinstance(given[name], bare) else given[name]
     entries = {name: _per_image(value, name, len(images), is_single) for name, value in given.items()}
     region_images = _region_images_per_image(region_images, len(images))
     return [(image, {name: values[index] for name, values in entries.items()}, region_images[index]) for index, image in enumerate(images)]
@@ -310,7 +286,7 @@ def _per_image(value: Any, name: str, num_images: int, is_single: bool) -> list[
 
 
 def _region_images_per_image(value: Any, num_images: int) -> list[Any]:
-    """Per image None, one picture for all its regions, or a list of one per region."""
+    """Per image None, one image for all its regions, or a list of one per region."""
     if value is None:
         return [None] * num_images
     is_list = isinstance(value, (list, tuple))
@@ -322,8 +298,8 @@ def _region_images_per_image(value: Any, num_images: int) -> list[Any]:
     return list(value)
 
 
-def regions_from_sam(input_points: Any, input_labels: Any, input_boxes: Any) -> list[list[dict[str, Any]]] | None:
-    """SAM-style prompts as a list of regions per image; None if there are none.
+def with_sam_regions(regions: Any, input_points: Any, input_labels: Any, input_boxes: Any) -> Any:
+    """SAM-style prompts as a list of regions per image; `regions` if there are none.
 
     Args:
         input_points: [image][object][point][x, y], lists or an array.
@@ -331,12 +307,14 @@ def regions_from_sam(input_points: Any, input_labels: Any, input_boxes: Any) -> 
         input_boxes: [image][object][x0, y0, x1, y1].
 
     Raises:
-        ValueError: points and boxes together, background points, or labels that do not match the points.
+        ValueError: regions beside SAM-style prompts, points and boxes together, background points, or labels that do not match the points.
     """
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels: given without input_points")
     if input_points is None and input_boxes is None:
-        return None
+        return regions
+    if regions is not None:
+        raise ValueError("regions and SAM-style prompts together; give all of them as regions")
     if input_points is not None and input_boxes is not None:
         raise ValueError("input_points and input_boxes together would say one object by both, which a region cannot; use regions")
     if input_boxes is not None:
@@ -360,7 +338,7 @@ def _nested(value: Any, name: str, depth: int, meaning: str, may_lack_objects: b
 
 
 def _depth(value: Any) -> int:
-    """How deep lists are nested, along their first entries."""
+    """Depth of nested lists, along their first entries."""
     value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
     return 1 + (_depth(value[0]) if len(value) else 0) if isinstance(value, (list, tuple)) else 0
 

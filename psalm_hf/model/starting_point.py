@@ -66,8 +66,8 @@ UNUSED_NORM = "swin.layernorm."
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one source gives to the model.
+class ModelPart:
+    """Part of the model that one source gives.
 
     Attributes:
         name: of the argument and its value, for messages.
@@ -94,16 +94,13 @@ def build_starting_point(
     dtype: str | torch.dtype = "float32",
     **config_fields: Any,
 ) -> tuple[PsalmForSegmentation, PsalmProcessor]:
-    """A model to train and its processor, from parts that are folders or Hub ids.
-
-    What no part gives starts at random, from torch's global generator: `torch.manual_seed` before makes it repeatable.
+    """A model to train and its processor, from parts that are folders or Hub ids; the rest starts at random, from torch's generator.
 
     Args:
         language_model: a decoder-only model that `AutoModelForCausalLM` reads, with its tokenizer; Phi also in the fused layout of
-            transformers 4.36. `[PAD]` (if the tokenizer has no pad token other than its end token), `[SEG]` and the placeholders are
-            added to the tokenizer. Embeddings and head keep the rows of the tokenizer's tokens, at their ids; rows behind are cut.
-            `[PAD]` starts at the mean of the others, `[SEG]` at random. Tied matrices stay tied. Phi's head bias is dropped, as
-            released.
+            transformers 4.36, and without its head bias, as released. `[PAD]` (if there is no pad token other than the end token),
+            `[SEG]` and the placeholders are added. Embeddings and head keep the rows of known tokens, at their ids, tied or not;
+            `[PAD]` starts at the mean of the others, `[SEG]` at random.
         mask2former: detectron2's `model_final_*.pkl` (Swin), or a `Mask2FormerForUniversalSegmentation` folder or Hub id: gives vision
             tower, pixel decoder and mask decoder and their sizes.
         backbone: instead of it a vision tower alone: anything `AutoBackbone` knows that has feature maps of strides 4, 8, 16 and 32, or
@@ -127,7 +124,7 @@ def build_starting_point(
     placeholder_ids = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
     language = {"text_config": text_config, "tie_word_embeddings": text_config.tie_word_embeddings}
     language |= dict(zip(("image_token_id", "region_token_id", "mask_query_token_id"), placeholder_ids, strict=True))
-    parts = [Part(f"language_model {language_model}", language, {}, ())]
+    parts = [ModelPart(f"language_model {language_model}", language, {}, ())]
     if mask2former is not None:
         parts.append(read_mask2former(mask2former, image_size, config_fields))
     if backbone is not None:
@@ -136,9 +133,7 @@ def build_starting_point(
         parts.append(read_projector(projector))
 
     settings = _merge_fields(parts, config_fields)
-    has_head_bias = _has_head_bias(text_config)
-    if settings.setdefault("lm_head_bias", text_config.model_type != "phi" and has_head_bias) and not has_head_bias:
-        raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
+    _choose_head_bias(settings, text_config, language_model)
     config = PsalmConfig.from_dict(settings)
     processor = PsalmProcessor(
         image_processor=PsalmImageProcessor(size={"longest_edge": image_size}),
@@ -182,7 +177,7 @@ def _check_arguments(mask2former: Any, backbone: Any, config_fields: Mapping[str
     PsalmConfig.from_dict({name: value for name, value in config_fields.items() if name in early})
 
 
-def _merge_fields(parts: list[Part], config_fields: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_fields(parts: list[ModelPart], config_fields: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(config_fields)
     for part in parts:
         for name, value in part.fields.items():
@@ -195,7 +190,7 @@ def _merge_fields(parts: list[Part], config_fields: Mapping[str, Any]) -> dict[s
     return settings
 
 
-def _check_weights(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_weights(part: ModelPart, shapes: Mapping[str, tuple[int, ...]]) -> None:
     expected = {name for name in shapes if name.startswith(part.prefixes) and not re.search(part.absent, name)}
     problems = [f"missing: {name}" for name in sorted(expected - part.weights.keys())]
     problems += [f"unexpected: {name}" for name in sorted(part.weights.keys() - shapes.keys())]
@@ -205,10 +200,11 @@ def _check_weights(part: Part, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if name in shapes and tuple(tensor.shape) != shapes[name]
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"{part.name}: its weights do not fit the model ({'; '.join(problems[:3])}{more}); give a complete part of matching sizes"
-        )
+        raise ValueError(f"{part.name}: its weights do not fit the model ({_first(problems)}); give a complete part of matching sizes")
+
+
+def _first(problems: list[str]) -> str:
+    return "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
 
 
 def _reason(error: Exception) -> str:
@@ -287,13 +283,15 @@ def _follow_tokenizer(text_config: PreTrainedConfig, tokenizer: PreTrainedTokeni
         setattr(text_config, name, getattr(tokenizer, name))
 
 
-def _has_head_bias(text_config: PreTrainedConfig) -> bool:
+def _choose_head_bias(settings: dict[str, Any], text_config: PreTrainedConfig, language_model: str | Path) -> None:
     with torch.device("meta"):
         head = AutoModelForCausalLM.from_config(text_config).get_output_embeddings()
-    return getattr(head, "bias", None) is not None
+    has_bias = getattr(head, "bias", None) is not None
+    if settings.setdefault("lm_head_bias", text_config.model_type != "phi" and has_bias) and not has_bias:
+        raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
 
 
-def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str | torch.dtype, known_ids: list[int]) -> Part:
+def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str | torch.dtype, known_ids: list[int]) -> ModelPart:
     name = f"language_model {source}"
     causal = _load_causal_model(source, name, dtype)
     _check_causality(causal, name)
@@ -309,7 +307,7 @@ def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str |
     if config.lm_head_bias and head.bias is not None:
         weights["lm_head.bias"] = fit_vocabulary(head.bias[:, None], **resize, std=0.0)[:, 0]
     absent = r"^lm_head\.weight$" if config.tie_word_embeddings else r"^$"
-    return Part(name, {}, weights, (LANGUAGE, "lm_head."), absent)
+    return ModelPart(name, {}, weights, (LANGUAGE, "lm_head."), absent)
 
 
 def _load_causal_model(source: str | Path, name: str, dtype: str | torch.dtype) -> PreTrainedModel:
@@ -330,8 +328,7 @@ def _load_causal_model(source: str | Path, name: str, dtype: str | torch.dtype) 
         raise ValueError(f"{name}: its weights cannot be loaded ({_reason(error)}); give a complete checkpoint") from error
     problems = [f"{kind} {key}" for kind in ("missing", "unexpected") for key in sorted(info[f"{kind}_keys"])]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{name}: its weights do not fit its config.json ({', '.join(problems[:3])}{more}); give a complete checkpoint")
+        raise ValueError(f"{name}: its weights do not fit its config.json ({_first(problems)}); give a complete checkpoint")
     return model.eval()
 
 
@@ -371,7 +368,7 @@ def fit_vocabulary(matrix: Tensor, *, num_rows: int, known_ids: list[int], mean_
 # Vision tower, pixel decoder, mask decoder
 
 
-def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping[str, Any]) -> Part:
+def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping[str, Any]) -> ModelPart:
     """Vision tower, pixel decoder and mask decoder of a Mask2Former.
 
     Its lateral and output convolutions have no bias: ours start at 0. Of more query positions than asked for, the first are kept. Its
@@ -396,7 +393,7 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
         if len(weights[positions]) < num_queries:
             raise ValueError(f"{name}: has {len(weights[positions])} query positions; set num_queries to at most that, not {num_queries}")
         weights[positions] = weights[positions][:num_queries]
-    return Part(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
+    return ModelPart(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
 
 
 def _read_detectron2(file: Path, name: str, image_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -433,7 +430,7 @@ def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[
     return sizes, convert_mask2former(model.state_dict())
 
 
-def read_backbone(source: str | Path) -> Part:
+def read_backbone(source: str | Path) -> ModelPart:
     """A vision tower with feature maps of strides 4, 8, 16 and 32.
 
     Raises:
@@ -445,7 +442,7 @@ def read_backbone(source: str | Path) -> Part:
     return _vision_part(model, name, {"vision_config": _without_origin(model.config)})
 
 
-def _random_vision_tower(config: PsalmConfig) -> Part:
+def _random_vision_tower(config: PsalmConfig) -> ModelPart:
     # Drawn here, not by the model's own initialisation, which does not know how timm's towers start.
     name = "vision_config"
     try:
@@ -456,9 +453,9 @@ def _random_vision_tower(config: PsalmConfig) -> Part:
     return _vision_part(model, name, {})
 
 
-def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> Part:
+def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> ModelPart:
     weights = {VISION + key: tensor for key, tensor in model.state_dict().items() if not key.startswith(UNUSED_NORM)}
-    return Part(name, part_fields, weights, (VISION,))
+    return ModelPart(name, part_fields, weights, (VISION,))
 
 
 def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
@@ -504,7 +501,7 @@ def _check_feature_maps(model: PreTrainedModel, name: str) -> None:
     try:
         maps = model.eval()(torch.zeros(1, 3, side, side)).feature_maps
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name}: cannot encode a {side} x {side} picture ({_reason(error)}); give one that takes any size") from error
+        raise ValueError(f"{name}: cannot encode a {side} x {side} image ({_reason(error)}); give one that takes any size") from error
     found = tuple(side // feature_map.shape[-1] for feature_map in maps)
     if found != STRIDES:
         raise ValueError(f"{name}: gives {len(found)} feature maps of strides {found}; give one with four, of strides {STRIDES}")
@@ -513,7 +510,7 @@ def _check_feature_maps(model: PreTrainedModel, name: str) -> None:
 # Projector
 
 
-def read_projector(source: str | Path) -> Part:
+def read_projector(source: str | Path) -> ModelPart:
     """The projector of stage 1: the released `mm_projector.bin` (any prefix before `mm_projector.`), or that of a PSALM folder.
 
     The released stage 1 saved parameters only, so the batch norms' running statistics may be absent: they then start as new ones, and
@@ -549,7 +546,7 @@ def read_projector(source: str | Path) -> Part:
     absent = statistics if has_norms and not any(re.search(statistics, key) for key in weights) else r"^$"
     if absent == statistics:
         logger.warning(f"{name}: no running statistics of its batch norms; train before evaluating this model")
-    return Part(name, part_fields, weights, (PROJECTOR,), absent)
+    return ModelPart(name, part_fields, weights, (PROJECTOR,), absent)
 
 
 __all__ = ["build_starting_point"]

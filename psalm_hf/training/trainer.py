@@ -22,7 +22,7 @@ from transformers import Trainer
 
 from ..devices import kept_torch_state
 from ..model.compatibility import TRAINS_DIVIDED
-from ..model.rows import KINDS
+from ..model.prompts import ROW_KINDS
 from .interruption import StopOnTerminate, ignore_terminate
 from .lora import plain_name, without_adapters
 from .model_card import WholePushes, card_of_run, write_card
@@ -151,7 +151,7 @@ class PsalmTrainer(Trainer):
             torch.manual_seed(batch_seed(inputs, self.args.seed, self.state.global_step))
         outputs = model(**inputs)
         if model.training:
-            kind = KINDS[int(inputs["condition_type"][0])]
+            kind = ROW_KINDS[int(inputs["condition_type"][0])]
             self._terms[f"{kind}/loss"].append(outputs.loss.detach())
             for name, value in outputs.losses.items():
                 if not name[-1].isdigit():  # of the last depth; the earlier ones follow it

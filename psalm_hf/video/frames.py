@@ -1,4 +1,4 @@
-"""Frames of a folder of pictures, of a video file or of any iterable, one at a time: a video is never in memory as a whole."""
+"""Frames of a folder of images, of a video file or of any iterable, one at a time: a video is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..model.image_processing_psalm import load_image, to_rgb
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class VideoFrame(NamedTuple):
@@ -27,12 +27,12 @@ def read_frames(source: str | os.PathLike | Iterable[Any], start: int = 0) -> It
     """Frames in the order of time.
 
     Args:
-        source: folder of pictures, whose names are sorted as people do (frame2 before frame10), other files are passed over; video file,
-            which needs PyAV; or an iterable of pictures in any form that the processor takes.
+        source: folder of images, whose names are sorted as people do (frame2 before frame10), other files are passed over; video file,
+            which needs PyAV; or an iterable of images in any form that the processor takes.
         start: number of frames to leave out at the beginning; those of a folder are not even opened.
 
     Raises:
-        ValueError: at once: neither folder nor video, or a folder without pictures or with two of one name; while reading: a frame that
+        ValueError: at once: neither folder nor video, or a folder without images or with two of one name; while reading: a frame that
             cannot be decoded (its message names it), or no frame at all.
         ImportError: a video file without PyAV.
     """
@@ -40,9 +40,8 @@ def read_frames(source: str | os.PathLike | Iterable[Any], start: int = 0) -> It
         return _from_iterable(source, start)
     path = Path(source)
     if path.is_dir():
-        return _from_files(picture_files(path), start)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such folder or file; give a folder of pictures or a video file")
+        return (VideoFrame(file.stem, load_image(file)) for file in image_files(path)[start:])
+    _check_file(path)
     return _from_video(path, start, _import_av())
 
 
@@ -58,23 +57,23 @@ def count_frames(source: str | os.PathLike | Iterable[Any]) -> int | None:
         return None
     path = Path(source)
     if path.is_dir():
-        return len(picture_files(path))
-    if not path.is_file():
-        raise ValueError(f"{path}: no such folder or file; give a folder of pictures or a video file")
-    av = _import_av()
-    with _open_video(path, av) as container:
+        return len(image_files(path))
+    with _open_video(path, _import_av()) as container:
         return container.streams.video[0].frames or None
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Pictures of a folder in natural order.
+def image_files(folder: Path) -> list[Path]:
+    """Images of a folder in natural order.
 
     Raises:
         ValueError: there are none, or two have one name.
     """
-    files = sorted((path for path in folder.iterdir() if _is_picture(path)), key=lambda path: _natural(path.name))
+    visible = [
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
+    ]
+    files = sorted(visible, key=lambda path: _natural(path.name))
     if not files:
-        raise ValueError(f"{folder}: has no pictures; expected files that end in {', '.join(PICTURE_ENDINGS)}")
+        raise ValueError(f"{folder}: has no images; expected files that end in {', '.join(IMAGE_ENDINGS)}")
     names: dict[str, Path] = {}
     for path in files:
         if path.stem in names:
@@ -96,15 +95,15 @@ def frame_rate(source: str | os.PathLike) -> float | None:
         return None if rate is None else float(rate)
 
 
-def write_video(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: float) -> None:
-    """Pictures, all brought to the size of the first, as an H.264 video.
+def write_video(path: str | os.PathLike, images: Iterable[Image.Image], rate: float) -> None:
+    """Images, all brought to the size of the first, as an H.264 video.
 
     Args:
         path: its ending says the container, such as .mp4; a file of that name is replaced once the new one is complete.
         rate: frames per second.
 
     Raises:
-        ValueError: no pictures, or an ending that is no container.
+        ValueError: no images, or an ending that is no container.
         ImportError: without PyAV.
     """
     av = _import_av()
@@ -113,16 +112,16 @@ def write_video(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: 
     try:
         with av.open(str(unfinished), "w") as container:
             stream = None
-            for picture in pictures:
+            for image in images:
                 if stream is None:
                     stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
                     # Two by two pixels share their colour in this format, so both sides are even.
-                    stream.width, stream.height = (side + side % 2 for side in picture.size)
+                    stream.width, stream.height = (side + side % 2 for side in image.size)
                     stream.pix_fmt = "yuv420p"
-                fitted = picture.convert("RGB").resize((stream.width, stream.height))
+                fitted = image.convert("RGB").resize((stream.width, stream.height))
                 container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
             if stream is None:
-                raise ValueError(f"{path}: there are no pictures to write")
+                raise ValueError(f"{path}: there are no images to write")
             container.mux(stream.encode())
         os.replace(unfinished, path)
     except (av.error.FFmpegError, ValueError) as error:
@@ -131,32 +130,19 @@ def write_video(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: 
         unfinished.unlink(missing_ok=True)
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".") and path.is_file()
-
-
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Key that compares runs of digits as numbers."""
     parts = re.split(r"(\d+)", name)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
-def _frame_name(number: int) -> str:
-    return f"{number:05d}"
-
-
-def _from_files(files: Sequence[Path], start: int) -> Iterator[VideoFrame]:
-    for path in files[start:]:
-        yield VideoFrame(path.stem, load_image(path))
-
-
-def _from_iterable(pictures: Iterable[Any], start: int) -> Iterator[VideoFrame]:
+def _from_iterable(images: Iterable[Any], start: int) -> Iterator[VideoFrame]:
     number = -1
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         if number >= start:
-            yield VideoFrame(_frame_name(number), to_rgb(picture, f"frame {number}"))
+            yield VideoFrame(f"{number:05d}", to_rgb(image, f"frame {number}"))
     if number < 0:
-        raise ValueError("the video has no frames; give at least one picture")
+        raise ValueError("the video has no frames; give at least one image")
 
 
 def _from_video(path: Path, start: int, av: Any) -> Iterator[VideoFrame]:
@@ -167,21 +153,27 @@ def _from_video(path: Path, start: int, av: Any) -> Iterator[VideoFrame]:
                 if number >= start:
                     # Phones write upright videos as lying ones with a note that says how to turn them.
                     image = frame.to_image()
-                    yield VideoFrame(_frame_name(number), image.rotate(frame.rotation, expand=True) if frame.rotation else image)
+                    yield VideoFrame(f"{number:05d}", image.rotate(frame.rotation, expand=True) if frame.rotation else image)
         except av.error.FFmpegError as error:
             raise ValueError(f"{path}: frame {number + 1} cannot be decoded ({error}); the ones before it can") from error
     if number < 0:
         raise ValueError(f"{path}: the video has no frames")
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such folder or file; give a folder of images or a video file")
+
+
 def _open_video(path: Path, av: Any) -> Any:
+    _check_file(path)
     try:
         container = av.open(str(path))
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: not a video that can be read ({error})") from error
     if not container.streams.video:
         container.close()
-        raise ValueError(f"{path}: has no pictures, only {', '.join(stream.type for stream in container.streams) or 'nothing'}")
+        raise ValueError(f"{path}: has no images, only {', '.join(stream.type for stream in container.streams) or 'nothing'}")
     return container
 
 
@@ -189,5 +181,5 @@ def _import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading and writing video files needs PyAV: pip install psalm_hf[video]; folders of pictures do not") from error
+        raise ImportError("reading and writing video files needs PyAV: pip install psalm_hf[video]; folders of images do not") from error
     return av

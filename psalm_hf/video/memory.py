@@ -1,4 +1,4 @@
-"""What a video session remembers of its objects, and the policies by which it uses and renews that.
+"""Memory of a video session, and the policies by which it is used and renewed.
 
 Shapes: R objects asked for in a frame, Q mask queries, D language width, (h, w) the resolution of the prediction, (H, W) that of the video.
 """
@@ -64,11 +64,11 @@ class LastFrame:
     score_threshold: float = 0.0
 
     def prompts(self, memories: Mapping[ObjectId, ObjectMemory], asked: Sequence[ObjectId]) -> list[Tensor]:
-        """Features (M, D) of each object, M >= 1 chosen by the policy; the best of the M answers counts."""
+        """Features (M, D) of each object, M >= 1 chosen by the policy; the best of the M predictions counts."""
         return [_last(memories[name])[None] for name in asked]
 
     def assign(self, scores: Tensor, overlaps: Tensor) -> Tensor:
-        """Which query each object takes.
+        """Query of each object.
 
         Args:
             scores: (Q, R) in [0, 1].
@@ -80,11 +80,11 @@ class LastFrame:
         return scores.argmax(0)
 
     def report(self, picked: Picked) -> Tensor:
-        """(R, H, W) bool: the masks that the session answers with, empty for absent objects."""
+        """(R, H, W) bool: the masks of the result, empty for absent objects."""
         return picked.masks & self.is_present(picked)[:, None, None]
 
     def remember(self, picked: Picked, reported: Tensor) -> list[Tensor | None]:
-        """For each object the mask (H, W) bool whose feature is remembered, or None = its memory stays as it is."""
+        """Mask (H, W) bool of each object whose feature is remembered, or None = its memory stays as it is."""
         present = self.is_present(picked).tolist()
         return [mask if seen and mask.any() else None for mask, seen in zip(picked.masks, present, strict=True)]
 
@@ -94,7 +94,7 @@ class LastFrame:
 
     @property
     def num_recent(self) -> int:
-        """How many features of earlier frames are kept for each object."""
+        """Number of features of earlier frames that are kept for each object."""
         return 1
 
 
@@ -109,7 +109,6 @@ class Released(LastFrame):
     """
 
     def prompts(self, memories: Mapping[ObjectId, ObjectMemory], asked: Sequence[ObjectId]) -> list[Tensor]:
-        """See `LastFrame`; one feature each."""
         newest = max(memory.renewed for memory in memories.values())
         remembered = [memory for memory in memories.values() if memory.renewed == newest]
         if newest < 0 or len(remembered) != len(asked):
@@ -117,7 +116,6 @@ class Released(LastFrame):
         return [_last(memory)[None] for memory in remembered]
 
     def assign(self, scores: Tensor, overlaps: Tensor) -> Tensor:
-        """See `LastFrame`."""
         taken: list[int] = []
         for column in scores.T:
             best = column.topk(min(TOP_QUERIES, len(column))).indices.tolist()
@@ -125,13 +123,11 @@ class Released(LastFrame):
         return torch.tensor(taken, device=scores.device)
 
     def report(self, picked: Picked) -> Tensor:
-        """See `LastFrame`."""
         masks = super().report(picked)
         later = masks.flip(0).int().cumsum(0).flip(0) - masks.int()  # how many later objects cover a pixel
         return masks & (later == 0)
 
     def remember(self, picked: Picked, reported: Tensor) -> list[Tensor | None]:
-        """See `LastFrame`; all or none."""
         flat = picked.masks.flatten(1).float()
         overlaps = iou(flat, flat).fill_diagonal_(0)
         if bool((overlaps > OVERLAP_LIMIT).any()) or not bool(picked.masks.flatten(1).any(1).all()):
@@ -174,11 +170,9 @@ class FirstLastConfident(LastFrame):
             raise ValueError(f"keep and continuity: expected at least 0, got {self.keep} and {self.continuity}")
 
     def prompts(self, memories: Mapping[ObjectId, ObjectMemory], asked: Sequence[ObjectId]) -> list[Tensor]:
-        """See `LastFrame`."""
         return [torch.stack([memories[name].first, *memories[name].recent]) for name in asked]
 
     def assign(self, scores: Tensor, overlaps: Tensor) -> Tensor:
-        """See `LastFrame`."""
         # A score below the threshold is worth nothing: an absent object would take another's query for the sake of the sum.
         gains = (scores * (1 + self.continuity * overlaps)).masked_fill(scores < self.score_threshold, 0)
         # Where all gains are 0, the better score decides.
@@ -188,7 +182,6 @@ class FirstLastConfident(LastFrame):
         return taken.to(scores.device)
 
     def report(self, picked: Picked) -> Tensor:
-        """See `LastFrame`."""
         masks = super().report(picked)
         sureness = picked.mask_logits.sigmoid() * picked.scores[:, None, None] * masks
         won = masks & (sureness == sureness.amax(0)) & (sureness > 0)
@@ -197,7 +190,6 @@ class FirstLastConfident(LastFrame):
         return won & (share >= self.least_share)[:, None, None]
 
     def remember(self, picked: Picked, reported: Tensor) -> list[Tensor | None]:
-        """See `LastFrame`."""
         areas = [(picked.mask_logits > limit).flatten(1).sum(1) for limit in (1, -1)]
         stability = areas[0] / areas[1].clamp(min=1)
         sure = (picked.scores >= self.confident_score) & (stability >= self.confident_stability) & reported.flatten(1).any(1)
@@ -205,7 +197,6 @@ class FirstLastConfident(LastFrame):
 
     @property
     def num_recent(self) -> int:
-        """See `LastFrame`."""
         return self.keep
 
 

@@ -24,17 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.image_processing_psalm import Frame, Size, content_size, to_rgb
+from ..model.image_processing_psalm import Placement, Size, content_size, to_rgb
 from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, pool_regions
 from ..model.postprocessing import region_scores
 from ..model.processing_psalm import PsalmProcessor
-from ..model.regions import place_region, region_mask, region_weights
+from ..model.regions import place_region, region_mask
 from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What one frame shows.
+    """Objects of one frame.
 
     Attributes:
         masks: object id -> (H, W) bool on the CPU, empty = the object is absent.
@@ -49,7 +49,7 @@ class VideoResult:
 class _Encoded:
     """The frame that was seen last; the only one that is kept."""
 
-    pixel_values: Tensor  # (1, 3, S, S)
+    pixels: bytes  # of the frame as given
     features: PsalmImageFeatures
 
 
@@ -75,7 +75,7 @@ class PsalmVideoSession:
 
     def __init__(self, model: PsalmForSegmentation, processor: PsalmProcessor, policy: str | LastFrame = "first_last_confident"):
         if model.training:
-            raise ValueError("model: is in training mode, where its answers are random; call model.eval() first")
+            raise ValueError("model: is in training mode, where its predictions are random; call model.eval() first")
         self.model = model
         self.processor = processor
         self.policy = read_policy(policy)
@@ -91,19 +91,19 @@ class PsalmVideoSession:
 
     @property
     def object_ids(self) -> tuple[ObjectId, ...]:
-        """In the order in which they joined."""
+        """Ids of the objects, in the order in which they joined."""
         return tuple(self._memories)
 
     @property
     def num_tracked(self) -> int:
-        """How often `track` was called."""
+        """Number of calls of `track`."""
         return self._num_tracked
 
     def add_objects(self, frame: Any, objects: Mapping[ObjectId, Any]) -> None:
         """Objects that the session follows from now on.
 
         Args:
-            frame: the picture that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
+            frame: the image that they are drawn on, in any form that the processor takes. It need not be tracked, and is not encoded
                 again if it is the frame that was given last.
             objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor, in pixels of
                 the frame: `{"mask": ...}`, `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}`.
@@ -144,12 +144,12 @@ class PsalmVideoSession:
         """Finds the objects in a frame and renews what is remembered of them.
 
         Args:
-            frame: the next picture of the video, in any form that the processor takes.
-            visible: the objects that the frame shows, if that is known from the truth: the oracle of the released evaluation. The others
-                are not asked for and score 0. None = whether an object is there is decided by its score.
+            frame: the next image of the video, in any form that the processor takes.
+            visible: the objects that the frame shows, if the ground truth says so: the oracle of the released evaluation. The others are
+                not asked for and score 0. None = the score of an object decides if it is there.
 
         Raises:
-            ValueError: no objects yet, unknown ids in `visible`, no picture, or one of another size than the ones before.
+            ValueError: no objects yet, unknown ids in `visible`, no image, or one of another size than the ones before.
         """
         if not self._memories:
             raise ValueError("there is no object to track; call add_objects() first")
@@ -227,10 +227,11 @@ class PsalmVideoSession:
                 f"frame: is {size[0]} high and {size[1]} wide, but the frames before were {self.frame_size[0]} high and "
                 f"{self.frame_size[1]} wide; a session is for one video, call reset() before another one"
             )
-        pixel_values = self.processor.image_processor([image], return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = image.tobytes()
         # By content and not by identity: a camera may write every frame into the same array.
-        if self._encoded is None or self.frame_size is None or not torch.equal(self._encoded.pixel_values, pixel_values):
-            self._encoded = _Encoded(pixel_values, self.model.get_image_features(pixel_values))
+        if self._encoded is None or self.frame_size is None or self._encoded.pixels != pixels:
+            pixel_values = self.processor.image_processor([image], return_tensors="pt")["pixel_values"].to(self.model.device)
+            self._encoded = _Encoded(pixels, self.model.get_image_features(pixel_values))
         self.frame_size = size
         return self._encoded
 
@@ -241,23 +242,27 @@ class PsalmVideoSession:
         image = to_rgb(frame, "frame")
         size = (image.height, image.width)
         regions = {name: _as_region(prompt) for name, prompt in objects.items()}
-        drawn = [region_mask(region, size, f"object {name!r}", self.processor.prompt_radii) for name, region in regions.items()]
+        names = {name: f"object {name!r}" for name in regions}
+        weights = self._weights(list(regions.values()), size, list(names.values()))
+        drawn = {name: region_mask(region, size, names[name]) for name, region in regions.items() if "mask" in region}
         encoded = self._encode(image)
-        features = self._pool(encoded, drawn)
-        memories = {}
-        for (name, region), mask, feature in zip(regions.items(), drawn, features, strict=True):
-            memories[name] = ObjectMemory(feature.clone(), mask=self._reduce(encoded, mask) if "mask" in region else None)
-        return memories
+        features = self._pool(encoded, weights)
+        return {
+            name: ObjectMemory(feature.clone(), mask=self._reduce(encoded, drawn[name]) if name in drawn else None)
+            for name, feature in zip(regions, features, strict=True)
+        }
 
-    def _pool(self, encoded: _Encoded, masks: Sequence[np.ndarray]) -> Tensor:
-        """N masks (H, W) bool, not empty -> (N, D), each with memory of its own."""
+    def _weights(self, regions: Sequence[Mapping[str, Any]], size: Size, names: Sequence[str] | None = None) -> Tensor:
+        """(R, G), see `PsalmProcessor.region_weights`."""
         # Seeded by the frame: a session that was saved and loaded draws the same pixels, where the processor draws any.
         generator = torch.Generator().manual_seed(self._num_tracked)
-        placed = [place_region(mask, self.processor.image_processor.image_size) for mask in masks]
-        weights = [region_weights(mask, self.processor.image_grid, self.processor.region_sampling, generator) for mask in placed]
+        return self.processor.region_weights(regions, size, generator=generator, names=names)
+
+    def _pool(self, encoded: _Encoded, weights: Tensor) -> Tensor:
+        """(R, G) -> (R, D)."""
         tokens = encoded.features.image_tokens  # (1, G, D)
         index = torch.zeros((1, len(weights)), dtype=torch.int64, device=tokens.device)
-        return pool_regions(torch.stack(weights)[None].to(tokens.device), tokens, index)[0]
+        return pool_regions(weights[None].to(tokens.device), tokens, index)[0]
 
     def _reduce(self, encoded: _Encoded, mask: np.ndarray) -> Tensor:
         """(H, W) bool -> (h, w) bool, as the network would predict it."""
@@ -265,7 +270,7 @@ class PsalmVideoSession:
         size = encoded.features.mask_features.shape[-2:]
         return F.interpolate(placed.float(), size=size, mode="area")[0, 0].ge(0.5).to(self.model.device)
 
-    # Answers out
+    # Predictions out
 
     def _pick(self, encoded: _Encoded, asked: Sequence[ObjectId]) -> tuple[Tensor, Tensor, Picked]:
         """The query of each object (R,), the masks of all queries (Q, h, w) before the sigmoid, and what was picked."""
@@ -275,9 +280,9 @@ class PsalmVideoSession:
         )
         mask_logits = outputs.masks_queries_logits[0]
         # Of several features of an object the one that fits best speaks for it.
-        answers = outputs.region_queries_logits[0].split([len(features) for features in prompts])
-        region_logits = torch.stack([answer.amax(0) for answer in answers])  # (R, Q)
-        geometry = Frame.of_image(self.frame_size, self.processor.image_processor.image_size)
+        per_object = outputs.region_queries_logits[0].split([len(features) for features in prompts])
+        region_logits = torch.stack([logits.amax(0) for logits in per_object])  # (R, Q)
+        geometry = Placement.of_image(self.frame_size, self.processor.image_processor.image_size)
         scores = region_scores(mask_logits, region_logits, geometry)  # (Q, R)
         queries = self.policy.assign(scores, self._overlaps(mask_logits, asked))
         logits = geometry.restore(mask_logits[queries].float())  # (R, H, W)
@@ -300,7 +305,7 @@ class PsalmVideoSession:
         masks = {name: mask for name, mask in zip(asked, self.policy.remember(picked, reported), strict=True) if mask is not None}
         if not masks:
             return
-        features = self._pool(encoded, [mask.cpu().numpy() for mask in masks.values()])
+        features = self._pool(encoded, self._weights([{"mask": mask} for mask in masks.values()], self.frame_size))
         for name, feature in zip(masks, features, strict=True):
             memory = self._memories[name]
             # A copy: a view would keep the features of all objects of its frame.
@@ -311,10 +316,7 @@ class PsalmVideoSession:
     def _prompt_row(self, num_regions: int) -> dict[str, Tensor]:
         """Tokens of the row that asks for so many regions, whose features are passed beside them."""
         if not self._row or int(self._row["condition_index"].max()) != num_regions:
-            blank = np.zeros((1, 1, 3), dtype=np.uint8)
-            inputs = self.processor(images=blank, regions=[{"point": (0, 0)}] * num_regions, return_tensors="pt")
-            names = ("input_ids", "attention_mask", "condition_index", "condition_type")
-            self._row = {name: inputs[name].to(self.model.device) for name in names}
+            self._row = dict(self.processor.encode_prompt(num_regions=num_regions).to(self.model.device))
         return self._row
 
     def _check_known(self, name: ObjectId) -> None:
@@ -323,7 +325,7 @@ class PsalmVideoSession:
 
 
 def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:
-    """With plain ints and strings for ids.
+    """Objects by plain ints and strings.
 
     Raises:
         ValueError: no mapping, or another type of id.

@@ -120,8 +120,8 @@ def test_what_is_not_there_gets_no_picture(dialogue, said, tmp_path, monkeypatch
     monkeypatch.setattr(dialogue.processor, "no_target_threshold", 1.0)
     dialogue.threshold = 1.0
     converse(dialogue, ["/segment the red box", "/categories box, wall"])
-    assert "nothing in the picture is 'the red box' (score" in said[0]
-    assert said[1] == "nothing in the picture is box or wall with a score of 1.0\n"
+    assert "nothing in the image is 'the red box' (score" in said[0]
+    assert said[1] == "nothing in the image is box or wall with a score of 1.0\n"
     assert not (tmp_path / "out").exists()
 
 

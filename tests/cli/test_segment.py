@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
+from psalm_hf import PsalmModel, checkpoints, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
 from psalm_hf.data.shapes.scene import example_picture, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
+from psalm_hf.model.rows import RowInfo
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE
 from tests.conftest import SAMPLES
@@ -133,16 +134,21 @@ def test_a_background_of_the_users_own_changes_nothing(tmp_path, picture):
 
 
 def test_a_panoptic_segment_keeps_its_category_score_and_pixels():
-    def post_process(threshold, label_ids_to_fuse, mask_threshold):
-        assert (threshold, label_ids_to_fuse, mask_threshold) == (0.7, {2}, 0.5)
+    def post_process(outputs, target_sizes, **options):
+        assert options.pop("overlap_mask_area_threshold") == 0.8
+        assert options == {"threshold": 0.7, "label_ids_to_fuse": {2}, "mask_threshold": 0.5}
         infos = [{"id": 1, "label_id": 2, "score": 0.9}, {"id": 2, "label_id": 0, "score": 0.8}]
         return [None, {"segmentation": torch.tensor([[0, 1, 2]]), "segments_info": infos}]  # None for a row of another kind
 
-    prompt = segments.Prompt("panoptic", ["cup", "plate", "wall"], stuff=("wall",), threshold=0.7)
-    found = segments.find_categories(post_process, prompt, 0.5)
-    assert [(index, score, mask.tolist()) for index, score, mask in found] == [
-        (2, 0.9, [[False, True, False]]),
-        (0, 0.8, [[False, False, True]]),
+    processor = build_tiny()[1]
+    processor.post_process_panoptic_segmentation = post_process
+    processor.post_process_region_segmentation = lambda *_, **__: [None, None]
+    rows = [RowInfo(0, "region"), RowInfo(0, "category", ("cup", "plate", "wall", "background"))]
+    nothing, found = processor.find_segments(None, rows, [(1, 3)] * 2, stuff=("wall",), threshold=0.7)
+    assert nothing == []
+    assert [(one.index, one.label, one.score, one.mask.tolist()) for one in found] == [
+        (2, "wall", 0.9, [[False, True, False]]),
+        (0, "cup", 0.8, [[False, False, True]]),
     ]
 
 

@@ -166,7 +166,7 @@ def test_wrong_prompts_are_named_before_anything_is_tracked(clip, tmp_path, monk
 def test_a_source_without_frames_is_refused(tmp_path, first_mask, capsys):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", "--first-mask", first_mask, "--output", tmp_path / "out") == 2
-    assert "empty: has no pictures" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "empty: has no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert run(tmp_path / "empty") == 2
     assert "say what to follow" in capsys.readouterr().err
 

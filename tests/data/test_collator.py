@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.masks import rle_from_bitmap
+from psalm_hf.model.image_processing_psalm import PsalmImageProcessor
 from psalm_hf.structures import Region, Sample, Segment
 from psalm_hf.tiny import build_tiny
 
@@ -40,6 +42,10 @@ def png(seed=0):
     buffer = io.BytesIO()
     picture(seed).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def pixels_of(path):
+    return PROCESSOR.image_processor([Image.open(path)], return_tensors="pt")["pixel_values"][0]
 
 
 def assert_same(one, other):
@@ -96,15 +102,56 @@ def test_samples_of_one_picture_share_it_wherever_they_stand():
 
 
 @pytest.mark.parametrize(
-    "images", [(picture(), picture()), (png(), png()), ("{folder}/a.png", "{folder}/a.png")], ids=["equal pixels", "bytes", "path"]
+    ("images", "needs_id"),
+    [((picture(), picture()), True), ((png(), png()), True), (("{folder}/a.png", "{folder}/a.png"), False)],
+    ids=["equal pixels", "bytes", "path"],
 )
-def test_pictures_are_the_same_if_id_and_content_are(images, tmp_path):
+def test_images_are_the_same_if_their_path_is_or_id_and_content(images, needs_id, tmp_path):
     picture().save(tmp_path / "a.png")
     images = [image.format(folder=tmp_path) if isinstance(image, str) else image for image in images]
     same = PsalmCollator(PROCESSOR)([sentence("one", "a", images[0]), sentence("two", "a", images[1])])
     assert same["image_index"].tolist() == [0, 0] and len(same["pixel_values"]) == 1
     others = PsalmCollator(PROCESSOR)([sentence("one", "a", images[0]), sentence("two", "b", images[1])])
-    assert others["image_index"].tolist() == [0, 1] and len(others["pixel_values"]) == 2
+    assert others["image_index"].tolist() == ([0, 1] if needs_id else [0, 0])
+
+
+def test_two_crops_of_one_file_are_two_images(tmp_path):
+    picture().resize((96, 64)).save(tmp_path / "a.png")
+    whole = Image.open(tmp_path / "a.png")
+    crops = [whole.crop((0, 0, 48, 32)), whole.crop((48, 32, 96, 64)), whole.crop((0, 0, 48, 32))]
+    for crop in crops:
+        crop.filename = whole.filename
+    batch = PsalmCollator(PROCESSOR)([sentence(str(number), "a", crop) for number, crop in enumerate(crops)])
+    assert batch["image_index"].tolist() == [0, 1, 0] and not torch.equal(*batch["pixel_values"])
+
+
+@pytest.mark.parametrize("with_targets", [True, False], ids=["training", "evaluation"])
+def test_the_image_processor_sees_every_image_of_a_batch_once(with_targets, tmp_path):
+    paths = []
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+        paths.append(str(tmp_path / f"{number}.png"))
+    region = (Region("mask", mask_rle=CUP[0].mask_rle, segment=0),)
+
+    def drawn(image, region_image=None):
+        size = None if region_image is None else SIZE
+        return Sample(image, image, SIZE, CUP, regions=region, region_image=region_image, region_image_size=size)
+
+    batches = [
+        [sentence(f"expression {number}", paths[number % 2], paths[number % 2]) for number in range(8)],
+        [drawn(paths[0]), drawn(paths[0], paths[1]), drawn(paths[1], paths[2]), drawn(paths[2], paths[2]), drawn(paths[0], paths[1])],
+        [Sample(paths[0], "a", SIZE, (Segment(mask(0, 20), 1),), categories={1: name}) for name in ("cup", "plate", "wall")],
+    ]
+    for samples in batches:
+        used = {path for sample in samples for path in (sample.image, sample.region_image)} - {None}
+        with patch.object(PsalmImageProcessor, "_preprocess", autospec=True, side_effect=PsalmImageProcessor._preprocess) as preprocess:
+            batch = PsalmCollator(PROCESSOR, with_targets=with_targets)(samples)
+        assert [len(call.args[1]) for call in preprocess.call_args_list] == [len(used)]
+        for row, sample in enumerate(samples):  # and every row has the pixels that it has alone
+            assert torch.equal(batch["pixel_values"][batch["image_index"][row]], pixels_of(sample.image))
+            if sample.region_image is not None:
+                drawn_on = batch["region_pixel_values"][batch["region_image_index"][row, 0]]
+                assert torch.equal(drawn_on, pixels_of(sample.region_image))
 
 
 def test_different_pictures_with_the_same_id_are_kept_apart():
@@ -178,7 +225,7 @@ def test_regions_are_read_from_the_picture_they_are_drawn_on():
     own = Sample(picture(0), "a", SIZE, CUP, regions=(Region("mask", mask_rle=CUP[0].mask_rle, segment=0),))
     batch = PsalmCollator(PROCESSOR)([elsewhere, own])
     assert batch["region_image_index"][:, 0].tolist() == [0, -1] and len(batch["region_pixel_values"]) == 1
-    with pytest.raises(ValueError, match="region image of image a: the picture is 16 x 16, but the sample says"):
+    with pytest.raises(ValueError, match="region image of image a: it is 16 x 16, but the sample says"):
         PsalmCollator(PROCESSOR)([replace(elsewhere, region_image_size=(32, 16), regions=(Region("point", points=((1, 1),), segment=0),))])
 
 
@@ -229,7 +276,7 @@ CROWD = (Segment(mask(0, 9), is_crowd=True),)
         ([sentence(image_id="a1", image="/nowhere/a.jpg")], "image a1: cannot be read from '/nowhere/a.jpg'"),
         ([sentence(image_id="a1", image=b"no picture")], "image a1: cannot be read from 10 bytes"),
         ([sentence(image_id="a1", image=png()[:300])], "image a1: cannot be read from 300 bytes"),
-        ([sentence(image_id="a1", image=picture().rotate(90, expand=True))], r"image a1: the picture is 48 x 32, but .* \(32, 48\)"),
+        ([sentence(image_id="a1", image=picture().rotate(90, expand=True))], r"image a1: it is 48 x 32, but .* \(32, 48\)"),
         ([sentence(image_id="a1", segments=CROWD)], "image a1: 'the cup' means crowds only"),
         (
             [Sample(picture(), "a1", SIZE, segments=CROWD, regions=(Region("point", ((1.0, 2.0),), segment=0),))],

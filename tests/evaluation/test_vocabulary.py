@@ -9,7 +9,7 @@ from PIL import Image
 from psalm_hf.data.benchmarks.label_lists import label_list
 from psalm_hf.evaluation.runner import CollateRows, forward
 from psalm_hf.evaluation.vocabulary import join_outputs, split_names, split_samples
-from psalm_hf.model.image_processing_psalm import Frame
+from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.model.postprocessing import semantic_scores
 from psalm_hf.structures import Sample
@@ -171,7 +171,7 @@ def test_the_semantic_map_is_that_of_the_scores_of_both_parts(tiny):
         scores = []
         for part in parts:
             row = outputs_for(model, processor, [replace(sample, categories=dict(enumerate(part)))])
-            frame = Frame.of_image(sample.image_size, processor.image_processor.image_size)
+            frame = Placement.of_image(sample.image_size, processor.image_processor.image_size)
             scores.append(semantic_scores(row.masks_queries_logits[0], row.class_queries_logits[0], frame))
         scores = torch.cat(scores)  # (5, H, W)
         top = scores.topk(2, dim=0).values

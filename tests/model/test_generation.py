@@ -350,11 +350,11 @@ BAD_CONVERSATIONS = [
     (DIALOGUE[1:2], "message 0: expected the role 'user', got 'assistant'", "expected the role user, got assistant"),
     ([*QUESTION, *QUESTION], "message 1: expected the role 'assistant'", "message 1: expected the role assistant"),
     (DIALOGUE[:2], "conversation 0: its last message is the assistant's", "last message is of the assistant"),
-    (TWO_PICTURES, "conversation 0: has 2 images", "is about one picture, got 2"),
+    (TWO_PICTURES, "conversation 0: has 2 images", "is about one image, got 2"),
     (
         [{"role": "user", "content": "<image> or <image>?"}],
         "<image> is mentioned 2 times, but there is no image",
-        "is about one picture, got 2",
+        "is about one image, got 2",
     ),
     (REPLY_WITH_PICTURE, "conversation 0, message 1: expected parts", "message 1: expected parts of the type text, or image of the user"),
     ([*QUESTION, *SYSTEM], "message 1: expected the role 'assistant', got 'system'", "expected the role assistant, got system"),
@@ -382,7 +382,7 @@ def test_conversations_that_nobody_can_answer_are_refused(tiny, messages, tokeni
     ("messages", "message"),
     [
         ([], "images: the list is empty"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "conversation 0: its image part has no picture"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "conversation 0: its image part is empty"),
         ([{"role": "user", "content": [{"type": "image", "path": "absent.png"}]}], "absent.png: no such file"),
         ([{"role": "user", "content": "What is on <image>?"}], "<image> is mentioned 1 times, but there is no image"),
         (["What is it?"], "expected a list of at least one message dictionary"),

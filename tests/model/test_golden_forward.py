@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from psalm_hf.model.image_processing_psalm import Frame
+from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.postprocessing import (
     binary_masks,
     merge_panoptic,
@@ -94,9 +94,9 @@ def region_tensors(model, inputs, inner, tensors) -> dict[str, Tensor]:
     return found | {f"decoder_in.region_embedding.{row}": inner.condition_embeds[row, :number] for row, number in enumerate(numbers)}
 
 
-def frame_of(entry: dict) -> Frame:
+def frame_of(entry: dict) -> Placement:
     padded = entry["sizes"]["padded"]
-    return Frame((padded, padded), tuple(entry["sizes"]["content_hw"]), tuple(entry["sizes"]["original_hw"]))
+    return Placement((padded, padded), tuple(entry["sizes"]["content_hw"]), tuple(entry["sizes"]["original_hw"]))
 
 
 def post_process_first_row(case: str, outputs) -> dict[str, Tensor]:

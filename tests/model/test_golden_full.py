@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from psalm_hf import PsalmForSegmentation
-from psalm_hf.model.image_processing_psalm import Frame
+from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.postprocessing import merge_panoptic, semantic_scores, top_instances
 from tests.conftest import GOLDEN
 from tests.model import golden
@@ -117,7 +117,7 @@ def run(model: PsalmForSegmentation, case: str) -> dict[str, Tensor]:
 def post_process(case: str, outputs) -> dict[str, Tensor]:
     entry = recording(case)
     padded = entry["image"]["stats"]["shape"][-1]
-    frame = Frame((padded, padded), tuple(entry["content_hw"]), tuple(entry["original_hw"]))
+    frame = Placement((padded, padded), tuple(entry["content_hw"]), tuple(entry["original_hw"]))
     masks, classes = outputs.masks_queries_logits[0], outputs.class_queries_logits[0]
     is_thing = entry["extra"]["is_thing_list"]
     things = [label for label, thing in enumerate(is_thing) if thing]

@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from psalm_hf.model.image_processing_psalm import Frame
+from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.postprocessing import (
     binary_masks,
     mask_scores,
@@ -29,9 +29,9 @@ REFERRING = [case for case in CASES if "referring" in case]
 REGION = [case for case in CASES if "region" in case]
 
 
-def frame_of(case: str) -> Frame:
+def frame_of(case: str) -> Placement:
     entry = case_entry(case)
-    return Frame((entry["padded"],) * 2, tuple(entry["content_hw"]), (entry["height"], entry["width"]))
+    return Placement((entry["padded"],) * 2, tuple(entry["content_hw"]), (entry["height"], entry["width"]))
 
 
 def mask_logits(case: str) -> Tensor:
@@ -128,5 +128,5 @@ def test_region_scores_masks_and_targets(case):
 @pytest.mark.parametrize("case", CASES)
 def test_a_frame_of_the_whole_prediction_changes_nothing(case):
     logits = mask_logits(case)
-    whole = Frame(tuple(logits.shape[-2:]), tuple(logits.shape[-2:]), tuple(logits.shape[-2:]))
+    whole = Placement(tuple(logits.shape[-2:]), tuple(logits.shape[-2:]), tuple(logits.shape[-2:]))
     torch.testing.assert_close(mask_scores(logits, whole), mask_scores(logits, None))

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from psalm_hf.model.image_processing_psalm import (
-    Frame,
+    Placement,
     PsalmImageProcessor,
     content_size,
     load_image,
@@ -62,8 +62,8 @@ def test_mask_and_image_agree():
 
 def test_frame_undoes_the_geometry():
     """A ramp over the content comes back as a ramp over the image, and padding never leaks in."""
-    frame = Frame.of_image((30, 50), 80)
-    assert frame == Frame((80, 80), (48, 80), (30, 50))
+    frame = Placement.of_image((30, 50), 80)
+    assert frame == Placement((80, 80), (48, 80), (30, 50))
     ramp = torch.arange(20.0).expand(20, 20).clone()
     ramp[12:] = 1e6  # below 48 of 80 there is only padding, but bilinear reaches half a cell up
     restored = frame.restore(ramp[None])[0]

@@ -301,7 +301,7 @@ def test_pooled_regions_are_weighted_means_of_the_right_image():
     assert pooled.tolist() == [[[0.0, 1.0], [9.0, 10.0]]]
 
 
-def training_inputs(processor, kind: str, empty: bool = False):
+def training_inputs(processor, kind: str, empty: bool = False, **options):
     masks = np.zeros((0, 60, 90), dtype=bool) if empty else square_mask((60, 90), 10)
     prompts = {
         "category": {"categories": [["cup", "table"]] * 2},
@@ -309,7 +309,7 @@ def training_inputs(processor, kind: str, empty: bool = False):
         "region": {"regions": [[{"point": (20, 20)}]] * 2},
     }[kind]
     targets = [{"masks": masks} | ({"class_labels": [0] * len(masks)} if kind == "category" else {}) for _ in range(2)]
-    return processor(images=[picture(0), picture(1)], **prompts, targets=targets, return_tensors="pt")
+    return processor(images=[picture(0), picture(1)], **prompts, targets=targets, return_tensors="pt", **options)
 
 
 @pytest.mark.parametrize("kind", ["category", "sentence", "region"])
@@ -329,6 +329,32 @@ def test_every_kind_has_loss_and_gradients(kind, checkpointing):
     assert torch.equal(outputs.loss, sum(outputs.losses.values()))
     assert model.model.mask_queries.weight.grad.abs().max() > 0
     assert model.model.projector.linear.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["category", "sentence", "region"])
+def test_the_losses_of_masks_and_of_language_add_up_in_one_row(kind):
+    model, processor = build_tiny()
+    model.train()
+    inputs = training_inputs(processor, kind, return_assistant_tokens_mask=True)
+    spoken = inputs.pop("assistant_masks") == 1
+    labels = inputs["input_ids"].masked_fill(~spoken, -100)
+    masks = {name: inputs.pop(name) for name in ("mask_labels", "class_labels")}
+    found = []
+    for targets in (masks, {"labels": labels}, masks | {"labels": labels}):
+        model.zero_grad()
+        torch.manual_seed(0)
+        outputs = model(**inputs, **targets)
+        outputs.loss.backward()
+        gradients = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
+        assert len(gradients) == len(dict(model.named_parameters()))  # every part has one, as DDP needs it
+        found.append((outputs.losses, outputs.loss, gradients))
+    (segmentation, loss_of_masks, _), (language, loss_of_words, _), (both, loss, _) = found
+    assert language.keys() == {"loss_language"} and language["loss_language"] > 0
+    torch.testing.assert_close(both, segmentation | language)
+    torch.testing.assert_close(loss, loss_of_masks + loss_of_words)
+    for name, gradient in found[2][2].items():
+        torch.testing.assert_close(gradient, found[0][2][name] + found[1][2][name], atol=1e-5, rtol=1e-4)
+    assert found[1][2]["lm_head.weight"].abs().max() > 0 and not found[0][2]["lm_head.weight"].any()
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from psalm_hf.model.image_processing_psalm import Frame, PsalmImageProcessor
+from psalm_hf.model.image_processing_psalm import Placement, PsalmImageProcessor
 from psalm_hf.model.postprocessing import (
     binary_masks,
     mask_scores,
@@ -59,7 +59,7 @@ def test_semantic_scores_weigh_masks_by_class_and_drop_the_background():
 def test_semantic_map_of_many_categories_is_the_argmax():
     generator = torch.Generator().manual_seed(0)
     masks, classes = torch.randn(5, 4, 6, generator=generator), torch.randn(5, 31, generator=generator)
-    frame = Frame((16, 24), (12, 24), (10, 20))
+    frame = Placement((16, 24), (12, 24), (10, 20))
     scores = semantic_scores(masks, classes, frame)
     assert scores.shape == (30, 10, 20)
     assert torch.equal(semantic_map(masks, classes, frame), scores.argmax(0))
@@ -69,7 +69,7 @@ def test_semantic_probabilities_are_resized_after_the_sum():
     """One query over two pixels, doubled in width: resizing probabilities and resizing logits differ."""
     masks = logits([[[0.9, 0.5]]])
     classes = class_logits([[0.5, 0.5]])
-    frame = Frame((1, 2), (1, 2), (1, 4))
+    frame = Placement((1, 2), (1, 2), (1, 4))
     released = semantic_scores(masks, classes, frame)
     torch.testing.assert_close(released, 0.5 * torch.tensor([[[0.9, 0.8, 0.6, 0.5]]]))
     first = semantic_scores(masks, classes, frame, resize_logits=True)
@@ -96,7 +96,7 @@ def test_instances_of_chosen_categories_are_chosen_after_the_best_pairs():
 
 
 def test_no_instance_above_the_threshold_gives_masks_of_the_image_size():
-    found = top_instances(logits([[[0.6]]]), class_logits([[0.5, 0.5]]), Frame((4, 4), (2, 4), (5, 7)), threshold=0.9)
+    found = top_instances(logits([[[0.6]]]), class_logits([[0.5, 0.5]]), Placement((4, 4), (2, 4), (5, 7)), threshold=0.9)
     assert found.masks.shape == (0, 5, 7) and found.scores.shape == (0,)
 
 
@@ -155,7 +155,7 @@ def test_referring_and_region_scores():
 def test_masks_are_resized_as_logits_in_chunks():
     generator = torch.Generator().manual_seed(0)
     masks = torch.randn(19, 6, 6, generator=generator)
-    frame = Frame((24, 24), (18, 24), (31, 43))
+    frame = Placement((24, 24), (18, 24), (31, 43))
     assert torch.equal(binary_masks(masks, frame), frame.restore(masks) > 0)
 
 

@@ -2,6 +2,7 @@ import json
 import pickle
 import random
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -233,6 +234,62 @@ def test_region_images_of_one_image_may_be_its_entry_or_a_list(processor, images
 @pytest.mark.parametrize("region_images", [OTHER, [OTHER]])
 def test_one_region_image_serves_all_regions_of_one_image(processor, region_images):
     assert processor([PHOTO], regions=[BOX, BOX], region_images=region_images)["region_image_index"].tolist() == [[0, 0]]
+
+
+def test_an_image_given_twice_is_preprocessed_once(processor):
+    inputs = processor([PHOTO, OTHER, PHOTO], expressions=[["a"], ["b"], ["c", "d"]])
+    assert inputs["image_index"].tolist() == [0, 1, 0, 0]
+    assert [info.image for info in inputs.row_info] == [0, 1, 2, 2]
+    assert torch.equal(inputs["pixel_values"], processor.image_processor([PHOTO, OTHER], return_tensors="pt")["pixel_values"])
+
+
+def test_an_image_that_is_asked_about_and_drawn_on_is_preprocessed_once(processor):
+    with patch.object(PsalmImageProcessor, "_preprocess", autospec=True, side_effect=PsalmImageProcessor._preprocess) as preprocess:
+        inputs = processor([PHOTO, OTHER], regions=[[BOX, BOX], [BOX]], region_images=[[None, OTHER], PHOTO])
+    assert [len(call.args[1]) for call in preprocess.call_args_list] == [2]
+    assert inputs["region_image_index"].tolist() == [[-1, 0], [1, -1]]
+    assert torch.equal(inputs["region_pixel_values"], inputs["pixel_values"].flip(0))
+
+
+def test_a_prompt_is_encoded_without_its_image_as_with_it(processor):
+    prompts = {"categories": ["cup", "table"], "expressions": ["the red cup", ["it", "that"]]}
+    for options in ({}, {"prompt_style": "released", "task": "semantic", "padding_side": "left"}):
+        expected = processor(PHOTO, regions=[BOX] * 3, conversations=ANSWERED, **prompts, **options)
+        encoded = processor.encode_prompt(num_regions=3, conversation=ANSWERED, **prompts, **options)
+        for name in ("input_ids", "attention_mask", "condition_index", "condition_type", "image_index", "labels"):
+            assert torch.equal(encoded.pop(name), expected[name])
+        assert not encoded.data
+        assert [info.kind for info in encoded.row_info] == [info.kind for info in expected.row_info]
+    assert torch.equal(processor.encode_prompt(expressions="a")["input_ids"], processor(PHOTO, expressions="a")["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({}, "image 0: no prompt"),
+        ({"num_regions": 0}, "num_regions: expected at least 1, got 0"),
+        ({"categories": ["cup", "cup"]}, "category 1: 'cup' is also category 0"),
+        ({"expressions": "a", "task": "x"}, "task: expected one of"),
+        ({"expressions": "a " * 900, "max_length": 99}, "at most 99 fit"),
+    ],
+)
+def test_a_prompt_without_image_is_refused_like_one_with_it(processor, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        processor.encode_prompt(**prompt)
+
+
+def test_region_weights_alone_are_those_of_a_row():
+    regions = [BOX, {"point": (3, 4)}, {"mask": np.ones((30, 60), dtype=bool)}]
+    for sampling in ("exact", "released"):
+        processor = make_processor(region_sampling=sampling)
+        expected = processor(PHOTO, regions=regions, seed=5)["region_weights"][0]
+        weights = processor.region_weights(regions, (30, 60), generator=torch.Generator().manual_seed(5))
+        assert weights.shape == (3, 6) and torch.equal(weights, expected)
+        torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    with pytest.raises(ValueError, match="region 1: the point .* lies outside of its image, which is 60 wide and 30 high"):
+        processor.region_weights([BOX, {"point": (60, 4)}], (30, 60))
+    with pytest.raises(ValueError, match="the cup: the box"):
+        processor.region_weights([{"box": (9, 9, 2, 2)}], (30, 60), names=["the cup"])
 
 
 def test_row_info_is_found_by_name_but_is_no_item(processor):

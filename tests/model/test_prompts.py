@@ -1,9 +1,12 @@
+from typing import get_args
+
 import pytest
 
 from psalm_hf.model.prompts import (
     IMAGE_TOKEN,
     MASK_QUERY_TOKEN,
     REGION_TOKEN,
+    ROW_KINDS,
     Piece,
     category_pieces,
     conversation_pieces,
@@ -14,6 +17,7 @@ from psalm_hf.model.prompts import (
     sentence_pieces,
     tokenize_texts,
 )
+from psalm_hf.structures import Condition
 from psalm_hf.tiny import byte_tokenizer
 
 END = "<end>"
@@ -22,6 +26,10 @@ SYSTEM = (
     "provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
 )
 ANSWER = " [/INST] \nSure, the segmentation result is <mask_query> <end>"
+
+
+def test_the_kinds_of_rows_are_the_conditions_of_samples():
+    assert ROW_KINDS == get_args(Condition)  # a checkpoint's folder cannot import them
 
 
 def text_of(pieces: list[Piece]) -> str:

@@ -65,7 +65,7 @@ def test_an_iterable_is_read_one_frame_at_a_time():
 @pytest.mark.parametrize("reader", [read_frames, count_frames])
 def test_a_source_without_frames_is_an_error_at_once(tmp_path, reader):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: has no pictures"):
+    with pytest.raises(ValueError, match="empty: has no images"):
         reader(tmp_path / "empty")
     with pytest.raises(ValueError, match="nothing.mp4: no such folder or file"):
         reader(str(tmp_path / "nothing.mp4"))
@@ -123,6 +123,6 @@ class TestVideoFiles:
             next(read_frames(tmp_path / "clip.mp4"))
         with pytest.raises(ValueError, match="clip.unknown: cannot be written"):
             write_video(tmp_path / "clip.unknown", [Image.fromarray(picture(0))], rate=24)
-        with pytest.raises(ValueError, match="no pictures"):
+        with pytest.raises(ValueError, match="no images"):
             write_video(tmp_path / "none.mp4", [], rate=24)
         assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]

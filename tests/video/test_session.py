@@ -1,5 +1,7 @@
 """A session as a user sees it: against the model called by hand, what it encodes, what it keeps, and what it refuses."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy import ndimage
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
 from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.masks import rle_from_bitmap
+from psalm_hf.model.image_processing_psalm import PsalmImageProcessor
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video import FirstLastConfident, LastFrame, Released
 
@@ -105,6 +108,15 @@ def test_every_new_frame_is_encoded_once(tiny, frames, policy):
             assert len(encoded) == number
     finally:
         hook.remove()
+
+
+def test_a_frame_that_is_prompted_and_tracked_is_preprocessed_once(tiny, frames):
+    session = PsalmVideoSession(*tiny)
+    with patch.object(PsalmImageProcessor, "_preprocess", autospec=True, side_effect=PsalmImageProcessor._preprocess) as preprocess:
+        session.add_objects(frames[0], {1: BOX})
+        for frame in frames[:3]:
+            session.track(frame)
+    assert [len(call.args[1]) for call in preprocess.call_args_list] == [1, 1, 1]
 
 
 def test_a_buffer_that_the_camera_writes_again_is_a_new_frame(tiny, frames):

@@ -1,0 +1,359 @@
+"""Outputs of the model -> the segmentations of a whole batch, row by row: the half of the processor that comes after the model.
+
+B rows, Q mask queries, K categories, R regions, N instances or chosen queries; (H, W) the size of an image as given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .image_processing_psalm import Placement, PsalmImageProcessor
+from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
+from .prompts import ROW_KINDS
+from .rows import RowInfo
+
+# The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
+THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
+
+
+class FoundSegment(NamedTuple):
+    """One segment of a row.
+
+    Attributes:
+        index: which of the row's conditions it is; of rows of expressions, which expression of the image.
+        label: that condition; all sentences of an expression, joined by "; ".
+        score: None in a semantic map.
+        mask: (H, W) bool at the size of the image, on the device of the outputs.
+    """
+
+    index: int
+    label: str
+    score: float | None
+    mask: Tensor
+
+
+class PostProcessing:
+    """Post-processing of `PsalmProcessor`, which sets these attributes."""
+
+    image_processor: PsalmImageProcessor
+    num_queries: int
+    referring_threshold: float | None
+    no_target_threshold: float | None
+
+    @torch.no_grad()
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Any = None, *, resize_logits: bool = False
+    ) -> list[Tensor | None]:
+        """One category per pixel; the background takes none.
+
+        Args:
+            outputs: `PsalmSegmentationOutput`.
+            target_sizes: (B, 2) tensor or list of (height, width), one per row (`original_sizes` fits). None = the resolution of
+                the predictions, padding included.
+            resize_logits: False = scores of categories are resized to the target, as in the released semantic task; True = mask logits,
+                as in the released panoptic task. A few pixels at borders differ.
+
+        Returns:
+            Per row (H, W) int64, indices into the categories; None for a row without categories.
+
+        Raises:
+            ValueError: number of target sizes.
+        """
+
+        def run(row: int, frame: Placement | None) -> Tensor:
+            return semantic_map(*self._category_logits(outputs, row), frame, resize_logits=resize_logits)
+
+        return self._each_row(outputs, "category", target_sizes, run)
+
+    @torch.no_grad()
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.0,
+        mask_threshold: float = 0.5,
+        target_sizes: Any = None,
+        top_k: int = 100,
+        label_ids: Collection[int] | None = None,
+        return_binary_maps: bool = False,
+        return_coco_annotation: bool = False,
+    ) -> list[dict[str, Any] | None]:
+        """Instances that may overlap, best first.
+
+        Args:
+            outputs, target_sizes: see `post_process_semantic_segmentation`.
+            threshold: instances need a score (class probability times mean mask probability) above it.
+            mask_threshold: of the probability of a pixel.
+            top_k: (query, category) pairs considered.
+            label_ids: categories to keep; the things, if the categories are a panoptic vocabulary. Default all.
+            return_binary_maps: `segmentation` is (N, H, W) bool, in the order of `segments_info`.
+            return_coco_annotation: `segmentation` is a list of N COCO RLEs with str counts.
+
+        Returns:
+            Per row `{"segmentation", "segments_info": [{"id", "label_id", "was_fused", "score"}]}`, None for a row without
+            categories. By default `segmentation` is (H, W) int32: the id of the best instance at each pixel, ids from 0, -1 = none
+            (the convention of Mask2Former in transformers).
+
+        Raises:
+            ValueError: both return options at once; number of target sizes; threshold out of range.
+        """
+        if return_binary_maps and return_coco_annotation:
+            raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
+
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            found = top_instances(
+                *self._category_logits(outputs, row),
+                frame,
+                top_k=top_k,
+                threshold=threshold,
+                mask_threshold=mask_threshold,
+                label_ids=label_ids,
+            )
+            segments = [
+                {"id": index, "label_id": label, "was_fused": False, "score": score}
+                for index, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
+            ]
+            if return_binary_maps:
+                return {"segmentation": found.masks, "segments_info": segments}
+            if return_coco_annotation:
+                return {"segmentation": _coco_rles(found.masks), "segments_info": segments}
+            segmentation = found.masks.new_full(found.masks.shape[1:], -1, dtype=torch.int32)
+            for index in reversed(range(len(found.masks))):  # the best is painted last
+                segmentation[found.masks[index]] = index
+            return {"segmentation": segmentation, "segments_info": segments}
+
+        return self._each_row(outputs, "category", target_sizes, run)
+
+    @torch.no_grad()
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.8,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: Collection[int] | None = None,
+        target_sizes: Any = None,
+    ) -> list[dict[str, Any] | None]:
+        """One segment per pixel, see `merge_panoptic`.
+
+        Args:
+            outputs, target_sizes: see `post_process_semantic_segmentation`.
+            threshold: of a query's class probability.
+            mask_threshold: of the probability of a pixel.
+            overlap_mask_area_threshold: share of its own mask that a query must win.
+            label_ids_to_fuse: categories (stuff) whose segments are one segment; default none.
+
+        Returns:
+            Per row `{"segmentation": (H, W) int32, 0 = no segment, "segments_info": [{"id" from 1, "label_id", "was_fused",
+            "score"}]}`, None for a row without categories.
+
+        Raises:
+            ValueError: number of target sizes; threshold out of range.
+        """
+
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            segmentation, segments = merge_panoptic(
+                *self._category_logits(outputs, row),
+                frame,
+                threshold=threshold,
+                mask_threshold=mask_threshold,
+                overlap_mask_area_threshold=overlap_mask_area_threshold,
+                label_ids_to_fuse=() if label_ids_to_fuse is None else {int(label) for label in label_ids_to_fuse},
+            )
+            return {"segmentation": segmentation, "segments_info": segments}
+
+        return self._each_row(outputs, "category", target_sizes, run)
+
+    @torch.no_grad()
+    def post_process_referring_segmentation(
+        self,
+        outputs: Any,
+        threshold: float | Literal["processor"] | None = "processor",
+        mask_threshold: float = 0.5,
+        target_sizes: Any = None,
+        no_target_threshold: float | Literal["processor"] | None = "processor",
+    ) -> list[dict[str, Any] | None]:
+        """The thing or things that an expression means, or nothing.
+
+        Args:
+            outputs, target_sizes: see `post_process_semantic_segmentation`.
+            threshold: None = the single best query. A number = the union of all queries that score above it, or the best one if
+                none does (the released evaluation of gRefCOCO takes 0.6). "processor" = `referring_threshold` of the processor.
+            mask_threshold: of the probability of a pixel.
+            no_target_threshold: the expression means nothing unless a query scores above it; None = it always means something.
+                "processor" = `no_target_threshold` of the processor.
+
+        Returns:
+            Per row `{"segmentation": (H, W) bool, "score": float of the best query, "no_target": bool, "masks": (N, H, W) bool of the
+            chosen queries, best first, "scores": (N,)}`, None for a row without expression. With `no_target` nothing is set in
+            `segmentation`; `masks` and `scores` are still those of the best guess.
+
+        Raises:
+            ValueError: number of target sizes; threshold out of range.
+        """
+        threshold = self.referring_threshold if threshold == "processor" else threshold
+        no_target_threshold = self.no_target_threshold if no_target_threshold == "processor" else no_target_threshold
+        check_score(threshold, "threshold")
+        check_score(no_target_threshold, "no_target_threshold")
+
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            masks_logits = outputs.masks_queries_logits[row]
+            scores = referring_scores(masks_logits, outputs.referring_queries_logits[row], frame, mask_threshold)
+            order = scores.argsort(descending=True, stable=True)
+            is_above = torch.zeros_like(scores) if threshold is None else (scores > threshold).to(scores.dtype)
+            above, score = torch.stack([is_above.sum(), scores.max()]).tolist()  # one read: the host waits for each
+            chosen = order[: max(int(above), 1)]
+            masks = binary_masks(masks_logits[chosen], frame, mask_threshold)
+            no_target = no_target_threshold is not None and score <= no_target_threshold
+            segmentation = torch.zeros_like(masks[0]) if no_target else masks.any(0)
+            return {"segmentation": segmentation, "score": score, "no_target": no_target, "masks": masks, "scores": scores[chosen]}
+
+        return self._each_row(outputs, "sentence", target_sizes, run)
+
+    @torch.no_grad()
+    def post_process_region_segmentation(
+        self, outputs: Any, mask_threshold: float = 0.5, target_sizes: Any = None
+    ) -> list[dict[str, Any] | None]:
+        """The best query for each region; two regions may get the same.
+
+        Args:
+            outputs, target_sizes: see `post_process_semantic_segmentation`.
+            mask_threshold: of the probability of a pixel.
+
+        Returns:
+            Per row `{"masks": (R, H, W) bool, "scores": (R,), "queries": (R,) int64}`, None for a row without regions.
+
+        Raises:
+            ValueError: number of target sizes; threshold out of range.
+        """
+
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            masks_logits = outputs.masks_queries_logits[row]
+            region_logits = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])]  # (R, Q)
+            scores, queries = region_scores(masks_logits, region_logits, frame, mask_threshold).max(0)
+            masks = binary_masks(masks_logits[queries], frame, mask_threshold)
+            return {"masks": masks, "scores": scores, "queries": queries}
+
+        return self._each_row(outputs, "region", target_sizes, run)
+
+    def find_segments(
+        self,
+        outputs: Any,
+        rows: Sequence[RowInfo],
+        target_sizes: Any = None,
+        *,
+        task: str = "panoptic",
+        stuff: Collection[str] = (),
+        threshold: float | None = None,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        referring_threshold: float | str | None = "processor",
+        no_target_threshold: float | str | None = "processor",
+    ) -> list[list[FoundSegment]]:
+        """Segments of every row of a batch, whatever it asks for; an expression that means nothing has none.
+
+        Args:
+            outputs: `PsalmSegmentationOutput`. rows: `row_info` of the inputs.
+            target_sizes: (height, width) of each row's image, see `post_process_semantic_segmentation`.
+            task: of the rows of categories. stuff: those of their categories whose segments are fused (panoptic).
+            threshold, mask_threshold, overlap_mask_area_threshold, referring_threshold, no_target_threshold: see the methods
+                above; `threshold` default that of `THRESHOLDS`.
+        """
+
+        def results(kind: str, **options: Any) -> Iterator[tuple[list[FoundSegment], RowInfo, Any]]:
+            per_row = getattr(self, f"post_process_{kind}_segmentation")(outputs, target_sizes=target_sizes, **options)
+            return ((found[row], rows[row], result) for row, result in enumerate(per_row) if result is not None)
+
+        found: list[list[FoundSegment]] = [[] for _ in rows]
+        kinds = {row.kind for row in rows}
+        if "category" in kinds:
+            options: dict[str, Any] = {}
+            if task != "semantic":
+                options = {"threshold": THRESHOLDS[task] if threshold is None else threshold, "mask_threshold": mask_threshold}
+            if task == "instance":
+                options["return_binary_maps"] = True
+            elif task == "panoptic":
+                names = next(row.conditions for row in rows if row.kind == "category")
+                options["label_ids_to_fuse"] = {names.index(name) for name in stuff}
+                options["overlap_mask_area_threshold"] = overlap_mask_area_threshold
+            for segments, row, result in results(task, **options):
+                segments += (FoundSegment(index, row.conditions[index], score, mask) for index, score, mask in _of_categories(result, task))
+        if "sentence" in kinds:
+            options = {"threshold": referring_threshold, "no_target_threshold": no_target_threshold, "mask_threshold": mask_threshold}
+            numbers: Counter[int] = Counter()
+            for segments, row, result in results("referring", **options):
+                if not result["no_target"]:
+                    segments.append(FoundSegment(numbers[row.image], "; ".join(row.conditions), result["score"], result["segmentation"]))
+                numbers[row.image] += 1
+        if "region" in kinds:
+            for segments, row, result in results("region", mask_threshold=mask_threshold):
+                scored = zip(row.conditions, result["scores"].tolist(), result["masks"], strict=True)
+                segments += (FoundSegment(index, *one) for index, one in enumerate(scored))
+        return found
+
+    def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Placement | None], Any]) -> list[Any]:
+        row_kinds = outputs.condition_type.tolist()
+        if target_sizes is not None:
+            target_sizes = target_sizes.tolist() if isinstance(target_sizes, Tensor) else list(target_sizes)
+            if len(target_sizes) != len(row_kinds):
+                raise ValueError(
+                    f"target_sizes: {len(target_sizes)} sizes for {len(row_kinds)} rows; give one (height, width) per row of the "
+                    "batch, for example the processor's original_sizes"
+                )
+        results = []
+        for row, row_kind in enumerate(row_kinds):
+            if ROW_KINDS[row_kind] != kind:
+                results.append(None)
+                continue
+            frame = None
+            if target_sizes is not None:
+                try:
+                    height, width = (int(side) for side in target_sizes[row])
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"target_sizes[{row}]: expected (height, width), got {target_sizes[row]!r:.80}") from error
+                if height < 1 or width < 1:
+                    raise ValueError(f"target_sizes[{row}]: expected (height, width), each at least 1, got {(height, width)}")
+                frame = Placement.of_image((height, width), self.image_processor.image_size)
+            results.append(run(row, frame))
+        return results
+
+    def _category_logits(self, outputs: Any, row: int) -> tuple[Tensor, Tensor]:
+        """(Q, h, w) and (Q, K + 1) of a row, without the columns that pad it to the longest row of the batch."""
+        num_categories = int(outputs.num_conditions[row]) - 1
+        mask_logits, class_logits = outputs.masks_queries_logits[row], outputs.class_queries_logits[row]
+        class_logits = torch.cat([class_logits[:, :num_categories], class_logits[:, -1:]], dim=1)
+        if self.num_queries == 0:  # the queries are the categories, and padded with them
+            return mask_logits[:num_categories], class_logits[:num_categories]
+        return mask_logits, class_logits
+
+
+def check_score(value: Any, name: str) -> None:
+    """Raises ValueError unless it is None or a score."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
+
+
+def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:
+    """(category index, score, mask) of every segment."""
+    if task == "semantic":
+        return [(index, None, result == index) for index in result.unique().tolist()]
+    segmentation, infos = result["segmentation"], result["segments_info"]
+    masks = segmentation if task == "instance" else [segmentation == info["id"] for info in infos]
+    return [(info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)]
+
+
+def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:
+    from pycocotools import mask as coco
+
+    rles = []
+    for mask in masks:
+        rle = coco.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
+        rles.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
+    return rles
