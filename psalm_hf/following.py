@@ -8,10 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data.benchmarks.davis import object_numbers
+from .data.benchmarks.davis import object_numbers, paint_objects, save_painted
 from .data.preparation import write_file
 from .data.segment_map import read_segment_map
-from .evaluation.formats.davis import paint_objects, save_painted
 from .masks import rle_from_bitmap
 from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
 from .visualization import draw_segmentation, label_colors

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .base import Metric, percent
 from .overlap import Mask, bitmap
 from .video_objects import contour_accuracy, region_similarity
 
@@ -34,7 +35,7 @@ def resize_nearest(mask: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass
-class Correspondence:
+class Correspondence(Metric):
     """IoU, contour accuracy, location error, existence and visibility accuracy of Ego-Exo4D's correspondence benchmark.
 
     One update per object, pair of views and frame. Masks are compared at a longer side of 480 pixels, whatever size they have. Where the
@@ -95,17 +96,6 @@ class Correspondence:
         self.recognised += is_visible
         self.overlooked += not is_visible
 
-    def __iadd__(self, other: Correspondence) -> Correspondence:
-        self.ious += other.ious
-        self.contours += other.contours
-        self.location_errors += other.location_errors
-        self.existing += other.existing
-        self.recognised += other.recognised
-        self.overlooked += other.overlooked
-        self.rejected += other.rejected
-        self.invented += other.invented
-        return self
-
     def compute(self) -> dict[str, float]:
         """In percent; nan where there is nothing to divide by.
 
@@ -113,20 +103,16 @@ class Correspondence:
           target view shows.
         * "visibility accuracy": mean of the share of the visible objects that were said to be visible, and of the invisible ones that were
           not. Where there are only visible ones, or none, it is the one share.
-
-        Raises:
-            ValueError: before the first update.
         """
         shown, absent = self.recognised + self.overlooked, self.rejected + self.invented
-        if not shown + absent:
-            raise ValueError("correspondence: nothing to compute; call update for at least one object")
+        self.require(shown + absent, "object")
         recalls = [right / number for right, number in ((self.recognised, shown), (self.rejected, absent)) if number]
         return {
-            "IoU": _percent(math.fsum(self.ious), shown),
-            "contour accuracy": _percent(math.fsum(self.contours), shown),
-            "location error": _percent(math.fsum(self.location_errors), shown),
-            "existence accuracy": _percent(self.existing, shown),
-            "visibility accuracy": _percent(math.fsum(recalls), len(recalls)),
+            "IoU": percent(math.fsum(self.ious), shown),
+            "contour accuracy": percent(math.fsum(self.contours), shown),
+            "location error": percent(math.fsum(self.location_errors), shown),
+            "existence accuracy": percent(self.existing, shown),
+            "visibility accuracy": percent(math.fsum(recalls), len(recalls)),
         }
 
 
@@ -138,7 +124,3 @@ def _centre(mask: np.ndarray) -> tuple[int, int]:
         # benchmark's, so it stays.
         return mask.shape[0] // 2, mask.shape[1] // 2
     return int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else math.nan

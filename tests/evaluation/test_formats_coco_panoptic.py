@@ -9,7 +9,7 @@ from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.base import PanopticMeasure
+from psalm_hf.evaluation.evaluators.panoptic import PanopticEvaluator
 from psalm_hf.evaluation.formats.coco_panoptic import CocoPanoptic
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample
@@ -127,7 +127,7 @@ def test_recorded_predictions_give_the_recorded_numbers(name, tmp_path):
     for image in truth["images"]:
         Image.new("L", (image["width"], image["height"])).save(tmp_path / "val2017" / image["file_name"])
     dataset = load("coco_panoptic", "val", tmp_path, cache_dir=tmp_path / "cache")
-    form, measure = CocoPanoptic(dataset.categories), PanopticMeasure(dataset.categories)
+    form, measure = CocoPanoptic(dataset.categories), PanopticEvaluator(dataset.categories)
     answers = form.read(eval_folder / "predictions" / name, dataset)
     assert form.read(written(form, tmp_path / "out", dataset, answers.values()), dataset) == answers
     for row, answer in answers.items():

@@ -8,7 +8,7 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
-from psalm_hf.evaluation.evaluators.text import PopeMeasure, VqaMeasure
+from psalm_hf.evaluation.evaluators.text import PopeEvaluator, VqaEvaluator
 from psalm_hf.evaluation.formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES, SAMPLES
@@ -179,7 +179,7 @@ def test_recorded_results_of_vqa(name, tmp_path):
         if not link.exists():
             link.symlink_to(PICTURE.resolve())
     dataset = load("vqav2", "val", tmp_path, cache_dir=tmp_path / "cache")
-    numbers = scored(VqaMeasure(), dataset, VqaResults().read(folder / recorded["results"], dataset))
+    numbers = scored(VqaEvaluator(), dataset, VqaResults().read(folder / recorded["results"], dataset))
     assert round(numbers["text accuracy"], 2) == recorded["overall"]
     for kind, value in recorded["perAnswerType"].items():
         assert round(numbers[f"text accuracy, answer type {kind}"], 2) == value
@@ -196,7 +196,7 @@ def test_recorded_answers_of_pope(tmp_path):
     for image in {line["image"] for line in read_json_lines("pope", recorded["labels"])}:
         (tmp_path / "val2014" / image).symlink_to(PICTURE.resolve())
     dataset = load("pope", "random", tmp_path, cache_dir=tmp_path / "cache")
-    numbers = scored(PopeMeasure(), dataset, PopeAnswers().read(EVAL_CASES / "pope" / recorded["answers"], dataset))
+    numbers = scored(PopeEvaluator(), dataset, PopeAnswers().read(EVAL_CASES / "pope" / recorded["answers"], dataset))
     for key, name in {
         "accuracy": "accuracy",
         "precision": "precision",

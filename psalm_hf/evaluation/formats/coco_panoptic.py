@@ -29,7 +29,7 @@ class CocoPanoptic:
     def __init__(self, categories: Sequence[Category]):
         self.category_ids = {category.id for category in categories}
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Image by image.
 
         Raises:
@@ -39,8 +39,8 @@ class CocoPanoptic:
         with (folder / FILE).open("w", encoding="utf-8") as file:
             file.write('{"annotations": [')
             separator = "\n"
-            for sample, answer in answers:
-                file.write(separator + json.dumps(self._write_image(folder / FOLDER, sample, answer["segments"])))
+            for sample, prediction in predictions:
+                file.write(separator + json.dumps(self._write_image(folder / FOLDER, sample, prediction["segments"])))
                 separator = ",\n"
             file.write("\n]}\n")
 
@@ -59,7 +59,7 @@ class CocoPanoptic:
         return {"image_id": json_id(str(sample.image_id)), "file_name": name, "segments_info": infos}
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer.
+        """Row -> prediction.
 
         Args:
             path: the JSON file, or the folder that it lies in. The pictures lie beside it in a folder `png`, or in one with the file's own
@@ -75,19 +75,19 @@ class CocoPanoptic:
             raise ValueError(f"{path}: expected an object with a list 'annotations', the format of panopticapi")
         folder = path.with_suffix("") if path.with_suffix("").is_dir() else path.parent / FOLDER
         rows = image_rows(dataset)
-        answers: dict[int, Any] = {}
+        predictions: dict[int, Any] = {}
         for number, entry in enumerate(content["annotations"]):
             if not isinstance(entry, Mapping) or not {"image_id", "file_name", "segments_info"} <= entry.keys():
                 raise ValueError(f"{path}, annotation {number}: expected 'image_id', 'file_name' and 'segments_info', got {entry!r:.80}")
             item = f"{path}, image {entry['image_id']}"
             if (found := rows.get(str(entry["image_id"]))) is None:
                 raise ValueError(f"{item}: is none of the {len(rows)} images of the dataset")
-            if found.row in answers:
+            if found.row in predictions:
                 raise ValueError(f"{item}: is there twice")
-            answers[found.row] = {"segments": self._read_segments(folder / entry["file_name"], entry["segments_info"], found, item)}
-        if missing := [image_id for image_id, image in rows.items() if image.row not in answers]:
+            predictions[found.row] = {"segments": self._read_segments(folder / entry["file_name"], entry["segments_info"], found, item)}
+        if missing := [image_id for image_id, image in rows.items() if image.row not in predictions]:
             raise ValueError(f"{path}: no prediction for {len(missing)} of {len(rows)} images, such as {missing[0]}; every image needs one")
-        return answers
+        return predictions
 
     def _read_segments(self, path: Path, infos: Any, image: ImageRow, item: str) -> list[dict[str, Any]]:
         if not isinstance(infos, list) or not all(isinstance(info, Mapping) and {"id", "category_id"} <= info.keys() for info in infos):

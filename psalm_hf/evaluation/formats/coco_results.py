@@ -25,13 +25,13 @@ class CocoResults:
     def __init__(self, categories: Sequence[Category]):
         self.category_ids = {category.id for category in categories}
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """One instance per line."""
         with (folder / FILE).open("w", encoding="utf-8") as file:
             file.write("[")
             separator = "\n"
-            for sample, answer in answers:
-                for instance in answer["instances"]:
+            for sample, prediction in predictions:
+                for instance in prediction["instances"]:
                     entry = {
                         "image_id": json_id(str(sample.image_id)),
                         "category_id": instance["category_id"],
@@ -43,7 +43,7 @@ class CocoResults:
             file.write("\n]\n")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, the surest instance first; equally sure ones in the order of the file, which evaluators keep.
+        """Row -> prediction, the surest instance first; equally sure ones in the order of the file, which evaluators keep.
 
         If the first entry has a box, all have one, and instances have its "area": pycocotools and lvis-api count a false prediction in the
         sizes that its BOX belongs to then. (The boxes of some tools are all zero; leave them out.)

@@ -1,4 +1,4 @@
-"""What formats with one answer per image share: rows by image, names of files, masks."""
+"""Parts of all formats with one prediction per image: rows by image, names of files, masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def image_rows(dataset: SampleDataset) -> dict[str, ImageRow]:
     rows: dict[str, ImageRow] = {}
     for row, (image_id, size) in enumerate(zip(dataset.rows["image_id"], dataset.rows["image_size"], strict=True)):
         if image_id in rows:
-            raise ValueError(f"image {image_id}: rows {rows[image_id].row} and {row} are both of it; this format has one answer per image")
+            raise ValueError(f"image {image_id}: rows {rows[image_id].row} and {row} are both of it; this format has one per image")
         rows[image_id] = ImageRow(row, tuple(size))
     return rows
 

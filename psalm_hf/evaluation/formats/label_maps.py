@@ -50,14 +50,14 @@ class LabelMaps:
         """Labels are the ids 7 road ... 33 bicycle, 0 is "unlabeled". The script takes any name that begins with CITY_SEQUENCE_FRAME."""
         return cls({category.id: category.id for category in categories}, void=0, file_name="{id}*.png")
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Picture by picture.
 
         Raises:
             ValueError: masks of an image overlap, or are of another size.
         """
-        for sample, answer in answers:
-            segments = answer["segments"]
+        for sample, prediction in predictions:
+            segments = prediction["segments"]
             values = [self.labels[segment["category_id"]] for segment in segments]
             try:
                 painted = label_map([segment["mask"] for segment in segments], values, sample.image_size, fill=self.void)
@@ -66,7 +66,7 @@ class LabelMaps:
             Image.fromarray(painted.astype(self.type)).save(folder / (self._start(str(sample.image_id)) + self.end))
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, categories in the order of the labels.
+        """Row -> prediction, categories in the order of the labels.
 
         Args:
             path: the folder; pictures may lie in folders below it.

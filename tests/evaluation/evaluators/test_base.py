@@ -7,21 +7,13 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.base import (
-    GroupedIoU,
-    InstanceMeasure,
-    PanopticMeasure,
-    PanopticThresholds,
-    ReferringMeasure,
-    ReferringRule,
-    RegionMeasure,
-    SemanticMeasure,
-    ThingsFound,
-    areas_of,
-    meant,
-    measures_of,
-    panoptic_map,
-)
+from psalm_hf.evaluation.benchmarks import default_evaluators
+from psalm_hf.evaluation.evaluators.grouped import GroupedIoU
+from psalm_hf.evaluation.evaluators.instance import InstanceEvaluator, areas_of
+from psalm_hf.evaluation.evaluators.panoptic import PanopticEvaluator, PanopticThresholds, ThingsFound, panoptic_map
+from psalm_hf.evaluation.evaluators.referring import ReferringEvaluator, ReferringRule, meant
+from psalm_hf.evaluation.evaluators.region import RegionEvaluator
+from psalm_hf.evaluation.evaluators.semantic import SemanticEvaluator
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.metrics import RegionIoU
 from psalm_hf.structures import Region, Sample, Segment
@@ -59,13 +51,13 @@ def test_crowds_are_meant_or_left_out_or_count_nowhere(crowds, target, ignored, 
     asked = expression(Segment(rows(0)), Segment(rows(1), is_crowd=True))
     found = [set(np.flatnonzero(mask.all(axis=1)).tolist()) for mask in meant(asked, crowds)]
     assert found == [set(target), set(ignored)]
-    measure = ReferringMeasure(crowds=crowds)
+    measure = ReferringEvaluator(crowds=crowds)
     measure.add(asked, referred(0, 1, 2))  # row 1 is the crowd's, row 2 is wrong
     assert measure.numbers()["referring cIoU"] == pytest.approx(ciou)
 
 
 def test_an_expression_counts_under_its_tags_and_its_size():
-    measure = ReferringMeasure(sizes={"small": (0, 5), "large": (5, 100)})
+    measure = ReferringEvaluator(sizes={"small": (0, 5), "large": (5, 100)})
     measure.add(expression(Segment(rows(0)), tags=("ordinal",)), referred(0, 1))
     measure.add(expression(Segment(rows(0, 1)), tags=("ordinal",)), referred(0, 1))
     measure.add(expression(tags=("relation",)), referred(3, no_target=True))  # nothing is meant: it has no size
@@ -78,7 +70,7 @@ def test_an_expression_counts_under_its_tags_and_its_size():
 
 
 def test_pq_by_size_counts_segments_of_that_size_alone():
-    measure = PanopticMeasure(CATEGORIES, sizes={"small": (0, 5), "large": (5, 100)})
+    measure = PanopticEvaluator(CATEGORIES, sizes={"small": (0, 5), "large": (5, 100)})
     answer = {"segments": [{"category_id": CAT, "mask": rows(0)}, {"category_id": GRASS, "mask": rows(3)}]}
     measure.add(sample(Segment(rows(0), CAT), Segment(rows(2, 3), GRASS)), answer)
     numbers = measure.numbers()
@@ -97,7 +89,7 @@ def test_masks_of_one_picture_that_overlap_or_have_another_size_are_refused():
 
 
 def test_a_semantic_answer_must_name_every_labelled_pixel():
-    measure, asked = SemanticMeasure(CATEGORIES), sample(Segment(rows(0, 1), CAT), Segment(rows(2), GRASS))
+    measure, asked = SemanticEvaluator(CATEGORIES), sample(Segment(rows(0, 1), CAT), Segment(rows(2), GRASS))
     with pytest.raises(ValueError, match="image 1, prediction: 4 labelled pixels have no category"):
         measure.add(asked, {"segments": [{"category_id": CAT, "mask": rows(0, 1)}]})
     everything = {"segments": [{"category_id": CAT, "mask": rows(0, 1, 2, 3)}]}  # row 3 is not labelled, and free
@@ -107,7 +99,7 @@ def test_a_semantic_answer_must_name_every_labelled_pixel():
 
 
 def test_instances_are_judged_among_things():
-    measure = InstanceMeasure(CATEGORIES)
+    measure = InstanceEvaluator(CATEGORIES)
     found = [{"category_id": CAT, "score": 0.9, "mask": rows(0)}]
     measure.add(sample(Segment(rows(0), CAT), Segment(rows(1), GRASS)), {"instances": found})
     assert measure.numbers()["instance AP"] == pytest.approx(100) and measure.counts() == {"things": 1}
@@ -121,13 +113,13 @@ def test_areas_are_those_of_the_file_that_has_some():
 def test_regions_count_under_kind_and_size_and_whether_training_has_shown_them():
     regions = (Region("point", points=((0, 0),), segment=0), Region("point", points=((0, 3),), segment=1))
     asked = sample(Segment(rows(0)), Segment(rows(2, 3)), regions=regions, tags=("seen:0", "held_out:1"))
-    measure = RegionMeasure({"small": (0, 5), "large": (5, 100)})
+    measure = RegionEvaluator({"small": (0, 5), "large": (5, 100)})
     measure.add(asked, {"masks": [rows(0), rows(3)], "scores": [1.0, 1.0]})
     numbers = measure.numbers()
     assert (numbers["region mIoU, point"], numbers["region mIoU, point, small"], numbers["region mIoU, point, held_out"]) == (75, 100, 50)
     groups = {"": 2, ", held_out": 1, ", large": 1, ", seen": 1, ", small": 1}
     assert measure.counts() == {f"regions, point{group}": number for group, number in groups.items()}
-    with pytest.raises(ValueError, match="image 1, prediction: 1 masks for 2 regions"):
+    with pytest.raises(ValueError, match="image 1, prediction: 1 masks and 1 scores for 2 regions"):
         measure.add(asked, {"masks": [rows(0)], "scores": [1.0]})
     with pytest.raises(ValueError, match="image 1, region 0: "):
         measure.add(asked, {"masks": [rle_from_bitmap(np.ones((2, 2), dtype=bool))] * 2, "scores": [1.0, 1.0]})
@@ -135,14 +127,14 @@ def test_regions_count_under_kind_and_size_and_whether_training_has_shown_them()
 
 def test_a_group_is_the_sum_of_whatever_belongs_to_it():
     iou = GroupedIoU(RegionIoU)
-    iou.of(("a", "b")).update(np.ones(SIZE, dtype=bool), np.ones(SIZE, dtype=bool))
-    iou.of(("a",)).update(np.ones(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool))
+    iou.part(("a", "b")).update(np.ones(SIZE, dtype=bool), np.ones(SIZE, dtype=bool))
+    iou.part(("a",)).update(np.ones(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool))
     assert {name: part.compute()["mIoU"] for name, part in iou.by_group().items()} == {"a": 50, "b": 100}
     assert iou.whole().compute()["mIoU"] == 50
 
 
 def test_a_variant_has_answers_and_numbers_of_its_own():
-    half = PanopticMeasure(CATEGORIES, PanopticThresholds(0.5, 0.5), variant="thresholds 0.5")
+    half = PanopticEvaluator(CATEGORIES, PanopticThresholds(0.5, 0.5), variant="thresholds 0.5")
     half.add(sample(Segment(rows(0), CAT)), {"segments": [{"category_id": CAT, "mask": rows(0)}]})
     assert half.name == "panoptic_thresholds_0.5" and half.numbers()["panoptic PQ, thresholds 0.5"] == 100
     assert half.per_category() == {} and list(half.protocol()) == ["panoptic, thresholds 0.5"]
@@ -156,7 +148,7 @@ def test_the_best_query_of_a_rule_is_rejected_where_the_rule_rejects():
 
 
 def test_with_a_target_given_nothing_is_no_answer_and_expressions_without_one_do_not_count():
-    measure = ReferringMeasure(variant="best query", target_given=True)
+    measure = ReferringEvaluator(variant="best query", target_given=True)
     assert measure.numbers() == {}  # no expression with a target: nothing is defined
     measure.add(expression(tags=("relation",)), referred(0))
     measure.add(expression(Segment(rows(0)), tags=("ordinal",)), referred(0, 1, no_target=True))
@@ -189,11 +181,11 @@ def test_a_thing_is_found_by_its_category_and_more_than_half(answer, found):
 
 
 MEASURES = {
-    "panoptic": lambda: PanopticMeasure(CATEGORIES, sizes={"small": (0, 5), "large": (5, 100)}),
-    "semantic": lambda: SemanticMeasure(CATEGORIES),
-    "instance": lambda: InstanceMeasure(CATEGORIES),
-    "referring": lambda: ReferringMeasure(sizes={"small": (0, 5), "large": (5, 100)}),
-    "region": RegionMeasure,
+    "panoptic": lambda: PanopticEvaluator(CATEGORIES, sizes={"small": (0, 5), "large": (5, 100)}),
+    "semantic": lambda: SemanticEvaluator(CATEGORIES),
+    "instance": lambda: InstanceEvaluator(CATEGORIES),
+    "referring": lambda: ReferringEvaluator(sizes={"small": (0, 5), "large": (5, 100)}),
+    "region": RegionEvaluator,
 }
 REGION = (Region("box", points=((0, 0), (4, 4)), segment=0),)
 ASKED = {"referring": expression(Segment(rows(0)), tags=("ordinal",)), "region": sample(Segment(rows(0)), regions=REGION)}
@@ -207,7 +199,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_measures_of_workers_add_up(name):
+def test_default_evaluators_workers_add_up(name):
     whole, *parts = (MEASURES[name]() for _ in range(3))
     for number, found in enumerate([(0,), (0, 1), (2,)]):
         asked = ASKED.get(name, sample(Segment(rows(0), CAT)))
@@ -233,4 +225,4 @@ def test_measures_of_workers_add_up(name):
     ],
 )
 def test_rows_are_measured_by_what_they_ask_for(condition, task, names):
-    assert [measure.name for measure in measures_of(condition, task, CATEGORIES)] == names
+    assert [measure.name for measure in default_evaluators(condition, task, CATEGORIES)] == names
