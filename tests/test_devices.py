@@ -22,7 +22,7 @@ from psalm_hf.data.mixture import open_source
 from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.devices import kept_torch_state, pick_device
 from psalm_hf.evaluation import evaluate
-from psalm_hf.evaluation.benchmarks import OpenPart, Part, default_evaluators
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart, default_evaluators
 from psalm_hf.evaluation.calibration import open_calibration, score_predictions
 from psalm_hf.evaluation.evaluators.text import ShapesQuestionEvaluator
 from psalm_hf.evaluation.evaluators.video import VideoEvaluator
@@ -350,7 +350,7 @@ EVALUATED = {"panoptic": "panoptic", "semantic": "panoptic", "instance": "panopt
 
 
 def part_of(dataset: Any, measures: list[Any]) -> OpenPart:
-    return OpenPart(Part("shapes"), None, "test", {}, dataset, {}, tuple(measures))
+    return OpenPart(BenchmarkPart("shapes"), None, "test", {}, dataset, {}, tuple(measures))
 
 
 def judged(part: OpenPart, records: Records) -> dict[str, float]:

@@ -74,7 +74,7 @@ def calibrate(arguments: list[str] | None) -> None:
     check_folder(options.checkpoint)
 
     from ..devices import pick_device
-    from ..evaluation.calibration import RELEASED, choose_thresholds, numbers_at, open_calibration, score_predictions
+    from ..evaluation.calibration import BEST_QUERY, choose_thresholds, numbers_at, open_calibration, score_predictions
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     device = pick_device(options.device)
@@ -89,7 +89,7 @@ def calibrate(arguments: list[str] | None) -> None:
 
     absent = sum(prediction.ious is None for prediction in predictions)
     print(f"{options.dataset}: {len(predictions)} expressions, {absent} of them without target; percent, on these expressions")
-    for name, chosen in (("best query, always a prediction", RELEASED), ("calibrated", thresholds)):
+    for name, chosen in (("best query, always a prediction", BEST_QUERY), ("calibrated", thresholds)):
         numbers = ", ".join(f"{key} {value:.1f}" for key, value in numbers_at(chosen, predictions).items())
         print(f"  {name}: {numbers}")
     print(

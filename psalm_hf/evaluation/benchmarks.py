@@ -33,7 +33,7 @@ from .evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator
 from .evaluators.two_view import CorrespondenceEvaluator, TwoViewEvaluator
 from .evaluators.video import VideoEvaluator
 from .formats.cityscapes_instances import CityscapesInstances
-from .formats.coco_panoptic import CocoPanoptic
+from .formats.coco_panoptic import PanopticFiles
 from .formats.coco_results import CocoResults
 from .formats.correspondence import CorrespondenceFile
 from .formats.davis import DavisFrames
@@ -41,7 +41,7 @@ from .formats.json_lines import JsonLines
 from .formats.label_maps import LabelMaps
 from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 
-PROTOCOLS = ("community", "released")
+EVALUATION_PROTOCOLS = ("community", "released")
 
 # Choices that are an option of the dataset: choice -> name of the option.
 _DATASET_OPTIONS = {
@@ -65,7 +65,7 @@ class Format(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchmarkPart:
     """Rows of one dataset, predicted with one set of options.
 
     Attributes:
@@ -94,7 +94,7 @@ class OpenPart:
         targets: kind of prediction -> the dataset with its targets; kinds that are not named have `dataset`.
     """
 
-    part: Part
+    part: BenchmarkPart
     folder: str | None
     split: str
     options: Mapping[str, Any]
@@ -129,7 +129,7 @@ class Benchmark:
         is_resized: predictions in the format have another size than the images, and cannot be drawn on them.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[BenchmarkPart, ...]
     evaluators: MakeEvaluators
     choices: Mapping[str, Choices] = field(default_factory=lambda: _both({}))
     split: str = "val"
@@ -155,8 +155,8 @@ def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
         ValueError: an unknown benchmark or protocol, or a choice that does not concern the benchmark, with the valid ones.
     """
     benchmark = benchmark_of(name)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    if protocol not in EVALUATION_PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(EVALUATION_PROTOCOLS)}")
     choices = benchmark.choices[protocol]
     for choice in own:
         if choice not in choices:
@@ -174,7 +174,7 @@ def benchmark_of(name: str) -> Benchmark:
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     if name in DATASETS:
-        return Benchmark((Part(name),), _own, _both(_THRESHOLDS))
+        return Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
     close = get_close_matches(name, (*BENCHMARKS, *DATASETS), 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}, or a dataset{hint}")
@@ -182,7 +182,7 @@ def benchmark_of(name: str) -> Benchmark:
 
 def open_part(
     benchmark: Benchmark,
-    part: Part,
+    part: BenchmarkPart,
     split: str,
     data_dir: str | None,
     choices: Choices,
@@ -218,7 +218,7 @@ def formats_of(benchmark: Benchmark, part: OpenPart) -> dict[str, Format]:
 
 
 _FORMATS: Mapping[str, MakeFormat] = {
-    "panoptic": lambda part: CocoPanoptic(part.targets_of("panoptic").categories),
+    "panoptic": lambda part: PanopticFiles(part.targets_of("panoptic").categories),
     "semantic": lambda part: LabelMaps.of_positions(part.targets_of("semantic").categories),
     "instance": lambda part: CocoResults(part.targets_of("instance").categories),
     "referring": lambda part: JsonLines(("mask", "score", "no_target")),
@@ -374,7 +374,7 @@ def default_evaluators(
 
 def _both(choices: Choices) -> dict[str, Choices]:
     """The same choices under every protocol."""
-    return {protocol: choices for protocol in PROTOCOLS}
+    return {protocol: choices for protocol in EVALUATION_PROTOCOLS}
 
 
 _THRESHOLDS = {"threshold": 0.8, "overlap": 0.8}
@@ -401,44 +401,44 @@ _GENERALISED = {
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "coco_panoptic": Benchmark(
-            (Part("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"}), published=paper.COCO_PANOPTIC
+            (BenchmarkPart("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"}), published=paper.COCO_PANOPTIC
         ),
         "coco_instance": Benchmark(
-            (Part("coco_instance"),),
+            (BenchmarkPart("coco_instance"),),
             lambda datasets, choices: [InstanceEvaluator(datasets[""].categories)],
             published=paper.COCO_INSTANCE,
         ),
         "coco_semantic": Benchmark(
-            (Part("coco_semantic"),),
+            (BenchmarkPart("coco_semantic"),),
             _semantic,
             _both({"semantic_resize": "scores"}),
             formats={"semantic": lambda part: LabelMaps.of_positions(part.dataset.categories, file_name="{id:0>12}.png")},
             published=paper.COCO_SEMANTIC,
         ),
-        "refcoco": Benchmark((Part("refcoco"),), _referring, _REFERRING, published=paper.REFCOCO),
-        "refcoco+": Benchmark((Part("refcoco+"),), _referring, _REFERRING, published=paper.REFCOCO_PLUS),
-        "refcocog": Benchmark((Part("refcocog"),), _referring, _REFERRING, published=paper.REFCOCOG),
-        "grefcoco": Benchmark((Part("grefcoco"),), _referring, _GENERALISED, published=paper.GREFCOCO),
+        "refcoco": Benchmark((BenchmarkPart("refcoco"),), _referring, _REFERRING, published=paper.REFCOCO),
+        "refcoco+": Benchmark((BenchmarkPart("refcoco+"),), _referring, _REFERRING, published=paper.REFCOCO_PLUS),
+        "refcocog": Benchmark((BenchmarkPart("refcocog"),), _referring, _REFERRING, published=paper.REFCOCOG),
+        "grefcoco": Benchmark((BenchmarkPart("grefcoco"),), _referring, _GENERALISED, published=paper.GREFCOCO),
         "reasonseg": Benchmark(
-            (Part("reasonseg"),),
+            (BenchmarkPart("reasonseg"),),
             partial(_referring, crowds="ignored"),
             _both({"refer_protocol": "per_expression", "rasterisation": "released"}),
         ),
         "coco_interactive": Benchmark(
-            tuple(Part("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
+            tuple(BenchmarkPart("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
             lambda datasets, choices: [RegionEvaluator(COCO_SIZES)],
             {"community": {"rasterisation": "exact"}, "released": {"rasterisation": "released"}},
             published=paper.COCO_INTERACTIVE,
         ),
         "ade20k": Benchmark(
-            (Part("ade20k_panoptic", targets={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
+            (BenchmarkPart("ade20k_panoptic", targets={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
             _panoptic,
             _open("ade20k", **_THRESHOLDS, semantic_resize="logits"),
             published=paper.ADE20K,
             is_open=True,
         ),
         "cityscapes": Benchmark(
-            (Part("cityscapes_panoptic", targets={"semantic": "cityscapes_semantic"}),),
+            (BenchmarkPart("cityscapes_panoptic", targets={"semantic": "cityscapes_semantic"}),),
             _cityscapes,
             _open("cityscapes", **_THRESHOLDS, semantic_resize="logits"),
             formats={
@@ -449,14 +449,14 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             is_open=True,
         ),
         "lvis": Benchmark(
-            (Part("lvis"),),
+            (BenchmarkPart("lvis"),),
             lambda datasets, choices: [LvisEvaluator(datasets[""].categories)],
             _both({"vocabulary": "divided"}),
             is_open=True,
         ),
-        "pc59": Benchmark((Part("pc59"),), _semantic, _open("pc59", semantic_resize="scores"), published=paper.PC59, is_open=True),
+        "pc59": Benchmark((BenchmarkPart("pc59"),), _semantic, _open("pc59", semantic_resize="scores"), published=paper.PC59, is_open=True),
         "pc459": Benchmark(
-            (Part("pc459"),),
+            (BenchmarkPart("pc459"),),
             _semantic,
             {
                 "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
@@ -464,27 +464,29 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             },
             is_open=True,
         ),
-        "voc20": Benchmark((Part("voc20"),), _semantic, _open("voc20", semantic_resize="scores"), published=paper.VOC20, is_open=True),
-        "voc21": Benchmark((Part("voc21"),), _semantic, _open("voc21", semantic_resize="scores"), is_open=True),
+        "voc20": Benchmark(
+            (BenchmarkPart("voc20"),), _semantic, _open("voc20", semantic_resize="scores"), published=paper.VOC20, is_open=True
+        ),
+        "voc21": Benchmark((BenchmarkPart("voc21"),), _semantic, _open("voc21", semantic_resize="scores"), is_open=True),
         "davis2017": Benchmark(
-            (Part("davis2017", predicted="video"),),
+            (BenchmarkPart("davis2017", predicted="video"),),
             lambda datasets, choices: [VideoEvaluator()],
             _VIDEO,
             formats={"region": lambda part: DavisFrames()},
             published=paper.DAVIS2017,
         ),
         "moving_shapes": Benchmark(
-            (Part("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
+            (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
         ),
         "two_view_shapes": Benchmark(
-            tuple(Part("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
+            tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
             lambda datasets, choices: [TwoViewEvaluator(choices["visible_above"])],
             _both({"visible_above": 0.5}),
             "test",
             "validation",
         ),
         "ego_exo4d": Benchmark(
-            tuple(Part("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
+            tuple(BenchmarkPart("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
             lambda datasets, choices: [CorrespondenceEvaluator()],
             _both({"oracle": False}),
             formats={"region": _correspondence_file},
@@ -492,20 +494,20 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             is_resized=True,
         ),
         "vqav2": Benchmark(
-            (Part("vqav2", predicted="text"),),
+            (BenchmarkPart("vqav2", predicted="text"),),
             lambda datasets, choices: [VqaEvaluator()],
             formats={"text": lambda part: VqaResults()},
             published=paper.VQAV2,
         ),
         "scienceqa": Benchmark(
-            (Part("scienceqa", predicted="text"),),
+            (BenchmarkPart("scienceqa", predicted="text"),),
             lambda datasets, choices: [ScienceQaEvaluator()],
             split="test",
             formats={"text": lambda part: ScienceQaAnswers()},
             published=paper.SCIENCEQA,
         ),
         "mmbench": Benchmark(
-            (Part("mmbench", predicted="text"),),
+            (BenchmarkPart("mmbench", predicted="text"),),
             lambda datasets, choices: [MmBenchEvaluator(circular=choices["passes"] == "circular")],
             _both({"passes": "circular"}),
             "dev",
@@ -513,7 +515,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             published=paper.MMBENCH,
         ),
         "pope": Benchmark(
-            tuple(Part("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),
+            tuple(BenchmarkPart("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),
             lambda datasets, choices: [PopeEvaluator()],
             split="all",
             formats={"text": lambda part: PopeAnswers()},
@@ -522,10 +524,10 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         ),
         "shapes": Benchmark(
             (
-                Part("shapes", "panoptic", {"task": "panoptic"}),
-                Part("shapes", "referring", {"task": "referring"}),
-                *(Part("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
-                Part("shapes", "questions", {"task": "conversation"}, predicted="text"),
+                BenchmarkPart("shapes", "panoptic", {"task": "panoptic"}),
+                BenchmarkPart("shapes", "referring", {"task": "referring"}),
+                *(BenchmarkPart("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
+                BenchmarkPart("shapes", "questions", {"task": "conversation"}, predicted="text"),
             ),
             _shapes,
             _both(
@@ -536,6 +538,9 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             "test",
             "validation",
         ),
-        **{name: Benchmark((Part(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},
+        **{
+            name: Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
+            for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+        },
     }
 )

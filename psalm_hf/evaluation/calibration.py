@@ -16,7 +16,7 @@ from .evaluation import Evaluation
 from .evaluators.base import Evaluator
 from .evaluators.referring import meant
 
-GRID = np.arange(2, 99) / 100  # candidates for both thresholds
+CANDIDATES = np.arange(2, 99) / 100  # candidates for both thresholds
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ReferringThresholds:
     further_targets: float | None = 0.5
 
 
-RELEASED = ReferringThresholds(no_target=None, further_targets=None)  # always a prediction, of the best query
+BEST_QUERY = ReferringThresholds(no_target=None, further_targets=None)  # always a prediction, of the best query
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CalibrationEvaluator(Evaluator):
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
         """Scores and masks of all queries that score above the lowest candidate, and of the best one."""
         found = processor.post_process_referring_segmentation(
-            outputs, threshold=float(GRID[0]), no_target_threshold=None, target_sizes=[sample.image_size for sample in samples]
+            outputs, threshold=float(CANDIDATES[0]), no_target_threshold=None, target_sizes=[sample.image_size for sample in samples]
         )
         return [
             {"scores": entry["scores"].float().tolist(), "masks": [rle_from_bitmap(mask) for mask in entry["masks"].cpu().numpy()]}
@@ -139,9 +139,9 @@ def choose_thresholds(predictions: Sequence[ScoredPrediction]) -> ReferringThres
             f"calibration: {len(present)} expressions with a target and {len(absent)} without; both are needed, take more images"
         )
     best = np.array([prediction.scores[0] for prediction in present])
-    n_acc = (absent[:, None] <= GRID).mean(axis=0)
-    t_acc = (best[:, None] > GRID).mean(axis=0)
-    mean_iou = np.mean([_iou_at_thresholds(prediction, GRID) for prediction in present], axis=0)
+    n_acc = (absent[:, None] <= CANDIDATES).mean(axis=0)
+    t_acc = (best[:, None] > CANDIDATES).mean(axis=0)
+    mean_iou = np.mean([_iou_at_thresholds(prediction, CANDIDATES) for prediction in present], axis=0)
     return ReferringThresholds(no_target=_middle_of_the_best((n_acc + t_acc) / 2), further_targets=_middle_of_the_best(mean_iou))
 
 
@@ -170,4 +170,4 @@ def _iou_at_thresholds(prediction: ScoredPrediction, thresholds: np.ndarray) -> 
 
 def _middle_of_the_best(values: np.ndarray) -> float:
     best = np.flatnonzero(values == values.max())
-    return float(GRID[best[len(best) // 2]])
+    return float(CANDIDATES[best[len(best) // 2]])

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..masks import bitmap_from_rle
-from ..structures import Region, Sample, Segment
+from ..structures import Region, Sample
 from ..visualization import (
     Color,
     add_caption,
@@ -34,7 +33,7 @@ from ..visualization import (
 )
 
 # Kind of prediction -> what the score of a row is, and what a pixel is that has one thing instead of another.
-KINDS: dict[str, tuple[str, str]] = {
+SCORES: dict[str, tuple[str, str]] = {
     "panoptic": ("labelled pixels with the right category", "wrong category"),
     "semantic": ("labelled pixels with the right category", "wrong category"),
     "instance": ("mean IoU of the categories", "wrong category"),
@@ -48,10 +47,10 @@ RIGHT, MISSED, FALSE, WRONG = (190, 190, 190), (86, 180, 233), (213, 94, 0), (24
 NOT_JUDGED = (60, 60, 60)
 ERROR_OPACITY = 0.75
 MAX_WIDTH = 2400  # of a comparison, in pixels
-SHEET_CELL = (1400, 1400)  # of a comparison in the contact sheet
+COMPARISON_CELL = (1400, 1400)  # of a comparison in the contact sheet
 
 Layer = tuple[np.ndarray, np.ndarray]  # predicted and true pixels of one category, expression or region, (H, W) bool
-Row = tuple[int, Sample, Any]  # index in its dataset, sample, prediction
+ComparedRow = tuple[int, Sample, Any]  # index in its dataset, sample, prediction
 
 
 def row_score(sample: Sample, prediction: Any, name: str) -> float:
@@ -67,7 +66,7 @@ def row_score(sample: Sample, prediction: Any, name: str) -> float:
     ReasonSeg marks pixels to be ignored.
 
     Raises:
-        ValueError: `name` is none of `KINDS`, or the sample has another kind of prompt; a mask of another size than the image.
+        ValueError: `name` is none of `SCORES`, or the sample has another kind of prompt; a mask of another size than the image.
     """
     _check(sample, name)
     layers, judged = _layers(sample, prediction, name), _judged(sample, name)
@@ -90,10 +89,20 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
     _check(sample, name)
     layers, judged = _layers(sample, prediction, name), _judged(sample, name)
     image = open_image(sample.image)
-    predicted, true = _predicted(sample, prediction, name), _true(sample, name)
-    colors = label_colors([label.removesuffix(" (crowd)") for label, _ in (*true, *predicted)])
+    predicted = _predicted(sample, prediction, name)
+    true = [each for each in _true(sample, name) if each.is_judged or name != "referring"]
+    colors = label_colors([each.label.removesuffix(" (crowd)") for each in (*true, *predicted)])
     colors |= {f"{label} (crowd)": color for label, color in colors.items()}
-    panels = [_panel(image, masks, colors) for masks in (predicted, true)]
+    panels = [
+        draw_segmentation(
+            image,
+            np.array([each.mask for each in drawn], dtype=bool),
+            [each.label for each in drawn],
+            colors=colors,
+            legend=False,
+        )
+        for drawn in (predicted, true)
+    ]
     panels.append(_error_panel(image, layers, judged, panels[0].size))
     titles = ["prediction" + ": nothing is meant" * (name == "referring" and prediction["no_target"]), "truth", "error"]
     if name == "region":
@@ -103,7 +112,9 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
     return picture.resize([round(side * min(1, MAX_WIDTH / picture.width)) for side in picture.size], Image.Resampling.LANCZOS)
 
 
-def write_comparisons(folder: Path, rows: Sequence[Row], name: str, number: int, things: Collection[int] | None = None) -> list[Path]:
+def write_comparisons(
+    folder: Path, rows: Sequence[ComparedRow], name: str, number: int, things: Collection[int] | None = None
+) -> list[Path]:
     """Comparisons of the worst and the best rows: `worst_01_<ids>.png`, ..., `best_01_<ids>.png`, ..., and `contact_sheet.png` with all of
     them, the worst at the left and the best at the right.
 
@@ -112,7 +123,7 @@ def write_comparisons(folder: Path, rows: Sequence[Row], name: str, number: int,
     Args:
         folder: is made if it does not exist.
         rows: read twice, first to rank them, then those that are drawn: a sequence that reads files on demand does.
-        name: kind of prediction, see `KINDS`.
+        name: kind of prediction, see `SCORES`.
         number: drawings in all, half of them (the odd one too) the worst; fewer if there are fewer rows.
         things: ids of the categories that "instance" is about; default all.
 
@@ -145,7 +156,7 @@ def write_comparisons(folder: Path, rows: Sequence[Row], name: str, number: int,
     # Row by row: the next worst, the next best.
     order = [group[rank] for rank in range(len(written["worst"])) for group in written.values() if rank < len(group)]
     sheet = folder / "contact_sheet.png"
-    contact_sheet([open_image(path) for path in order], columns=min(2, number), cell_size=SHEET_CELL).save(sheet)
+    contact_sheet([open_image(path) for path in order], columns=min(2, number), cell_size=COMPARISON_CELL).save(sheet)
     return [*written["worst"], *written["best"], sheet]
 
 
@@ -156,8 +167,8 @@ def _of_things(sample: Sample, name: str, things: Collection[int] | None) -> Sam
 
 
 def _check(sample: Sample, name: str) -> None:
-    if name not in KINDS:
-        raise ValueError(f"unknown kind of prediction {name!r}, expected one of {', '.join(KINDS)}")
+    if name not in SCORES:
+        raise ValueError(f"unknown kind of prediction {name!r}, expected one of {', '.join(SCORES)}")
     expected = {"referring": "sentence", "region": "region"}.get(name, "category")
     if sample.condition != expected:
         raise ValueError(
@@ -165,57 +176,33 @@ def _check(sample: Sample, name: str) -> None:
         )
 
 
+class Drawn(NamedTuple):
+    """One mask of a prediction or target; masks of one key (category, expression or region) are compared together."""
+
+    key: int
+    label: str
+    mask: np.ndarray
+    is_judged: bool = True
+
+
 def _layers(sample: Sample, prediction: Any, name: str) -> list[Layer]:
     """Predicted and true pixels of everything that is told apart in a row."""
-    nothing = np.zeros(sample.image_size, dtype=bool)
-    if name == "referring":
-        predicted = nothing if prediction["no_target"] else bitmap_from_rle(prediction["mask"])
-        return [(predicted, _union((segment.mask_rle for segment in sample.segments if not _is_ignored(segment)), nothing))]
-    if name == "region":
-        true = [nothing if region.segment is None else _mask(sample, region.segment) for region in sample.regions]
-        return list(zip(map(bitmap_from_rle, prediction["masks"]), true, strict=True))
-    found, there = defaultdict(list), defaultdict(list)
-    for entry in _entries(prediction, name):
-        found[entry["category_id"]].append(entry["mask"])
-    for segment in sample.segments:
-        if name == "semantic" or not segment.is_crowd:
-            there[segment.category_id].append(segment.mask_rle)
-    return [(_union(found[id], nothing), _union(there[id], nothing)) for id in sorted({*found, *there})]
+    predicted, true = _predicted(sample, prediction, name), [each for each in _true(sample, name) if each.is_judged]
+    keys = sorted({each.key for each in (*predicted, *true)})
+    return [tuple(_union(sample, [each for each in drawn if each.key == key]) for drawn in (predicted, true)) for key in keys]
 
 
 def _judged(sample: Sample, name: str) -> np.ndarray:
     """(H, W) bool: the pixels on which a prediction can be right or wrong."""
-    nothing = np.zeros(sample.image_size, dtype=bool)
-    labelled = _union((segment.mask_rle for segment in sample.segments if name == "semantic" or not segment.is_crowd), nothing)
+    true = _true(sample, name)
+    labelled, ignored = (_union(sample, [each for each in true if each.is_judged == is_judged]) for is_judged in (True, False))
     if name in ("panoptic", "semantic"):
         return labelled
-    if name == "instance":
-        return labelled | ~_union((segment.mask_rle for segment in sample.segments if segment.is_crowd), nothing)
-    if name == "referring":
-        return ~_union((segment.mask_rle for segment in sample.segments if _is_ignored(segment)), nothing)
-    return ~nothing
+    return labelled | ~ignored if name == "instance" else ~ignored
 
 
-def _is_ignored(segment: Segment) -> bool:
-    return segment.is_crowd and segment.category_id is None
-
-
-def _entries(prediction: Any, name: str) -> list[dict[str, Any]]:
-    """Entries of a prediction with categories, as far as they are drawn."""
-    if name == "instance":
-        return [entry for entry in prediction["instances"] if entry["score"] >= MIN_SCORE]
-    return prediction["segments"]
-
-
-def _union(rles: Iterable[dict], nothing: np.ndarray) -> np.ndarray:
-    union = nothing.copy()
-    for rle in rles:
-        union |= bitmap_from_rle(rle)
-    return union
-
-
-def _mask(sample: Sample, index: int) -> np.ndarray:
-    return bitmap_from_rle(sample.segments[index].mask_rle)
+def _union(sample: Sample, drawn: Sequence[Drawn]) -> np.ndarray:
+    return np.any([np.zeros(sample.image_size, dtype=bool), *(each.mask for each in drawn)], axis=0)
 
 
 def _iou(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -229,37 +216,41 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(values) / len(values) if values else 1.0
 
 
-def _predicted(sample: Sample, prediction: Any, name: str) -> list[tuple[str, np.ndarray]]:
-    """Label and pixels of everything that is drawn as prediction."""
+def _predicted(sample: Sample, prediction: Any, name: str) -> list[Drawn]:
     if name == "referring":
-        return [] if prediction["no_target"] else [("answer", bitmap_from_rle(prediction["mask"]))]
+        return [] if prediction["no_target"] else [Drawn(0, "answer", bitmap_from_rle(prediction["mask"]))]
     if name == "region":
-        return [(str(number), bitmap_from_rle(rle)) for number, rle in enumerate(prediction["masks"], 1)]
-    return [(_short(sample, entry["category_id"]), bitmap_from_rle(entry["mask"])) for entry in _entries(prediction, name)]
+        return [Drawn(number, str(number), bitmap_from_rle(rle)) for number, rle in enumerate(prediction["masks"], 1)]
+    return [
+        Drawn(entry["category_id"], _short(sample, entry["category_id"]), bitmap_from_rle(entry["mask"]))
+        for entry in prediction["instances" if name == "instance" else "segments"]
+        if name != "instance" or entry["score"] >= MIN_SCORE
+    ]
 
 
-def _true(sample: Sample, name: str) -> list[tuple[str, np.ndarray]]:
-    """Label and pixels of everything that is drawn as target."""
+def _true(sample: Sample, name: str) -> list[Drawn]:
+    masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
     if name == "region":
         nothing = np.zeros(sample.image_size, dtype=bool)
-        segments = [region.segment for region in sample.regions]
-        return [(str(number), nothing if index is None else _mask(sample, index)) for number, index in enumerate(segments, 1)]
+        segments = enumerate((region.segment for region in sample.regions), 1)
+        return [Drawn(number, str(number), nothing if index is None else masks[index]) for number, index in segments]
+    pairs = list(zip(sample.segments, masks, strict=True))
+    if name == "referring":
+        return [Drawn(0, "meant", mask, not segment.is_crowd or segment.category_id is not None) for segment, mask in pairs]
     return [
-        ("meant" if name == "referring" else _short(sample, segment.category_id) + " (crowd)" * segment.is_crowd, _mask(sample, index))
-        for index, segment in enumerate(sample.segments)
-        if not (name == "referring" and _is_ignored(segment))
+        Drawn(
+            segment.category_id,
+            _short(sample, segment.category_id) + " (crowd)" * segment.is_crowd,
+            mask,
+            name == "semantic" or not segment.is_crowd,
+        )
+        for segment, mask in pairs
     ]
 
 
 def _short(sample: Sample, category_id: int) -> str:
     """The first name, where a category is prompted with all of its synonyms."""
     return sample.categories[category_id].split(",")[0]
-
-
-def _panel(image: Image.Image, masks: Sequence[tuple[str, np.ndarray]], colors: dict[str, Color]) -> Image.Image:
-    labels = [label for label, _ in masks]
-    bitmaps = np.array([mask for _, mask in masks], dtype=bool)
-    return draw_segmentation(image, bitmaps, labels, colors=colors, legend=False)
 
 
 def _prompt_panel(sample: Sample, image: Image.Image, colors: dict[str, Color], size: tuple[int, int]) -> Image.Image:
@@ -312,13 +303,13 @@ def _swatches(name: str, judged: np.ndarray) -> dict[str, Color]:
     if name not in ("panoptic", "semantic"):  # there, what is predicted on labelled pixels stands where something else is true
         swatches["false positive"] = FALSE
     if name != "referring":
-        swatches[KINDS[name][1]] = WRONG
+        swatches[SCORES[name][1]] = WRONG
     return swatches | ({} if judged.all() else {"not judged": NOT_JUDGED})
 
 
 def _caption(sample: Sample, prediction: Any, name: str) -> str:
     ids = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
-    score = f"{KINDS[name][0]} {100 * row_score(sample, prediction, name):.1f} %"
+    score = f"{SCORES[name][0]} {100 * row_score(sample, prediction, name):.1f} %"
     expressions = " | ".join(f"\u201c{text.strip()}\u201d" for text in sample.expressions)
     return f"{score} on {ids}" + f": {expressions}" * bool(expressions)
 

@@ -14,10 +14,22 @@ from typing import Any
 
 from ..data import DATASETS
 from ..data.mixture import check_source, named_source
-from .benchmarks import Benchmark, Choices, MakeEvaluators, OpenPart, Part, benchmark_of, choices_of, formats_of, open_part, with_processor
-from .comparisons import KINDS, write_comparisons
+from ..data.preparation import write_json
+from .benchmarks import (
+    Benchmark,
+    BenchmarkPart,
+    Choices,
+    MakeEvaluators,
+    OpenPart,
+    benchmark_of,
+    choices_of,
+    formats_of,
+    open_part,
+    with_processor,
+)
+from .comparisons import SCORES, write_comparisons
 from .evaluators.base import Evaluator, Numbers
-from .records import PredictionsInMemory, Records, write_json
+from .records import PredictionsInMemory, Records
 from .results import Results, beside, describe_checkpoint, fingerprint, flat, joint_results, part_results, versions
 from .runner import MaskPredictor, PredictedRows, Processes, evaluate_predictions, predict
 from .text import TextPredictor
@@ -25,7 +37,7 @@ from .video import VideoPredictor
 from .vocabulary import lengthen_context
 
 IMAGE_SIZE = 128  # of drawn images, where no processor says another
-PREDICTORS = {"rows": MaskPredictor, "video": VideoPredictor, "text": TextPredictor}  # by `Part.predicted`
+PREDICTORS = {"rows": MaskPredictor, "video": VideoPredictor, "text": TextPredictor}  # by `BenchmarkPart.predicted`
 
 
 @dataclass(frozen=True)
@@ -165,7 +177,7 @@ class Evaluation:
             evaluated.append(EvaluatedPart(part, evaluate_predictions(part, predictions, self.processes), predictions))
         return evaluated
 
-    def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[Part]:
+    def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[BenchmarkPart]:
         known = [part.name for part in self.benchmark.parts]
         if unknown := set(names or ()) - set(known):
             raise ValueError(f"--parts {' '.join(sorted(unknown))}: {self.name} has the parts {', '.join(filter(None, known)) or 'none'}")
@@ -207,7 +219,7 @@ class Evaluation:
         self.processes.wait()
         if self.processes.rank == 0:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self.output_dir / "run.json", self.description)
+            write_json(self.output_dir / "run.json", self.description, indent=1)
         self.processes.wait()
         self.resume = True  # what follows is this evaluation's own
 
@@ -248,7 +260,7 @@ class Evaluation:
                 folder = self.output_dir / "predictions" / name / kind
                 folder.mkdir(parents=True, exist_ok=True)
                 form.write(folder, ((sample, found) for _, sample, found in rows))
-            if self.visualize and kind in KINDS:
+            if self.visualize and kind in SCORES:
                 things = {category.id for category in part.targets_of(kind).categories if category.is_thing}
                 write_comparisons(self.output_dir / "pictures" / name / kind, rows, kind, self.visualize, things)
 

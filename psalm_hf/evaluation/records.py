@@ -68,7 +68,10 @@ class _StoredPredictions(Mapping[int, Any]):
         self._places = places
 
     def __getitem__(self, row: int) -> Any:
-        return read_prediction(self._places[row])
+        path, position = self._places[row]
+        with path.open("rb") as file:
+            file.seek(position)
+            return json.loads(file.readline())["answer"]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -89,24 +92,9 @@ class PredictionsInMemory(dict[int, Any]):
         return self
 
 
-def read_prediction(place: tuple[Path, int]) -> Any:
-    """The prediction at one of `Records.places`."""
-    path, position = place
-    with path.open("rb") as file:
-        file.seek(position)
-        return json.loads(file.readline())["answer"]
-
-
 def _row_of(line: bytes, path: Path) -> int:
     # The row comes first, and predictions are long: no need to parse them.
     head = line[: line.find(b",")].removeprefix(b'{"row":')
     if not head.isdigit():
         raise ValueError(f"{path}: {line!r:.60} is no prediction that an evaluation has written; start again in another folder")
     return int(head)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

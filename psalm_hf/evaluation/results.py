@@ -17,16 +17,16 @@ import transformers
 from huggingface_hub import snapshot_download
 
 from ..data.features import SampleDataset
+from ..data.preparation import write_json
 from ..structures import REGION_KINDS
 from .baselines import Baseline
 from .benchmarks import Benchmark, OpenPart
 from .evaluators.base import Evaluator, Numbers
 from .groups import group_means, seen_and_unseen
-from .records import write_json
 from .runner import sums
 
 # In the row for a table; the other numbers, and those of groups, are in results.json.
-COLUMNS = (
+TABLE_COLUMNS = (
     "PQ",
     "PQ-things",
     "PQ-stuff",
@@ -81,7 +81,7 @@ class Results:
 
     def write(self, folder: Path) -> None:
         """results.json, and results.md: a row of a table, and a table with the methods that the paper compares with."""
-        write_json(folder / "results.json", asdict(self))
+        write_json(folder / "results.json", asdict(self), indent=1)
         (folder / "results.md").write_text(markdown_row(self) + "".join(markdown_comparisons(self)), encoding="utf-8")
 
     def __str__(self) -> str:
@@ -253,4 +253,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_column(name: str) -> bool:
     number, _, group = name.partition(", ")
-    return number.split()[-1] in COLUMNS and (not group or group in REGION_KINDS)
+    return number.split()[-1] in TABLE_COLUMNS and (not group or group in REGION_KINDS)

@@ -18,7 +18,7 @@ from ..model.losses import CATEGORY
 from ..model.modeling_psalm import PsalmSegmentationOutput
 from ..structures import Sample
 
-WHOLE = 16384  # tokens: more than any vocabulary of a benchmark has
+WHOLE_VOCABULARY = 16384  # tokens: more than any vocabulary of a benchmark has
 
 
 def split_names(processor: Any, names: Sequence[str], *, task: str = "panoptic", prompt_style: str | None = None) -> list[list[str]]:
@@ -152,7 +152,7 @@ def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled
     )
 
 
-def lengthen_context(model: Any, processor: Any, length: int = WHOLE) -> None:
+def lengthen_context(model: Any, processor: Any, length: int = WHOLE_VOCABULARY) -> None:
     """Lets prompts be longer than the language model was trained on, as the released code does without a check.
 
     Only where positions are rotations, which go on without end. What the model makes of them is another question.

@@ -13,7 +13,7 @@ import numpy as np
 from .base import Metric, mean
 from .overlap import integer_maps
 
-VOID = 0  # id of the pixels that belong to no segment
+_VOID = 0  # id of the pixels that belong to no segment
 _ID_LIMIT = 2**31  # so that a pair of ids fits into one int64
 
 
@@ -83,12 +83,12 @@ class PanopticQuality(Metric):
         self.num_images += 1
         matches: dict[int, int] = {}  # predicted id -> target id
         for (predicted_id, target_id), pixels in overlaps.items():
-            if VOID in (predicted_id, target_id) or target_id in crowd_ids:
+            if _VOID in (predicted_id, target_id) or target_id in crowd_ids:
                 continue
             category = target_categories[target_id]
             if predicted_categories[predicted_id] != category:
                 continue
-            on_void = overlaps.get((predicted_id, VOID), 0)
+            on_void = overlaps.get((predicted_id, _VOID), 0)
             iou = pixels / (predicted_areas[predicted_id] + target_areas[target_id] - pixels - on_void)
             if iou > 0.5:
                 matches[predicted_id] = target_id
@@ -98,15 +98,15 @@ class PanopticQuality(Metric):
             self.missed[target_categories[target_id]] += self._counts(target_areas[target_id])
         for predicted_id in predicted_categories.keys() - matches.keys():
             category = predicted_categories[predicted_id]
-            excuses = [VOID, *(crowd_id for crowd_id in crowd_ids if target_categories[crowd_id] == category)]
+            excuses = [_VOID, *(crowd_id for crowd_id in crowd_ids if target_categories[crowd_id] == category)]
             excused = sum(overlaps.get((predicted_id, excuse), 0) for excuse in excuses)
             if excused / predicted_areas[predicted_id] <= 0.5:
                 self.false[category] += self._counts(predicted_areas[predicted_id])
 
     def _check(self, areas: Mapping[int, int], categories: Mapping[int, int], item: str) -> None:
-        if VOID in categories:
-            raise ValueError(f"{item}: {VOID} means no segment, but was given category {categories[VOID]}; number segments from 1")
-        if nameless := areas.keys() - categories.keys() - {VOID}:
+        if _VOID in categories:
+            raise ValueError(f"{item}: {_VOID} means no segment, but was given category {categories[_VOID]}; number segments from 1")
+        if nameless := areas.keys() - categories.keys() - {_VOID}:
             raise ValueError(f"{item}: ids {sorted(nameless)} are in the map, but have no category")
         if unknown := set(categories.values()) - self.is_thing.keys():
             raise ValueError(
@@ -155,9 +155,9 @@ class PanopticQuality(Metric):
 
 
 def _ids(segmentation: np.ndarray, item: str) -> np.ndarray:
-    if segmentation.size and not VOID <= segmentation.min() <= segmentation.max() < _ID_LIMIT:
+    if segmentation.size and not _VOID <= segmentation.min() <= segmentation.max() < _ID_LIMIT:
         raise ValueError(
-            f"{item}: ids from {segmentation.min()} to {segmentation.max()}; pixels without a segment are {VOID}, segments 1 to 2^31 - 1"
+            f"{item}: ids from {segmentation.min()} to {segmentation.max()}; pixels without a segment are {_VOID}, segments 1 to 2^31 - 1"
         )
     return segmentation.astype(np.int64, copy=False)
 

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from .base import Metric, mean
 from .overlap import Mask, bitmaps, integer_maps, intersection_and_union
 
-BACKGROUND = 0
+_BACKGROUND = 0
 NUM_BINS = 4  # of time: decay compares the first quarter of a sequence with the last
 # What an object that a frame neither shows nor was said to show has reached there.
 BOTH_ABSENT = (1.0, 1.0)
@@ -86,9 +86,9 @@ class VideoObjects(Metric):
         """
         item = f"sequence {sequence}, frame {frame}"
         predicted, target = integer_maps(predicted, target, "object numbers", f"{item}: ")
-        if BACKGROUND in object_ids:
-            raise ValueError(f"{item}: {BACKGROUND} means no object; number objects from 1")
-        if unknown := set(np.unique(predicted).tolist()) - {BACKGROUND, *object_ids}:
+        if _BACKGROUND in object_ids:
+            raise ValueError(f"{item}: {_BACKGROUND} means no object; number objects from 1")
+        if unknown := set(np.unique(predicted).tolist()) - {_BACKGROUND, *object_ids}:
             raise ValueError(f"{item}: the prediction has objects {sorted(unknown)}, but the sequence has {sorted(object_ids)}")
         if frame in self.sequences.get(sequence, {}):
             raise ValueError(f"{item}: was added before; each frame counts once")

@@ -14,8 +14,8 @@ from .base import Metric, accuracies
 # In the order in which they are looked for. There is no apostrophe and no colon: "it's" and "10:30" stay.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = {"a", "an", "the"}
-NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
-NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+_NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 
 # Words that get back the apostrophe that they were written without. The evaluator's table also has words with a capital I, which never
 # occur: the text is in lower case by then.
@@ -45,7 +45,7 @@ def normalise_answer(text: str) -> str:
         beside_space = f"{mark} " in text or f" {mark}" in text
         unpunctuated = unpunctuated.replace(mark, "" if beside_space or number else " ")
     unpunctuated = _FULL_STOP.sub("", unpunctuated, count=_MOST_FULL_STOPS)
-    words = [NUMBERS.get(word, word) for word in unpunctuated.lower().split()]
+    words = [_NUMBERS.get(word, word) for word in unpunctuated.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 

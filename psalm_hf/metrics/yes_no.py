@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .base import Metric, mean, percent
 
-LABELS = ("yes", "no")
+_LABELS = ("yes", "no")
 
 
 def says_yes(text: str) -> bool:
@@ -46,8 +46,8 @@ class YesNoScores(Metric):
         """
         if not isinstance(answer, str):
             raise ValueError(f"yes or no: expected a text as answer, got {answer!r:.80}")
-        if label not in LABELS:
-            raise ValueError(f"yes or no: expected as label one of {', '.join(LABELS)}, got {label!r:.80}")
+        if label not in _LABELS:
+            raise ValueError(f"yes or no: expected as label one of {', '.join(_LABELS)}, got {label!r:.80}")
         if not file:
             raise ValueError("yes or no: give the question file a name")
         self.outcomes.setdefault(file, Counter())[label, says_yes(answer)] += 1

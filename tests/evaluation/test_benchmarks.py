@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
-from psalm_hf.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, benchmark_of, choices_of, formats_of, open_part
+from psalm_hf.evaluation.benchmarks import BENCHMARKS, EVALUATION_PROTOCOLS, benchmark_of, choices_of, formats_of, open_part
 from psalm_hf.evaluation.results import part_results
 from psalm_hf.evaluation.runner import Processes, evaluate_predictions
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
@@ -111,7 +111,7 @@ def test_the_truth_as_answer_gives_100_through_the_submission_format(name, tmp_p
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_both_protocols_say_the_same_choices(name):
-    choices = [choices_of(name, protocol, {}) for protocol in PROTOCOLS]
+    choices = [choices_of(name, protocol, {}) for protocol in EVALUATION_PROTOCOLS]
     assert choices[0].keys() == choices[1].keys()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.calibration import (
-    RELEASED,
+    BEST_QUERY,
     CalibrationEvaluator,
     ReferringThresholds,
     ScoredPrediction,
@@ -62,7 +62,7 @@ def test_one_kind_of_expression_alone_is_refused(answers):
 def test_numbers_at_thresholds_are_those_of_a_count_by_hand():
     answers = [scored([0.2]), scored([0.7]), scored([0.6, 0.5], [0.5, 1.0]), scored([0.4, 0.1], [1.0, 0.2])]
     # Always an answer, of the best query: both absent ones get a mask.
-    assert numbers_at(RELEASED, answers) == {"N-acc": 0, "T-acc": 100, "gIoU": 100 * (0.5 + 1) / 4, "mIoU": 75}
+    assert numbers_at(BEST_QUERY, answers) == {"N-acc": 0, "T-acc": 100, "gIoU": 100 * (0.5 + 1) / 4, "mIoU": 75}
     # 0.2 and 0.4 are nothing; of the third, both queries answer.
     found = numbers_at(ReferringThresholds(no_target=0.4, further_targets=0.45), answers)
     assert found == {"N-acc": 50, "T-acc": 50, "gIoU": 100 * (1 + 1) / 4, "mIoU": 100}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.evaluation import comparisons
-from psalm_hf.evaluation.comparisons import KINDS, draw_comparison, row_score, write_comparisons
+from psalm_hf.evaluation.comparisons import SCORES, draw_comparison, row_score, write_comparisons
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 
@@ -256,4 +256,4 @@ def test_no_picture_of_no_row(tmp_path, tenths, number):
 
 
 def test_every_kind_has_words_for_its_score():
-    assert all(score for score, _ in KINDS.values())
+    assert all(score for score, _ in SCORES.values())

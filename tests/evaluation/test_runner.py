@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample
-from psalm_hf.evaluation.benchmarks import OpenPart, Part, benchmark_of
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart, benchmark_of
 from psalm_hf.evaluation.evaluators.referring import ReferringEvaluator
 from psalm_hf.evaluation.evaluators.semantic import SemanticEvaluator
 from psalm_hf.evaluation.records import PredictionsInMemory
@@ -98,7 +98,7 @@ def evaluate(processor, truth, answers, **options):
 def evaluated(model, processor, dataset, batch_size, **choices):
     """Results of a part with these rows, measured by what they ask for."""
     measures = benchmark_of("own_jsonl").evaluators({"": dataset}, CHOICES | choices)
-    part = OpenPart(Part("own_jsonl"), None, "val", {}, dataset, {}, tuple(measures))
+    part = OpenPart(BenchmarkPart("own_jsonl"), None, "val", {}, dataset, {}, tuple(measures))
     answers = PredictionsInMemory()
     predict(MaskPredictor(model, processor, part, {}), answers, Processes(), batch_size=batch_size)
     return part_results(benchmark_of("own_jsonl"), part, evaluate_predictions(part, answers, Processes()))
@@ -248,7 +248,7 @@ ANSWERS = {row: {"referring": {"mask": stripe(0, 8 + 8 * row).mask_rle, "score":
 
 
 def part_of(measure, *samples, targets=None):
-    return OpenPart(Part("own_jsonl", targets={}), None, "val", {}, rows_of(*samples), targets or {}, (measure,))
+    return OpenPart(BenchmarkPart("own_jsonl", targets={}), None, "val", {}, rows_of(*samples), targets or {}, (measure,))
 
 
 class Alone(Processes):
@@ -274,7 +274,7 @@ def test_the_truth_may_be_another_dataset_in_another_order():
     asked = [picture("one"), picture("two")]
     true = [picture("two", stripe(0, 128, DOG)), picture("one", stripe(0, 128, CAT))]
     part = part_of(SemanticEvaluator(CATEGORIES), *asked, targets={"semantic": rows_of(*true)})
-    part = replace(part, part=Part("own_coco", targets={"semantic": "own_pairs"}))
+    part = replace(part, part=BenchmarkPart("own_coco", targets={"semantic": "own_pairs"}))
     everywhere = stripe(0, 128).mask_rle
     answers = {row: {"semantic": {"segments": [{"category_id": category, "mask": everywhere}]}} for row, category in enumerate((CAT, DOG))}
     (measure,) = evaluate_predictions(part, answers, Processes())

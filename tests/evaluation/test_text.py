@@ -13,7 +13,7 @@ from PIL import Image
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
-from psalm_hf.evaluation.benchmarks import BENCHMARKS, OpenPart, Part, choices_of, open_part
+from psalm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkPart, OpenPart, choices_of, open_part
 from psalm_hf.evaluation.evaluators.text import ShapesQuestionEvaluator
 from psalm_hf.evaluation.records import Records
 from psalm_hf.evaluation.runner import Processes, evaluate_predictions, predict
@@ -55,7 +55,7 @@ def question(number, image, reply="a secret"):
 
 def part_of(*samples, measure=ShapesQuestionEvaluator):
     rows = datasets.Dataset.from_list([row_from_sample(sample) for sample in samples], features=ROW_FEATURES)
-    return OpenPart(Part("shapes", "conversation"), None, "test", {}, SampleDataset(rows, ()), {}, (measure(),))
+    return OpenPart(BenchmarkPart("shapes", "conversation"), None, "test", {}, SampleDataset(rows, ()), {}, (measure(),))
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_default_evaluators_processes_add_up():
 def test_psalm_tiny_answers_better_than_the_most_frequent_answers(tmp_path, tiny_checkpoint):
     model, processor = PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
     dataset = load("shapes", "test", None, task="conversation", num_images=20, cache_dir=tmp_path / "cache")
-    part = OpenPart(Part("shapes", "conversation"), None, "test", {}, dataset, {}, (ShapesQuestionEvaluator(),))
+    part = OpenPart(BenchmarkPart("shapes", "conversation"), None, "test", {}, dataset, {}, (ShapesQuestionEvaluator(),))
     run(tmp_path / "answers", part, model, processor, batch_size=16)
     (measure,) = evaluate_predictions(part, Records(tmp_path / "answers").predictions(), Processes())
     assert measure.numbers()["text accuracy"] > 50  # 61 over 200 pictures; 37 for the most frequent answer to each kind

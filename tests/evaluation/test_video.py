@@ -10,7 +10,7 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
 from psalm_hf.data import load
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.shapes.moving import make_clip
-from psalm_hf.evaluation.benchmarks import OpenPart, Part
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart
 from psalm_hf.evaluation.evaluators.video import VideoEvaluator
 from psalm_hf.evaluation.records import Records
 from psalm_hf.evaluation.runner import Processes, predict
@@ -50,7 +50,7 @@ def clips(tmp_path_factory):
 
 
 def part_of(dataset):
-    return OpenPart(Part("moving_shapes"), None, "test", {}, dataset, {}, (VideoEvaluator(),))
+    return OpenPart(BenchmarkPart("moving_shapes"), None, "test", {}, dataset, {}, (VideoEvaluator(),))
 
 
 def answered(tiny, dataset, folder, processes=None, policy=CAREFREE, oracle=False):

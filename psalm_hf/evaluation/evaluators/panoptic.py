@@ -24,7 +24,7 @@ class PanopticThresholds:
     overlap: float = 0.8
 
 
-RELEASED = PanopticThresholds()
+RELEASED_THRESHOLDS = PanopticThresholds()
 
 
 class PanopticEvaluator(Evaluator):
@@ -38,7 +38,11 @@ class PanopticEvaluator(Evaluator):
     sums: ClassVar[tuple[str, ...]] = ("metric", "by_size", "segments")
 
     def __init__(
-        self, categories: Sequence[Category], thresholds: PanopticThresholds = RELEASED, sizes: AreaRanges | None = None, variant: str = ""
+        self,
+        categories: Sequence[Category],
+        thresholds: PanopticThresholds = RELEASED_THRESHOLDS,
+        sizes: AreaRanges | None = None,
+        variant: str = "",
     ):
         self.name, self.variant = variant_name("panoptic", variant), variant
         self.categories, self.thresholds, self.choices = tuple(categories), thresholds, asdict(thresholds)

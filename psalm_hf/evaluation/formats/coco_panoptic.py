@@ -16,10 +16,10 @@ from ...metrics import label_map
 from ...structures import Sample
 from .images import ImageRow, check_map_size, file_stem, image_rows, json_id, read_json
 
-FILE, FOLDER = "predictions.json", "png"
+_FILE, _FOLDER = "predictions.json", "png"
 
 
-class CocoPanoptic:
+class PanopticFiles:
     """`predictions.json` and a folder `png` with one picture per image, whose colours R + 256 G + 65536 B are the ids of segments.
 
     The JSON file has, under "annotations", `{"image_id", "file_name", "segments_info": [{"id", "category_id", "score"}]}` per image. Scores
@@ -35,12 +35,12 @@ class CocoPanoptic:
         Raises:
             ValueError: masks of an image overlap, are of another size, or empty.
         """
-        (folder / FOLDER).mkdir(exist_ok=True)
-        with (folder / FILE).open("w", encoding="utf-8") as file:
+        (folder / _FOLDER).mkdir(exist_ok=True)
+        with (folder / _FILE).open("w", encoding="utf-8") as file:
             file.write('{"annotations": [')
             separator = "\n"
             for sample, prediction in predictions:
-                file.write(separator + json.dumps(self._write_image(folder / FOLDER, sample, prediction["segments"])))
+                file.write(separator + json.dumps(self._write_image(folder / _FOLDER, sample, prediction["segments"])))
                 separator = ",\n"
             file.write("\n]}\n")
 
@@ -69,11 +69,11 @@ class CocoPanoptic:
             ValueError: no such files; images or categories that the dataset does not have; an image twice, or without prediction; a picture
                 of another size; ids that are not in both, the picture and the list.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / _FILE if path.is_dir() else path
         content = read_json(path)
         if not isinstance(content, Mapping) or not isinstance(content.get("annotations"), list):
             raise ValueError(f"{path}: expected an object with a list 'annotations', the format of panopticapi")
-        folder = path.with_suffix("") if path.with_suffix("").is_dir() else path.parent / FOLDER
+        folder = path.with_suffix("") if path.with_suffix("").is_dir() else path.parent / _FOLDER
         rows = image_rows(dataset)
         predictions: dict[int, Any] = {}
         for number, entry in enumerate(content["annotations"]):

@@ -12,7 +12,7 @@ from ...data.features import Category, SampleDataset
 from ...structures import Sample
 from .images import image_rows, json_id, read_json, sized_mask
 
-FILE = "results.json"
+_FILE = "results.json"
 KEYS = ("image_id", "category_id", "segmentation", "score")
 
 
@@ -27,7 +27,7 @@ class CocoResults:
 
     def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """One instance per line."""
-        with (folder / FILE).open("w", encoding="utf-8") as file:
+        with (folder / _FILE).open("w", encoding="utf-8") as file:
             file.write("[")
             separator = "\n"
             for sample, prediction in predictions:
@@ -55,7 +55,7 @@ class CocoResults:
             ValueError: no such list; images or categories that the dataset does not have; a mask of another size; a score that is no
                 finite number.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / _FILE if path.is_dir() else path
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list of results, got {type(entries).__name__}")

@@ -10,7 +10,7 @@ from typing import Any
 from ...data.features import SampleDataset
 from ...structures import Sample
 
-FILE = "predictions.jsonl"
+_FILE = "predictions.jsonl"
 
 
 class JsonLines:
@@ -28,7 +28,7 @@ class JsonLines:
 
     def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Line by line."""
-        with (folder / FILE).open("w", encoding="utf-8") as file:
+        with (folder / _FILE).open("w", encoding="utf-8") as file:
             for sample, prediction in predictions:
                 file.write(json.dumps({"image_id": str(sample.image_id), "record_id": sample.record_id, **prediction}) + "\n")
 
@@ -41,7 +41,7 @@ class JsonLines:
         Raises:
             ValueError: the file does not hold exactly the rows of the dataset, or a line is none of this format; the message names it.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / _FILE if path.is_dir() else path
         keys = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
         rows = {key: row for row, key in enumerate(keys)}
         predictions: dict[int, Any] = {}
