@@ -398,6 +398,22 @@ _GENERALISED = {
     "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50, "crowds": "meant"},
 }
 
+
+def _questions(dataset: str, evaluator: Callable[..., Evaluator], form: Callable[[], Format], **others: Any) -> Benchmark:
+    """Row of a benchmark whose rows are answered in words. `evaluator` takes the choices by name."""
+    return Benchmark(
+        (BenchmarkPart(dataset, predicted="text"),),
+        lambda datasets, choices: [evaluator(**choices)],
+        formats={"text": lambda part: form()},
+        **others,
+    )
+
+
+def _seen_and_unseen(dataset: str, **others: Any) -> Benchmark:
+    """Row of semantic segmentation with an open vocabulary."""
+    return Benchmark((BenchmarkPart(dataset),), _semantic, is_open=True, **others)
+
+
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "coco_panoptic": Benchmark(
@@ -454,20 +470,16 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             _both({"vocabulary": "divided"}),
             is_open=True,
         ),
-        "pc59": Benchmark((BenchmarkPart("pc59"),), _semantic, _open("pc59", semantic_resize="scores"), published=paper.PC59, is_open=True),
-        "pc459": Benchmark(
-            (BenchmarkPart("pc459"),),
-            _semantic,
-            {
+        "pc59": _seen_and_unseen("pc59", choices=_open("pc59", semantic_resize="scores"), published=paper.PC59),
+        "pc459": _seen_and_unseen(
+            "pc459",
+            choices={
                 "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
                 "released": {"names": "first", "semantic_resize": "scores", "vocabulary": "whole"},
             },
-            is_open=True,
         ),
-        "voc20": Benchmark(
-            (BenchmarkPart("voc20"),), _semantic, _open("voc20", semantic_resize="scores"), published=paper.VOC20, is_open=True
-        ),
-        "voc21": Benchmark((BenchmarkPart("voc21"),), _semantic, _open("voc21", semantic_resize="scores"), is_open=True),
+        "voc20": _seen_and_unseen("voc20", choices=_open("voc20", semantic_resize="scores"), published=paper.VOC20),
+        "voc21": _seen_and_unseen("voc21", choices=_open("voc21", semantic_resize="scores")),
         "davis2017": Benchmark(
             (BenchmarkPart("davis2017", predicted="video"),),
             lambda datasets, choices: [VideoEvaluator()],
@@ -493,26 +505,10 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             published=paper.EGO_EXO4D,
             is_resized=True,
         ),
-        "vqav2": Benchmark(
-            (BenchmarkPart("vqav2", predicted="text"),),
-            lambda datasets, choices: [VqaEvaluator()],
-            formats={"text": lambda part: VqaResults()},
-            published=paper.VQAV2,
-        ),
-        "scienceqa": Benchmark(
-            (BenchmarkPart("scienceqa", predicted="text"),),
-            lambda datasets, choices: [ScienceQaEvaluator()],
-            split="test",
-            formats={"text": lambda part: ScienceQaAnswers()},
-            published=paper.SCIENCEQA,
-        ),
-        "mmbench": Benchmark(
-            (BenchmarkPart("mmbench", predicted="text"),),
-            lambda datasets, choices: [MmBenchEvaluator(circular=choices["passes"] == "circular")],
-            _both({"passes": "circular"}),
-            "dev",
-            formats={"text": lambda part: MmBenchTable()},
-            published=paper.MMBENCH,
+        "vqav2": _questions("vqav2", VqaEvaluator, VqaResults, published=paper.VQAV2),
+        "scienceqa": _questions("scienceqa", ScienceQaEvaluator, ScienceQaAnswers, split="test", published=paper.SCIENCEQA),
+        "mmbench": _questions(
+            "mmbench", MmBenchEvaluator, MmBenchTable, choices=_both({"passes": "circular"}), split="dev", published=paper.MMBENCH
         ),
         "pope": Benchmark(
             tuple(BenchmarkPart("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),

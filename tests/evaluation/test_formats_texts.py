@@ -102,7 +102,7 @@ REFUSED = {
     "vqa, unknown": ("vqa", json.dumps([*VQA, {"question_id": 8, "answer": "x"}]), "entry 4: question 8 is none of the 4 that are asked"),
     "vqa, twice": ("vqa", json.dumps([VQA[0], VQA[0]]), "entry 1: question 12 was answered before"),
     "vqa, missing": ("vqa", json.dumps(VQA[:1]), "no answer to 3 of 4 questions, such as question 7"),
-    "vqa, no JSON": ("vqa", "question_id: 1", "expected a JSON list of VQA results, but it is no JSON"),
+    "vqa, no JSON": ("vqa", "question_id: 1", "no JSON"),
     "vqa, no list": ("vqa", "{}", "expected a list of .* got dict"),
     "vqa, no answer": ("vqa", json.dumps([{"question_id": 12}]), "entry 0: expected 'question_id' and a text 'answer'"),
     "vqa, number": ("vqa", json.dumps([{"question_id": 12, "answer": 2}]), "entry 0: expected 'question_id' and a text 'answer'"),

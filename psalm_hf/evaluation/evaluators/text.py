@@ -67,15 +67,14 @@ class MmBenchEvaluator(TextEvaluator):
     """Accuracy, also by "category ..." and "l2-category ..."; rows of `mmbench`.
 
     Args:
-        circular: a question is right if it is answered right under all rotations of its options; else ("vanilla") only the pass whose
+        passes: "circular": a question is right if it is answered right under all rotations of its options; "vanilla": only the pass whose
             options are not rotated counts. The two are not comparable.
     """
 
-    def __init__(self, circular: bool = True):
-        self.circular = circular
-        self.metric = CircularAccuracy() if circular else ChoiceAccuracy()
-        evaluation = "circular" if circular else "vanilla"
-        self.choices = {"evaluation": evaluation, "answers": "letters by exact matching, what means none is wrong"}
+    def __init__(self, passes: str = "circular"):
+        self.circular = passes == "circular"
+        self.metric = CircularAccuracy() if self.circular else ChoiceAccuracy()
+        self.choices = {"evaluation": passes, "answers": "letters by exact matching, what means none is wrong"}
 
     def update(self, sample: Sample, text: str) -> None:
         """See `TextEvaluator`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,18 @@ from PIL import Image
 from ...data.features import Category, SampleDataset
 from ...data.segment_map import read_segment_map, rles_from_segment_map
 from ...metrics import label_map
+from ...metrics.base import errors_of
 from ...structures import Sample
-from .images import ImageRow, check_map_size, file_stem, image_rows, json_id, read_json
+from .images import ImageRow, check_map_size, file_stem, image_rows, json_id, read_json, write_entries
 
 _FILE, _FOLDER = "predictions.json", "png"
 
 
 class PanopticFiles:
-    """`predictions.json` and a folder `png` with one picture per image, whose colours R + 256 G + 65536 B are the ids of segments.
+    """`predictions.json` and a folder `png` with one PNG file per image, whose colours R + 256 G + 65536 B are the ids of segments.
 
     The JSON file has, under "annotations", `{"image_id", "file_name", "segments_info": [{"id", "category_id", "score"}]}` per image. Scores
-    are ours; panopticapi reads none. Its folder of pictures is given with `--pred_folder`.
+    are ours; panopticapi reads none. Its folder of PNG files is given with `--pred_folder`.
     """
 
     def __init__(self, categories: Sequence[Category]):
@@ -37,19 +37,14 @@ class PanopticFiles:
         """
         (folder / _FOLDER).mkdir(exist_ok=True)
         with (folder / _FILE).open("w", encoding="utf-8") as file:
-            file.write('{"annotations": [')
-            separator = "\n"
-            for sample, prediction in predictions:
-                file.write(separator + json.dumps(self._write_image(folder / _FOLDER, sample, prediction["segments"])))
-                separator = ",\n"
-            file.write("\n]}\n")
+            file.write('{"annotations": ')
+            write_entries(file, (self._write_image(folder / _FOLDER, *pair) for pair in predictions))
+            file.write("}\n")
 
-    def _write_image(self, folder: Path, sample: Sample, segments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        numbered = dict(enumerate(segments, 1))
-        try:
-            ids = label_map([segment["mask"] for segment in segments], list(numbered), sample.image_size, fill=0)
-        except ValueError as error:
-            raise ValueError(f"image {sample.image_id}: {error}") from error
+    def _write_image(self, folder: Path, sample: Sample, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        numbered = dict(enumerate(prediction["segments"], 1))
+        with errors_of(f"image {sample.image_id}"):
+            ids = label_map([segment["mask"] for segment in numbered.values()], list(numbered), sample.image_size, fill=0)
         if empty := numbered.keys() - set(np.unique(ids).tolist()):
             raise ValueError(f"image {sample.image_id}: segments {sorted(empty)} have no pixel, which evaluators refuse; leave them out")
         colours = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
@@ -62,11 +57,11 @@ class PanopticFiles:
         """Row -> prediction.
 
         Args:
-            path: the JSON file, or the folder that it lies in. The pictures lie beside it in a folder `png`, or in one with the file's own
+            path: the JSON file, or the folder that it lies in. The PNG files lie beside it in a folder `png`, or in one with the file's own
                 name, as panopticapi expects them.
 
         Raises:
-            ValueError: no such files; images or categories that the dataset does not have; an image twice, or without prediction; a picture
+            ValueError: no such files; images or categories that the dataset does not have; an image twice, or without prediction; a map
                 of another size; ids that are not in both, the picture and the list.
         """
         path = path / _FILE if path.is_dir() else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ...data.features import Category, SampleDataset
 from ...structures import Sample
-from .images import image_rows, json_id, read_json, sized_mask
+from .images import image_rows, json_id, read_json, sized_mask, write_entries
 
 _FILE = "results.json"
 KEYS = ("image_id", "category_id", "segmentation", "score")
@@ -27,20 +26,18 @@ class CocoResults:
 
     def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """One instance per line."""
+        entries = (
+            {
+                "image_id": json_id(str(sample.image_id)),
+                "category_id": instance["category_id"],
+                "segmentation": instance["mask"],
+                "score": instance["score"],
+            }
+            for sample, prediction in predictions
+            for instance in prediction["instances"]
+        )
         with (folder / _FILE).open("w", encoding="utf-8") as file:
-            file.write("[")
-            separator = "\n"
-            for sample, prediction in predictions:
-                for instance in prediction["instances"]:
-                    entry = {
-                        "image_id": json_id(str(sample.image_id)),
-                        "category_id": instance["category_id"],
-                        "segmentation": instance["mask"],
-                        "score": instance["score"],
-                    }
-                    file.write(separator + json.dumps(entry))
-                    separator = ",\n"
-            file.write("\n]\n")
+            write_entries(file, entries)
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
         """Row -> prediction, the surest instance first; equally sure ones in the order of the file, which evaluators keep.

@@ -13,6 +13,7 @@ from ...data.benchmarks.label_maps import present_values
 from ...data.features import Category, SampleDataset
 from ...data.segment_map import read_segment_map, rles_from_segment_map
 from ...metrics import label_map
+from ...metrics.base import errors_of
 from ...structures import Sample
 from .images import check_map_size, file_stem, files_of_images, image_rows
 
@@ -59,10 +60,8 @@ class LabelMaps:
         for sample, prediction in predictions:
             segments = prediction["segments"]
             values = [self.labels[segment["category_id"]] for segment in segments]
-            try:
+            with errors_of(f"image {sample.image_id}"):
                 painted = label_map([segment["mask"] for segment in segments], values, sample.image_size, fill=self.void)
-            except ValueError as error:
-                raise ValueError(f"image {sample.image_id}: {error}") from error
             Image.fromarray(painted.astype(self.type)).save(folder / (self._start(str(sample.image_id)) + self.end))
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:

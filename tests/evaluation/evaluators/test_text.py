@@ -74,7 +74,7 @@ def rotated(id, *rights):
 
 def test_mmbench_counts_a_question_if_all_its_rotations_are_right():
     answered = [*rotated(7, True, True), *rotated(3, True, False), *rotated(4, False, False)]
-    measure = judged(MmBenchEvaluator(circular=True), *answered)
+    measure = judged(MmBenchEvaluator(), *answered)
     expected = 100 / 3
     assert measure.numbers() == {
         "text accuracy": expected,
@@ -87,7 +87,7 @@ def test_mmbench_counts_a_question_if_all_its_rotations_are_right():
 
 def test_mmbench_vanilla_counts_the_first_pass_alone():
     answered = [*rotated(7, True, True), *rotated(3, True, False), *rotated(4, False, True)]
-    measure = judged(MmBenchEvaluator(circular=False), *answered)
+    measure = judged(MmBenchEvaluator("vanilla"), *answered)
     assert measure.numbers()["text accuracy"] == pytest.approx(200 / 3)
     assert measure.counts() == {"passes": 6, "questions": 3}
     assert measure.protocol()["text"]["evaluation"] == "vanilla"
