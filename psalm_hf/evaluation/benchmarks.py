@@ -331,7 +331,7 @@ def _expression_groups(sample: Sample) -> tuple[str, ...]:
 
 
 def _novelty(sample: Sample) -> list[str]:
-    """For each thing "seen" if training shows its pair of colour and shape, else "held_out"."""
+    """Group of each thing: "seen" if training shows its pair of colour and shape, else "held_out"."""
     return ["held_out" if thing.is_held_out else "seen" for thing in scene_of(sample).things]
 
 

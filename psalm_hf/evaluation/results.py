@@ -51,17 +51,17 @@ class Results:
     """Results of an evaluation: the fields of results.json. All but `run` is the same for any number of processes.
 
     Attributes:
-        benchmark, split: what was measured.
+        benchmark, split: names of both.
         protocol: its name, and every choice.
-        data: which parts, further options of the dataset, and how many pictures.
-        checkpoint: name and checksum; None where predictions of another origin were judged, or nothing was said.
+        data: which parts, further options of the dataset, and how many images.
+        checkpoint: name and checksum; None where predictions of another origin were evaluated, or nothing was said.
         dtype: of the weights.
-        rows: by part, by what its rows are known again.
+        rows: fingerprint of the rows by part.
         percent: all numbers by name; what nothing defines is left out. A name that two parts share has the part's before it.
         baselines: of answers that need no model, under the same names.
-        parts: by part its percent, baselines, per_category, counts, and the choices by measure.
-        published: by part what the paper says, and of other methods; `is_comparable` says whether it was measured as here.
-        versions: of what was measured with.
+        parts: by part its percent, baselines, per_category, counts, and the choices by evaluator.
+        published: by part the numbers of the paper and of other methods; `is_comparable` says whether it was measured as here.
+        versions: of Python and the libraries.
         run: seconds, processes, batch size, device.
     """
 
@@ -224,7 +224,7 @@ def markdown_row(results: Results) -> str:
 
 
 def markdown_comparisons(results: Results) -> list[str]:
-    """For each part about which the paper says something a table of its methods, with notes below it."""
+    """Tables of the methods of the paper, with notes below, one for each part that the paper reports."""
     tables = []
     for part, entry in results.published.items():
         ours = {name: results.parts[part]["percent"].get(name) for name in entry["numbers"]}

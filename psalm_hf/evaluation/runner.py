@@ -83,7 +83,7 @@ class Predictor:
         return [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
 
     def predict(self, samples: Sequence[Sample], inputs: Any) -> Iterable[dict[str, Any]]:
-        """For each sample its predictions, by the name of the evaluators."""
+        """Predictions of each sample, by the name of the evaluators."""
         raise NotImplementedError
 
 
@@ -181,7 +181,7 @@ def predict(
 
 @contextmanager
 def same_bits(model: Any) -> Iterator[None]:
-    """On a CPU, in float32, a row's outputs have the same bits in any batch inside, if its tokens are `with_round_length`.
+    """Context in which, on a CPU in float32, a row's outputs have the same bits in any batch, if its tokens are `with_round_length`.
 
     oneDNN chooses algorithms of convolutions by the size of the batch. What is left takes images one by one, or has enough rows.
     """

@@ -21,7 +21,7 @@ MIN_PIXELS = 100
 
 @dataclass
 class Outcomes(Metric):
-    """What became of the predictions and objects of one category at one overlap.
+    """Predictions that found an object, false ones, and missed objects, of one category at one overlap.
 
     Attributes:
         hits, false: scores of the predictions that found an object, and of those that did not.
@@ -122,7 +122,7 @@ class CityscapesAP(InstanceMetric):
         self.images.add(image_id)
 
     def compute(self) -> dict[str, float]:
-        """In percent, nan where there is no object: "AP", and "AP50", at the overlap 0.5."""
+        """Numbers in percent, nan where there is no object: "AP", and "AP50", at the overlap 0.5."""
         per_category = self.per_category().values()
         return {name: mean([result[name] for result in per_category]) for name in ("AP", "AP50")}
 
@@ -158,7 +158,7 @@ class _Prediction:
 
 
 def _match(predictions: Sequence[_Prediction], objects: Mapping[int, _Object], overlap: float) -> Outcomes:
-    """Of one image, one category and one overlap. `objects`: number of the target -> it."""
+    """Outcomes of one image, one category and one overlap. `objects`: number of the target -> it."""
     outcomes = Outcomes()
     finders: dict[int, list[float]] = {number: [] for number, entry in objects.items() if entry.is_wanted}
     for prediction in predictions:

@@ -1,4 +1,4 @@
-"""How well objects of one view are found in another one that is taken at the same time, and whether it is known that they are not there."""
+"""Objects of one view that are found in another one, taken at the same time, or known to be absent there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VISIBLE_CONFIDENCE = 0.5  # above it, an object is said to be visible
 
 
 def compared_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which masks of a picture of this size are compared: the longer side has 480 pixels.
+    """(height, width) at which masks of an image of this size are compared: the longer side has 480 pixels.
 
     The other side is rounded down, after products in the order of the public script, because these decide where it falls.
     """
@@ -97,7 +97,7 @@ class Correspondence(Metric):
         self.overlooked += not is_visible
 
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "IoU", "contour accuracy", "location error" (of a diagonal; the lower, the better), "existence accuracy": means over what the
           target view shows.

@@ -23,7 +23,7 @@ class ExactAnswers(Metric):
         self.given[kind, right, answered.strip()] += 1
 
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, question <kind>" of each kind."""
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, question <kind>" of each kind."""
         self.require(self.given, "question")
         questions: Counter[str] = Counter()
         correct: Counter[str] = Counter()

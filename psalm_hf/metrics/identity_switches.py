@@ -12,9 +12,9 @@ from .base import Metric
 
 @dataclass
 class IdentitySwitches(Metric):
-    """How often the mask of an object lies on another object.
+    """Counts how often the mask of an object lies on another object.
 
-    In each frame a mask is that of the object whose truth it has the highest IoU with; one that meets no object is nobody's. A switch is a
+    In each frame a mask is that of the object with whose target it has the highest IoU; one that meets no object is nobody's. A switch is a
     frame in which a mask is another object's than it was last; it begins as its own.
 
     Attributes:

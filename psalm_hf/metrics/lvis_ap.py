@@ -90,7 +90,7 @@ class LvisAP(MaskAP):
         self.images[image_id] = [prediction for prediction in surest if prediction["category_id"] in judged], annotations
 
     def compute(self) -> dict[str, float]:
-        """As of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency."""
+        """Numbers of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency."""
         return super().compute()
 
     def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:

@@ -25,7 +25,7 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass
 class MaskAP(InstanceMetric):
-    """AP and AR of instance segmentation. pycocotools computes them; here predictions and truth are only gathered.
+    """AP and AR of instance segmentation. pycocotools computes them; here predictions and targets are only gathered.
 
     Attributes:
         area_ranges: name -> (lowest, highest) area in pixels, BOTH included, of the objects in "AP-<name>".
@@ -98,7 +98,7 @@ class MaskAP(InstanceMetric):
         self.images[image_id] = predictions, annotations
 
     def compute(self) -> dict[str, float]:
-        """In percent, nan where there is no object.
+        """Numbers in percent, nan where there is no object.
 
         * "AP": mean over categories with objects and over the IoU thresholds 0.50, 0.55, ... 0.95; "AP50", "AP75": at one threshold.
         * "AP-small", ...: objects of one of the `area_ranges`.
@@ -120,7 +120,7 @@ class MaskAP(InstanceMetric):
         return {category: result for category, result in results.items() if not math.isnan(result["AP"])}
 
     def _categories(self) -> list[int]:
-        """Those with objects, ascending. A category without any is not defined and enters no mean, whatever is predicted."""
+        """Categories with objects, ascending. A category without any is not defined and enters no mean, whatever is predicted."""
         return sorted({entry["category_id"] for _, annotations in self.images.values() for entry in annotations})
 
     def _curves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +172,7 @@ def _rle(mask: Mask, item: str) -> dict:
 
 
 def _order(image_id: int | str) -> tuple:
-    """By number, also where numbers are given as text; other ids after them."""
+    """Sorting key: by number, also where numbers are given as text; other ids after them."""
     is_number = isinstance(image_id, int) or image_id.isdecimal()
     return (0, int(image_id), str(image_id)) if is_number else (1, image_id)
 
@@ -184,6 +184,6 @@ def _thresholds(precision: np.ndarray) -> dict[str, float]:
 
 
 def mean_percent(values: np.ndarray) -> float:
-    """In percent over the defined entries: pycocotools writes -1 for a category without objects."""
+    """Mean in percent over the defined entries: pycocotools writes -1 for a category without objects."""
     defined = values[values > -1]
     return float(100 * defined.mean()) if defined.size else math.nan

@@ -1,4 +1,4 @@
-"""How well every pixel is classified."""
+"""Classes of pixels: mean IoU and accuracies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class MeanIoU(Metric):
         return labels.astype(np.int64)  # num_classes squared does not fit into the uint8 of a PNG
 
     def compute(self) -> dict[str, float]:
-        """In percent, over the classes that occur in the truth.
+        """Numbers in percent, over the classes that occur in the targets.
 
         * "mIoU", "mACC": mean over classes of IoU and of accuracy (share of the class's pixels that were found).
         * "fwIoU": IoU weighted by the number of true pixels of the class.
@@ -86,7 +86,7 @@ class MeanIoU(Metric):
         }
 
     def per_category(self) -> dict[int, dict[str, float]]:
-        """Class number -> "IoU" and "ACC" in percent, for the classes that occur in the truth.
+        """Class number -> "IoU" and "ACC" in percent, for the classes that occur in the targets.
 
         Raises:
             ValueError: before the first update, or nothing but ignored pixels so far.
@@ -96,7 +96,7 @@ class MeanIoU(Metric):
         return {label: {"IoU": 100 * iou, "ACC": 100 * accuracy} for label, iou, accuracy in rows}
 
     def _per_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of the classes in the truth, their IoU and their accuracy, in [0, 1]."""
+        """Numbers of the classes in the targets, their IoU and their accuracy, in [0, 1]."""
         true, predicted, right = self.confusion.sum(axis=1), self.confusion.sum(axis=0), self.confusion.diagonal()
         classes = np.flatnonzero(true)
         self.require(len(classes), "pixel that is not ignored")

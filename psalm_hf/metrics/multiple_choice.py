@@ -91,7 +91,7 @@ class ChoiceAccuracy(Metric):
             self.right[group] += answered == answer
 
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
         self.require(self.questions, "question")
         return accuracies((group, self.right[group], number) for group, number in self.questions.items())
 
@@ -143,11 +143,11 @@ class CircularAccuracy(Metric):
 
     @property
     def incomplete(self) -> int:
-        """How many questions were asked under some rotations only."""
+        """Number of questions that were asked under some rotations only."""
         return len(self.passes) - len(self.complete)
 
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
 
         Raises:
             ValueError: before the first update, or no question was asked under all rotations.

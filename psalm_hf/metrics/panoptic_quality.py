@@ -1,4 +1,4 @@
-"""How well every pixel belongs to the right segment of the right category."""
+"""Panoptic quality: every pixel belongs to one segment of one category."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PanopticQuality(Metric):
         Args:
             predicted: (H, W) integers at the original image size: the id of the segment at each pixel, 0 = none.
             predicted_categories: id -> category id, of exactly the segments in the map.
-            target: (H, W) integers, the same for the truth; 0 = void.
+            target: (H, W) integers, the same for the target; 0 = void.
             target_categories: id -> category id, of all segments in the map. One without a pixel is a miss.
             crowd_ids: those of the true segments that are crowds.
 
@@ -118,7 +118,7 @@ class PanopticQuality(Metric):
         return low <= area < high
 
     def compute(self) -> dict[str, float]:
-        """In percent: "PQ", "SQ", "RQ", the same over things ("PQ-things", ...) and over stuff ("PQ-stuff", ...).
+        """Numbers in percent: "PQ", "SQ", "RQ", the same over things ("PQ-things", ...) and over stuff ("PQ-stuff", ...).
 
         Each is the mean over the categories with at least one match, miss or false prediction, and nan if there is no such category.
         """

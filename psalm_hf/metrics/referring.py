@@ -1,4 +1,4 @@
-"""How well expressions are segmented, where an expression may also mean several objects or none."""
+"""IoUs of expressions, which may also mean several objects or none."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ReferringIoU(Metric):
             self.invented += 1
 
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "cIoU": all intersections by all unions.
         * "gIoU": mean IoU of an expression, those without target included. Older papers call it mIoU.

@@ -41,6 +41,6 @@ class RegionIoU(Metric):
         self.ious.append(intersection / union if union else 1.0)
 
     def compute(self) -> dict[str, float]:
-        """In percent: "mIoU", the mean IoU of a prompt; "cIoU", all common pixels by all joint ones (nan if there are none)."""
+        """Numbers in percent: "mIoU", the mean IoU of a prompt; "cIoU", all common pixels by all joint ones (nan if there are none)."""
         self.require(self.ious, "prompt")
         return {"mIoU": percent(math.fsum(self.ious), len(self.ious)), "cIoU": percent(self.intersection, self.union)}

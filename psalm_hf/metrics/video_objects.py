@@ -1,4 +1,4 @@
-"""How well objects are followed through videos: region similarity J and contour accuracy F."""
+"""Objects that are followed through videos: region similarity J and contour accuracy F."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def contour_accuracy(predicted: Mask, target: Mask, bound: float = 0.008) -> flo
 
     Harmonic mean of precision, the share of the predicted contour's pixels with a pixel of the true contour not farther away than the
     tolerance, and of recall, the same from the true contour. It is 1 if neither mask has a contour and 0 if one has none. The contour is
-    one pixel wide: the pixels that differ from the one to the right, below, or both. A mask that fills the picture has none.
+    one pixel wide: the pixels that differ from the one to the right, below, or both. A mask that fills the image has none.
 
     Args:
         predicted, target: (H, W) bool or COCO RLE.
-        bound: tolerance as a fraction of the picture's diagonal, rounded up to whole pixels: 8 for 480 x 854.
+        bound: tolerance as a fraction of the image's diagonal, rounded up to whole pixels: 8 for 480 x 854.
 
     Raises:
         ValueError: not masks, or masks of different size.
@@ -78,8 +78,8 @@ class VideoObjects(Metric):
             sequence: its name.
             frame: number or name; frames of a sequence are ordered by it.
             predicted: (H, W) integers at the original size: the object at each pixel, 0 = none.
-            target: (H, W) integers, the same for the truth. Numbers that are not listed (void, objects that appear later) are background.
-            object_ids: the objects that are judged, whether or not this frame shows them.
+            target: (H, W) integers, the same for the target. Numbers that are not listed (void, objects that appear later) are background.
+            object_ids: the objects that are evaluated, whether or not this frame shows them.
 
         Raises:
             ValueError: not two maps of one size, predicted objects that are not listed, or the frame was there before.
@@ -105,7 +105,7 @@ class VideoObjects(Metric):
         return super().__iadd__(other)
 
     def compute(self) -> dict[str, float]:
-        """In percent, each the mean over the objects of all sequences: "J&F" = (J-Mean + F-Mean) / 2, and of J as of F:
+        """Numbers in percent, each the mean over the objects of all sequences: "J&F" = (J-Mean + F-Mean) / 2, and of J as of F:
 
         * "J-Mean": mean over the frames.
         * "J-Recall": share of the frames with J above one half.

@@ -89,7 +89,7 @@ class VqaAccuracy(Metric):
             self.questions.setdefault(group, Counter())[outcome] += 1
 
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
         self.require(self.questions, "question")
         return accuracies((group, _worth(outcomes), outcomes.total()) for group, outcomes in self.questions.items())
 

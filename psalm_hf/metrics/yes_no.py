@@ -1,4 +1,4 @@
-"""Questions whether something is in the picture, to be answered with yes or no."""
+"""Questions with the answer yes or no: is something in the image?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LABELS = ("yes", "no")
 
 
 def says_yes(text: str) -> bool:
-    """What a text says by POPE's rules: no, if one of the words "No", "no" and "not" is in its first sentence; else yes, whatever it is.
+    """True if a text says yes by POPE's rules: it does, unless one of the words "No", "no" and "not" is in its first sentence.
 
     Commas are left out, and only spaces separate words.
 
@@ -53,7 +53,7 @@ class YesNoScores(Metric):
         self.outcomes.setdefault(file, Counter())[label, says_yes(answer)] += 1
 
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "accuracy", "precision", "recall", "F1", "yes-ratio": of all questions together.
         * "accuracy, random" and so on: of the questions of one file.

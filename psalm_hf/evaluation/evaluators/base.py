@@ -73,7 +73,7 @@ class Evaluator:
         return {}
 
     def counts(self) -> dict[str, int]:
-        """How much was compared."""
+        """Number of compared things, by name."""
         return {}
 
     def protocol(self) -> dict[str, Any]:

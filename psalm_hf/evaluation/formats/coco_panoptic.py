@@ -62,7 +62,7 @@ class PanopticFiles:
 
         Raises:
             ValueError: no such files; images or categories that the dataset does not have; an image twice, or without prediction; a map
-                of another size; ids that are not in both, the picture and the list.
+                of another size; ids that are not in both, the image and the list.
         """
         path = path / _FILE if path.is_dir() else path
         content = read_json(path)

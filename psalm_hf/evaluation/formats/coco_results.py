@@ -79,7 +79,7 @@ class CocoResults:
 
 
 def _box_area(box: Any, item: str) -> float:
-    """Of (x, y, width, height)."""
+    """Area of a box (x, y, width, height)."""
     try:
         _, _, width, height = box
         return float(width * height)

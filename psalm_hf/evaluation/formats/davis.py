@@ -17,7 +17,7 @@ from ...structures import Sample
 
 
 class DavisFrames:
-    """`SEQUENCE/FRAME.png`: a picture with a palette per frame, whose values are the objects' numbers; 0 = background.
+    """`SEQUENCE/FRAME.png`: an image with a palette per frame, whose values are the objects' numbers; 0 = background.
 
     Scores are not held. Where masks overlap, the object with the higher number is kept.
     """
@@ -41,7 +41,7 @@ class DavisFrames:
         """Row -> prediction; empty masks for a last frame without file, because last frames are not scored. All scores are 1.
 
         Raises:
-            ValueError: frames that the dataset does not have, a frame without file, a picture of another size than the frame, or numbers in
+            ValueError: frames that the dataset does not have, a frame without file, an image of another size than the frame, or numbers in
                 it that are no object of its sequence. The message names the file.
         """
         predictions: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Semantic segmentation, as one picture per image whose values are labels."""
+"""Semantic segmentation, as one label map per image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .images import check_map_size, file_stem, files_of_images, image_rows
 
 
 class LabelMaps:
-    """A grey picture per image, of 8 bits, or of 16 where there is a label above 255.
+    """A grey PNG or TIFF file per image, of 8 bits, or of 16 where there is a label above 255.
 
     Args:
         labels: category id -> value of its pixels.
@@ -52,7 +52,7 @@ class LabelMaps:
         return cls({category.id: category.id for category in categories}, void=0, file_name="{id}*.png")
 
     def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
-        """Picture by picture.
+        """Image by image.
 
         Raises:
             ValueError: masks of an image overlap, or are of another size.
@@ -68,10 +68,10 @@ class LabelMaps:
         """Row -> prediction, categories in the order of the labels.
 
         Args:
-            path: the folder; pictures may lie in folders below it.
+            path: the folder; maps may lie in folders below it.
 
         Raises:
-            ValueError: an image with no picture, or with several; a picture of no image, of another size, or with a value that is no label.
+            ValueError: an image with no map, or with several; a map of no image, of another size, or with a value that is no label.
         """
         rows = image_rows(dataset)
         files = files_of_images(path, {self._start(image_id): image_id for image_id in rows}, self.end, is_free=self.is_free)
