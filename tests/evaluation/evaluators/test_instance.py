@@ -1,4 +1,4 @@
-"""LVIS and Cityscapes instances: what a sample says beyond its segments reaches the metric."""
+"""Instances of COCO, LVIS and Cityscapes: what a sample says beyond its segments reaches the metric."""
 
 import math
 import pickle
@@ -8,10 +8,11 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.instance import CityscapesInstanceEvaluator, LvisEvaluator
+from psalm_hf.evaluation.evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator, areas_of
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample, Segment
 from tests.conftest import SAMPLES
+from tests.evaluation.evaluators import four_rows
 
 SIZE = (20, 40)
 
@@ -132,3 +133,16 @@ def test_truth_as_prediction_gives_100_on_real_samples(name, folder, new, tmp_pa
     numbers = measure.numbers()
     assert numbers["instance AP"] == pytest.approx(100) and numbers["instance AP50"] == pytest.approx(100)
     assert measure.counts()["objects"]
+
+
+def test_instances_are_judged_among_things():
+    measure = InstanceEvaluator(four_rows.CATEGORIES)
+    found = [{"category_id": four_rows.CAT, "score": 0.9, "mask": four_rows.rows(0)}]
+    asked = four_rows.sample(Segment(four_rows.rows(0), four_rows.CAT), Segment(four_rows.rows(1), four_rows.GRASS))
+    measure.add(asked, {"instances": found})
+    assert measure.numbers()["instance AP"] == pytest.approx(100) and measure.counts() == {"things": 1}
+
+
+def test_areas_are_those_of_the_file_that_has_some():
+    assert areas_of([]) is None and areas_of([{"mask": four_rows.rows(0)}]) is None
+    assert areas_of([{"mask": four_rows.rows(0), "area": 7.0}]) == [7.0]
