@@ -8,10 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data.benchmarks.davis import object_numbers
+from .data.benchmarks.davis import object_numbers, paint_objects, save_painted
 from .data.preparation import write_file
 from .data.segment_map import read_segment_map
-from .evaluation.formats.davis import paint_objects, save_painted
 from .masks import rle_from_bitmap
 from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
 from .visualization import draw_segmentation, label_colors
@@ -25,11 +24,11 @@ def read_objects(
     """Object number -> region of the first frame, ascending: in DAVIS files higher numbers cover lower ones.
 
     Args:
-        first_mask: picture whose pixel values are the numbers of the objects; 0 and 255 are none.
+        first_mask: image whose pixel values are the numbers of the objects; 0 and 255 are none.
         boxes: [number, x0, y0, x1, y1]. points: [number, x, y]; those of one number add up.
 
     Raises:
-        ValueError: a number that is none of 1 to 254 or is given twice, a picture without objects.
+        ValueError: a number that is none of 1 to 254 or is given twice, an image without objects.
     """
     objects: dict[int, dict[str, Any]] = {}
     if first_mask:
@@ -98,7 +97,7 @@ def follow(
     """Frame after frame, from where an earlier run stopped.
 
     Args:
-        source: folder of pictures or video file, see `read_frames`.
+        source: folder of images or video file, see `read_frames`.
         objects: see `read_objects`.
         output: a folder that `begin_output` made.
         num_frames: where to stop. total: how many the bar shows.

@@ -22,15 +22,14 @@ from psalm_hf.data.mixture import open_source
 from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.devices import kept_torch_state, pick_device
 from psalm_hf.evaluation import evaluate
-from psalm_hf.evaluation.benchmarks import OpenPart, Part
-from psalm_hf.evaluation.calibration import open_calibration, score_answers
-from psalm_hf.evaluation.evaluators.base import measures_of
-from psalm_hf.evaluation.evaluators.text import ShapesQuestionMeasure
-from psalm_hf.evaluation.evaluators.video import VideoMeasure
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart, default_evaluators
+from psalm_hf.evaluation.calibration import open_calibration, score_predictions
+from psalm_hf.evaluation.evaluators.text import ShapesQuestionEvaluator
+from psalm_hf.evaluation.evaluators.video import VideoEvaluator
 from psalm_hf.evaluation.records import Records
-from psalm_hf.evaluation.runner import CollateRows, MaskAnswers, Processes, answer, forward, judge
-from psalm_hf.evaluation.text import TextAnswers
-from psalm_hf.evaluation.video import answer_video
+from psalm_hf.evaluation.runner import CollateRows, MaskPredictor, Processes, evaluate_predictions, forward, predict
+from psalm_hf.evaluation.text import TextPredictor
+from psalm_hf.evaluation.video import VideoPredictor
 from psalm_hf.model.losses import count_masks
 from psalm_hf.pipeline import PromptableSegmentationPipeline
 from psalm_hf.structures import Sample
@@ -351,11 +350,12 @@ EVALUATED = {"panoptic": "panoptic", "semantic": "panoptic", "instance": "panopt
 
 
 def part_of(dataset: Any, measures: list[Any]) -> OpenPart:
-    return OpenPart(Part("shapes"), None, "test", {}, dataset, {}, tuple(measures))
+    return OpenPart(BenchmarkPart("shapes"), None, "test", {}, dataset, {}, tuple(measures))
 
 
 def judged(part: OpenPart, records: Records) -> dict[str, float]:
-    return {name: value for measure in judge(part, records.answers(), Processes()) for name, value in measure.numbers().items()}
+    evaluators = evaluate_predictions(part, records.predictions(), Processes())
+    return {name: value for evaluator in evaluators for name, value in evaluator.numbers().items()}
 
 
 @pytest.mark.parametrize("task", EVALUATED)
@@ -364,9 +364,9 @@ def test_benchmarks_have_the_numbers_of_the_cpu(trained, processor, task, tmp_pa
     dataset = SampleDataset(drawn.rows, drawn.categories, task if task in ("semantic", "instance") else drawn.task)
 
     def path(model):
-        part = part_of(dataset, measures_of(dataset.rows[0]["condition"], dataset.task, dataset.categories))
+        part = part_of(dataset, default_evaluators(dataset.rows[0]["condition"], dataset.task, dataset.categories))
         records = Records(tmp_path / "answers" / model.device.type)
-        answer(MaskAnswers(model, processor, part), part, records, Processes(), batch_size=3)
+        predict(MaskPredictor(model, processor, part, {}), records, Processes(), batch_size=3)
         return judged(part, records)
 
     expected, found = map(path, trained)
@@ -377,8 +377,8 @@ def test_questions_have_the_numbers_of_the_cpu(trained, processor, tmp_path):
     dataset = load("shapes", "test", task="conversation", num_images=1, image_size=128, cache_dir=tmp_path)
 
     def path(model):
-        part, records = part_of(dataset, [ShapesQuestionMeasure()]), Records(tmp_path / "answers" / model.device.type)
-        answer(TextAnswers(model, processor, max_new_tokens=4), part, records, Processes(), batch_size=4)
+        part, records = part_of(dataset, [ShapesQuestionEvaluator()]), Records(tmp_path / "answers" / model.device.type)
+        predict(TextPredictor(model, processor, part, {}), records, Processes(), batch_size=4)
         return judged(part, records)
 
     check_everywhere(path, trained)
@@ -389,8 +389,9 @@ def test_clips_have_the_numbers_of_the_cpu(trained, processor, tmp_path, oracle)
     dataset = load("moving_shapes", "test", num_clips=1, num_frames=3, image_size=128, cache_dir=tmp_path)
 
     def path(model):
-        part, records = part_of(dataset, [VideoMeasure()]), Records(tmp_path / "answers" / model.device.type)
-        answer_video(model, processor, part, records, Processes(), policy="first_last_confident", oracle=oracle)
+        part, records = part_of(dataset, [VideoEvaluator()]), Records(tmp_path / "answers" / model.device.type)
+        predictor = VideoPredictor(model, processor, part, {"memory": "first_last_confident", "oracle": oracle})
+        predict(predictor, records, Processes(), batch_size=1)
         return judged(part, records)
 
     expected, found = map(path, trained)
@@ -400,7 +401,7 @@ def test_clips_have_the_numbers_of_the_cpu(trained, processor, tmp_path, oracle)
 def test_calibration_has_the_scores_of_the_cpu(trained, processor):
     def path(model):
         expressions = open_calibration("shapes", processor, limit=1)
-        return [torch.from_numpy(answer.scores) for answer in score_answers(model, expressions, batch_size=5)]
+        return [torch.from_numpy(answer.scores) for answer in score_predictions(model, expressions, batch_size=5)]
 
     check_everywhere(path, trained)
 

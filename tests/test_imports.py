@@ -33,7 +33,7 @@ ALLOWED = {
     "public": {"model", "video", "checkpoints", "pipeline"},
     "segments": {"masks", "tasks", "visualization"},
     "dialogue": {"model", "visualization"},
-    "following": {"masks", "data", "video", "evaluation", "visualization"},
+    "following": {"masks", "data", "video", "visualization"},
     "tasks": {"structures", "masks", "data", "metrics", "model", "video"},
     "training": {
         "structures",

@@ -1,10 +1,10 @@
-"""Finds when a checkpoint's queries answer an expression, and writes it into the processor of its folder.
+"""Finds the scores above which a checkpoint's queries belong to an expression, and writes them into the processor of its folder.
 
     psalm calibrate --checkpoint outputs/tiny/stage2_second
     psalm calibrate --checkpoint DIR --dataset grefcoco --data-dir refer_seg --split val --images 500
 
-Two scores are chosen: `no_target_threshold`, which the best query must exceed for the expression to mean anything in the picture, where
-(N-acc + T-acc) / 2 is highest; and `referring_threshold`, above which further queries belong to the answer, where the mean IoU of the
+Two scores are chosen: `no_target_threshold`, which the best query must exceed for the expression to mean anything in the image, where
+(N-acc + T-acc) / 2 is highest; and `referring_threshold`, above which further queries belong to the prediction, where the mean IoU of the
 expressions with a target is highest. processor_config.json gets them; from then on the processor, the pipeline and
 `psalm evaluate --no-target processor` go by them. Take a split on which nothing is reported, and measure on another one.
 """
@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", help="folder of the dataset's files")
     parser.add_argument("--split", help="on which nothing is reported (default for shapes: validation)")
     parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML")
-    parser.add_argument("--images", type=int, default=200, help="the first pictures of the split (default 200)")
+    parser.add_argument("--images", type=int, default=200, help="the first images of the split (default 200)")
     parser.add_argument("--batch-size", type=int, default=16, help="expressions of a forward pass (default 16)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     options = parser.parse_args(arguments)
@@ -45,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_folder(folder: Path) -> None:
-    """Before the work, not after it."""
+    """Refuses a folder without a processor before the work, not after it."""
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"--checkpoint {folder}: no {CONFIG} in it, which would get the thresholds; give a folder written by save_pretrained "
@@ -74,7 +74,7 @@ def calibrate(arguments: list[str] | None) -> None:
     check_folder(options.checkpoint)
 
     from ..devices import pick_device
-    from ..evaluation.calibration import RELEASED, choose_thresholds, numbers_at, open_calibration, score_answers
+    from ..evaluation.calibration import BEST_QUERY, choose_thresholds, numbers_at, open_calibration, score_predictions
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     device = pick_device(options.device)
@@ -83,14 +83,14 @@ def calibrate(arguments: list[str] | None) -> None:
         options.dataset, processor, split=options.split, data_dir=options.data_dir, options=options.options, limit=options.images
     )
     model = PsalmForSegmentation.from_pretrained(options.checkpoint).to(device).eval()
-    answers = score_answers(model, expressions, batch_size=options.batch_size)
-    thresholds = choose_thresholds(answers)
+    predictions = score_predictions(model, expressions, batch_size=options.batch_size)
+    thresholds = choose_thresholds(predictions)
     write_thresholds(options.checkpoint, thresholds.further_targets, thresholds.no_target)
 
-    absent = sum(answer.ious is None for answer in answers)
-    print(f"{options.dataset}: {len(answers)} expressions, {absent} of them without target; percent, on these expressions")
-    for name, chosen in (("best query, always an answer", RELEASED), ("calibrated", thresholds)):
-        numbers = ", ".join(f"{key} {value:.1f}" for key, value in numbers_at(chosen, answers).items())
+    absent = sum(prediction.ious is None for prediction in predictions)
+    print(f"{options.dataset}: {len(predictions)} expressions, {absent} of them without target; percent, on these expressions")
+    for name, chosen in (("best query, always a prediction", BEST_QUERY), ("calibrated", thresholds)):
+        numbers = ", ".join(f"{key} {value:.1f}" for key, value in numbers_at(chosen, predictions).items())
         print(f"  {name}: {numbers}")
     print(
         f"wrote referring_threshold {thresholds.further_targets:.2f} and no_target_threshold {thresholds.no_target:.2f} "

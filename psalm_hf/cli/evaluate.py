@@ -25,7 +25,7 @@ from .command import CommandParser, run
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
-CHOICES = {
+BENCHMARK_CHOICES = {
     "threshold": (float, "class probability that a panoptic segment needs"),
     "overlap": (float, "share of its own mask that a panoptic segment must win"),
     "semantic_resize": (("scores", "logits"), "what is resized to the picture for a semantic map: scores of categories, or mask logits"),
@@ -71,7 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", help="default that on which the paper reports")
     parser.add_argument("--protocol", default="community", help="community (default) or released; sets the choices below")
     choices = parser.add_argument_group("choices", "what the protocol sets, one by one")
-    for name, (values, text) in CHOICES.items():
+    for name, (values, text) in BENCHMARK_CHOICES.items():
         if values is bool:
             kind = {"action": argparse.BooleanOptionalAction}
         else:
@@ -117,7 +117,7 @@ def evaluate(arguments: list[str] | None) -> None:
     from ..evaluation.runner import Processes
     from ..public import PsalmForSegmentation, PsalmProcessor
 
-    own = {name: getattr(options, name) for name in CHOICES if getattr(options, name) is not None}
+    own = {name: getattr(options, name) for name in BENCHMARK_CHOICES if getattr(options, name) is not None}
     choices_of(options.benchmark, options.protocol, own)
     device = pick_device(options.device)
     processor = PsalmProcessor.from_pretrained(checkpoint) if checkpoint else None

@@ -1,4 +1,4 @@
-"""Evaluation: a model on a benchmark, from its files to numbers, submission files and pictures."""
+"""Evaluation: a model on a benchmark, from its files to numbers, submission files and drawings."""
 
 from .evaluation import Evaluation, evaluate
 from .results import Results

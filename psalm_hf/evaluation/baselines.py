@@ -1,11 +1,11 @@
-"""Answers that need no model, judged as those of a model are: what a number must be above to mean something. On the shapes world."""
+"""Predictions that need no model, evaluated as those of a model are: a number means something only above theirs. On the shapes world."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data.shapes.language import questions
 from ..data.shapes.scene import make_scene
@@ -13,44 +13,42 @@ from ..data.shapes.stream import scene_of
 from ..masks import rle_from_bitmap
 from ..model.regions import region_mask
 from ..structures import Sample
-from .evaluators.base import Measure, Numbers
+from .evaluators.base import Evaluator, Numbers
 
 _QUESTIONS_PER_SCENE = 4
 _TRAIN_SCENES = 500  # from which the most frequent answers are taken
 
 
-class Baseline:
-    """A measure of answers that are made from the sample, whatever a model says. Its numbers have the names of the measure's.
+class Baseline(Evaluator):
+    """Evaluates predictions that are made from the sample, whatever a model says. Its numbers have the names of the evaluator's.
 
     Args:
-        measure: of the same rows.
-        answer: sample -> answer, as the measure takes it.
+        evaluator: of the same rows.
+        answer: sample -> prediction, as the evaluator takes it.
     """
 
-    def __init__(self, measure: Measure, answer: Callable[[Sample], Any]):
-        self.measure, self.answer, self.name = measure, answer, measure.name
+    sums: ClassVar[tuple[str, ...]] = ("evaluator",)
 
-    def add(self, sample: Sample, answer: Any) -> None:
-        """See `Measure`."""
-        self.measure.add(sample, self.answer(sample))
+    def __init__(self, evaluator: Evaluator, answer: Callable[[Sample], Any]):
+        self.evaluator, self.answer, self.name = evaluator, answer, evaluator.name
 
-    def __iadd__(self, other: Baseline) -> Baseline:
-        self.measure += other.measure
-        return self
+    def add(self, sample: Sample, prediction: Any) -> None:
+        """See `Evaluator`."""
+        self.evaluator.add(sample, self.answer(sample))
 
     def numbers(self) -> Numbers:
-        """See `Measure`."""
-        return self.measure.numbers()
+        """See `Evaluator`."""
+        return self.evaluator.numbers()
 
 
 def largest_thing(sample: Sample) -> dict[str, Any]:
-    """To an expression: the largest thing of the scene."""
+    """Prediction for an expression: the largest thing of the scene."""
     thing = max(scene_of(sample).things, key=lambda thing: thing.area)
     return {"mask": thing.mask_rle, "score": 1.0, "no_target": False}
 
 
 def prompt_itself(sample: Sample, radii: tuple[int, int]) -> dict[str, Any]:
-    """To regions: their own pixels.
+    """Prediction for regions: their own pixels.
 
     Args:
         radii: of points and of scribbles, see `PsalmProcessor`.
@@ -60,10 +58,10 @@ def prompt_itself(sample: Sample, radii: tuple[int, int]) -> dict[str, Any]:
 
 
 def most_frequent_answer(sample: Sample, image_size: int) -> dict[str, Any]:
-    """To a question: the answer that is most frequent in training to questions of its kind.
+    """Answer to a question: the one that is most frequent in training for questions of its kind.
 
     Args:
-        image_size: side of the pictures, on which the scenes depend.
+        image_size: side of the images, on which the scenes depend.
     """
     (kind,) = sample.tags
     return {"text": frequent_answers(image_size)[kind]}

@@ -1,4 +1,4 @@
-"""THE TABLE of benchmarks: which rows are answered, what the answers are judged by, and which choices the numbers depend on."""
+"""THE TABLE of benchmarks. A row holds all that is special about one: datasets, evaluators, formats, choices, published numbers."""
 
 from __future__ import annotations
 
@@ -21,33 +21,27 @@ from ..data.shapes.two_views import DIRECTIONS as TWO_VIEWS
 from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
 from ..structures import REGION_KINDS, Sample
+from . import published as paper
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
-from .evaluators.base import (
-    InstanceMeasure,
-    Measure,
-    PanopticMeasure,
-    PanopticThresholds,
-    ReferringMeasure,
-    ReferringRule,
-    RegionMeasure,
-    SemanticMeasure,
-    ThingsFound,
-    measures_of,
-)
-from .evaluators.detection import CityscapesInstanceMeasure, LvisMeasure
-from .evaluators.text import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, ShapesQuestionMeasure, VqaMeasure
-from .evaluators.two_view import TwoViewMeasure
-from .evaluators.video import CorrespondenceMeasure, VideoMeasure
-from .formats.answer_lines import AnswerLines
+from .evaluators.base import Evaluator
+from .evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator
+from .evaluators.panoptic import PanopticEvaluator, PanopticThresholds, ThingsFound
+from .evaluators.referring import ReferringEvaluator, ReferringRule
+from .evaluators.region import RegionEvaluator
+from .evaluators.semantic import SemanticEvaluator
+from .evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator, ShapesQuestionEvaluator, VqaEvaluator
+from .evaluators.two_view import CorrespondenceEvaluator, TwoViewEvaluator
+from .evaluators.video import VideoEvaluator
 from .formats.cityscapes_instances import CityscapesInstances
-from .formats.coco_panoptic import CocoPanoptic
+from .formats.coco_panoptic import PanopticFiles
 from .formats.coco_results import CocoResults
 from .formats.correspondence import CorrespondenceFile
 from .formats.davis import DavisFrames
+from .formats.json_lines import JsonLines
 from .formats.label_maps import LabelMaps
 from .formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 
-PROTOCOLS = ("community", "released")
+EVALUATION_PROTOCOLS = ("community", "released")
 
 # Choices that are an option of the dataset: choice -> name of the option.
 _DATASET_OPTIONS = {
@@ -57,61 +51,38 @@ _DATASET_OPTIONS = {
     "oracle": "oracle",
     "passes": "rotations",
 }
-_ROTATIONS = {"circular": "all", "vanilla": "none"}
+_ROTATIONS = {"circular": "all", "vanilla": "none"}  # choice "passes" -> value of the option
 
 
 class Format(Protocol):
-    """The files in which a benchmark takes answers."""
+    """Files in which a benchmark takes predictions."""
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
-        """Writes all answers into a folder that exists."""
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
+        """Writes all predictions into a folder that exists."""
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, for all rows; refuses by ValueError what does not belong to them."""
+        """Row -> prediction, for all rows; refuses by ValueError what does not belong to them."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of one dataset, answered with one set of options.
+class BenchmarkPart:
+    """Rows of one dataset, predicted with one set of options.
 
     Attributes:
         dataset: in `psalm_hf.data.list_datasets()`.
         name: tells the parts of a benchmark apart; "" where there is one.
         options: of the dataset.
         split: of the dataset, where the part is one.
-        answered: "rows": one by one; "video": frame by frame, with a memory; "text": in words.
-        truths: measure -> the dataset that holds its truth, about the same pictures, if it is another one.
+        predicted: "rows": one by one; "video": frame by frame, with a memory; "text": in words.
+        targets: kind of prediction -> the dataset that holds its targets, about the same images, if it is another one.
     """
 
     dataset: str
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     split: str | None = None
-    answered: str = "rows"
-    truths: Mapping[str, str] = field(default_factory=dict)
-
-
-Choices = Mapping[str, Any]
-MakeMeasures = Callable[[Mapping[str, SampleDataset], Choices], Sequence[Measure]]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One row of the table.
-
-    Attributes:
-        parts: what is answered.
-        measures: datasets by measure ("" = the one that is answered) and choices -> what the answers of a part are judged by.
-        choices: protocol -> choice -> value: everything that can be chosen, see `psalm evaluate --help`.
-        split: unless another one is asked for.
-        is_joint: whether the parts are also judged together, as "all".
-    """
-
-    parts: tuple[Part, ...]
-    measures: MakeMeasures
-    choices: Mapping[str, Choices]
-    split: str = "val"
-    is_joint: bool = False
+    predicted: str = "rows"
+    targets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,17 +90,59 @@ class OpenPart:
     """A part whose files were found.
 
     Attributes:
-        folder, split, options: where the dataset comes from.
-        truths: measure -> its truth; those that are not named have `dataset`.
+        folder, split, options: place of the dataset.
+        targets: kind of prediction -> the dataset with its targets; kinds that are not named have `dataset`.
     """
 
-    part: Part
+    part: BenchmarkPart
     folder: str | None
     split: str
     options: Mapping[str, Any]
     dataset: SampleDataset
-    truths: Mapping[str, SampleDataset]
-    measures: tuple[Measure, ...]
+    targets: Mapping[str, SampleDataset]
+    evaluators: tuple[Evaluator, ...]
+
+    def targets_of(self, kind: str) -> SampleDataset:
+        """The dataset whose rows hold the targets of a kind of prediction."""
+        return self.targets.get(kind, self.dataset)
+
+
+Choices = Mapping[str, Any]
+MakeEvaluators = Callable[[Mapping[str, SampleDataset], Choices], Sequence[Evaluator]]
+MakeFormat = Callable[[OpenPart], Format]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table.
+
+    Attributes:
+        parts: rows that are predicted.
+        evaluators: datasets by kind of prediction ("" = the one that is predicted) and choices -> evaluators of a part.
+        choices: protocol -> choice -> value: everything that can be chosen, see `psalm evaluate --help`.
+        split: unless another one is asked for.
+        validation: split on which nothing is reported, for thresholds and numbers during training; None = one must be named.
+        formats: kind of prediction -> its format, where it is not that of `_FORMATS`.
+        published: see `published.py`.
+        is_open: categories that COCO does not have are told apart: there are also means over those that it has, and over the others.
+        is_joint: the parts are also evaluated together, as "all".
+        is_resized: predictions in the format have another size than the images, and cannot be drawn on them.
+    """
+
+    parts: tuple[BenchmarkPart, ...]
+    evaluators: MakeEvaluators
+    choices: Mapping[str, Choices] = field(default_factory=lambda: _both({}))
+    split: str = "val"
+    validation: str | None = None
+    formats: Mapping[str, MakeFormat] = field(default_factory=dict)
+    published: paper.OfSplits = field(default_factory=dict)
+    is_open: bool = False
+    is_joint: bool = False
+    is_resized: bool = False
+
+    def published_for(self, split: str, part: str = "") -> paper.Published | None:
+        """Numbers of the paper on a split, or on a part of it; None where it has none."""
+        return self.published.get(f"{split} {part}") or self.published.get(split)
 
 
 def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
@@ -142,8 +155,8 @@ def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
         ValueError: an unknown benchmark or protocol, or a choice that does not concern the benchmark, with the valid ones.
     """
     benchmark = benchmark_of(name)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    if protocol not in EVALUATION_PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(EVALUATION_PROTOCOLS)}")
     choices = benchmark.choices[protocol]
     for choice in own:
         if choice not in choices:
@@ -153,7 +166,7 @@ def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
 
 
 def benchmark_of(name: str) -> Benchmark:
-    """A row of the table; for a dataset that has none, one whose rows are measured by what they ask for.
+    """A row of the table; for a dataset that has none, one whose rows are evaluated by what they ask for.
 
     Raises:
         ValueError: neither is called so, with the valid names.
@@ -161,7 +174,7 @@ def benchmark_of(name: str) -> Benchmark:
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     if name in DATASETS:
-        return Benchmark((Part(name),), _own, _both(_THRESHOLDS))
+        return Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
     close = get_close_matches(name, (*BENCHMARKS, *DATASETS), 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}, or a dataset{hint}")
@@ -169,56 +182,48 @@ def benchmark_of(name: str) -> Benchmark:
 
 def open_part(
     benchmark: Benchmark,
-    part: Part,
+    part: BenchmarkPart,
     split: str,
     data_dir: str | None,
     choices: Choices,
     options: Mapping[str, Any],
     limit: int | None = None,
 ) -> OpenPart:
-    """Loads the datasets of a part and makes its measures.
+    """Loads the datasets of a part and makes its evaluators.
 
     Args:
         options: further ones of the dataset; and `condition`, to take rows of that condition alone.
-        limit: pictures, the first ones; default all.
+        limit: the first images; default all.
 
     Raises:
         ValueError, FileNotFoundError: as `psalm_hf.data.load`; a choice that contradicts another.
     """
-    chosen = {option: choices[choice] for choice, option in _DATASET_OPTIONS.items() if choice in choices}
-    if "passes" in choices:
-        chosen["rotations"] = _ROTATIONS[choices["passes"]]
+    chosen = {option: _ROTATIONS.get(choices[choice], choices[choice]) for choice, option in _DATASET_OPTIONS.items() if choice in choices}
     split = part.split or split
     options = {**part.options, **chosen, **options}
-    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options else {}  # no more are drawn than judged
+    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options else {}  # no more are drawn than evaluated
     asked |= {name: value for name, value in options.items() if name != "condition"}
     dataset = load(part.dataset, split, data_dir, **asked)
     if "condition" in options:
         dataset = with_condition(dataset, options["condition"])
     dataset = dataset.first_images(limit) if limit else dataset
-    truths = {measure: load(name, split, data_dir, **chosen) for measure, name in part.truths.items()}
-    return OpenPart(part, data_dir, split, options, dataset, truths, tuple(benchmark.measures({"": dataset} | truths, choices)))
+    targets = {kind: load(name, split, data_dir, **chosen) for kind, name in part.targets.items()}
+    return OpenPart(part, data_dir, split, options, dataset, targets, tuple(benchmark.evaluators({"": dataset} | targets, choices)))
 
 
-def formats_of(name: str, part: OpenPart) -> dict[str, Format]:
-    """Measure -> the format in which its answers are submitted."""
-    special = _OWN_FORMATS.get(name, {})
-    kinds = {measure.name: measure.name.partition("_")[0] for measure in part.measures}
-    return {name: (special.get(kind) or _FORMATS[kind])(part) for name, kind in kinds.items()}
+def formats_of(benchmark: Benchmark, part: OpenPart) -> dict[str, Format]:
+    """Name of an evaluator -> the format in which its predictions are submitted."""
+    kinds = {evaluator.name: evaluator.kind for evaluator in part.evaluators}
+    return {name: (benchmark.formats.get(kind) or _FORMATS[kind])(part) for name, kind in kinds.items()}
 
 
-def _categories(part: OpenPart, measure: str) -> Sequence[Category]:
-    """By which the answers to a measure go: those of its truth."""
-    return part.truths.get(measure, part.dataset).categories
-
-
-_FORMATS: Mapping[str, Callable[[OpenPart], Format]] = {
-    "panoptic": lambda part: CocoPanoptic(_categories(part, "panoptic")),
-    "semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic")),
-    "instance": lambda part: CocoResults(_categories(part, "instance")),
-    "referring": lambda part: AnswerLines(("mask", "score", "no_target")),
-    "region": lambda part: AnswerLines(("masks", "scores")),
-    "text": lambda part: AnswerLines(("text",)),
+_FORMATS: Mapping[str, MakeFormat] = {
+    "panoptic": lambda part: PanopticFiles(part.targets_of("panoptic").categories),
+    "semantic": lambda part: LabelMaps.of_positions(part.targets_of("semantic").categories),
+    "instance": lambda part: CocoResults(part.targets_of("instance").categories),
+    "referring": lambda part: JsonLines(("mask", "score", "no_target")),
+    "region": lambda part: JsonLines(("masks", "scores")),
+    "text": lambda part: JsonLines(("text",)),
 }
 
 
@@ -227,72 +232,32 @@ def _correspondence_file(part: OpenPart) -> Format:
     return CorrespondenceFile(takes, part.split, part.options["direction"])
 
 
-# Benchmarks with a format of their own.
-_OWN_FORMATS: Mapping[str, Mapping[str, Callable[[OpenPart], Format]]] = {
-    "cityscapes": {
-        "semantic": lambda part: LabelMaps.of_cityscapes(_categories(part, "semantic")),
-        "instance": lambda part: CityscapesInstances([category for category in _categories(part, "instance") if category.is_thing]),
-    },
-    "coco_semantic": {"semantic": lambda part: LabelMaps.of_positions(_categories(part, "semantic"), file_name="{id:0>12}.png")},
-    "davis2017": {"region": lambda part: DavisFrames()},
-    "ego_exo4d": {"region": _correspondence_file},
-    "vqav2": {"text": lambda part: VqaResults()},
-    "scienceqa": {"text": lambda part: ScienceQaAnswers()},
-    "mmbench": {"text": lambda part: MmBenchTable()},
-    "pope": {"text": lambda part: PopeAnswers()},
-}
-
-
-def _panoptic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    # Answers name categories as the truth of their measure does; names and order are those that were prompted.
-    def categories(measure: str) -> Sequence[Any]:
-        return datasets.get(measure, datasets[""]).categories
+def _panoptic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
+    # Predictions name categories as their targets do; names and order are those that were prompted.
+    def categories(kind: str) -> Sequence[Category]:
+        return datasets.get(kind, datasets[""]).categories
 
     return [
-        PanopticMeasure(categories("panoptic"), PanopticThresholds(choices["threshold"], choices["overlap"]), COCO_SIZES),
-        SemanticMeasure(categories("semantic"), resize_logits=choices["semantic_resize"] == "logits"),
-        InstanceMeasure(categories("")),
+        PanopticEvaluator(categories("panoptic"), _thresholds(choices), COCO_SIZES),
+        SemanticEvaluator(categories("semantic"), resize_logits=choices["semantic_resize"] == "logits"),
+        InstanceEvaluator(categories("")),
     ]
 
 
-def _cityscapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [*_panoptic(datasets, choices)[:2], CityscapesInstanceMeasure(datasets[""].categories)]
+def _thresholds(choices: Choices) -> PanopticThresholds:
+    return PanopticThresholds(choices["threshold"], choices["overlap"])
 
 
-def _lvis(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [LvisMeasure(datasets[""].categories)]
+def _cityscapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
+    return [*_panoptic(datasets, choices)[:2], CityscapesInstanceEvaluator(datasets[""].categories)]
 
 
-def _video(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [VideoMeasure()]
+def _semantic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
+    return [SemanticEvaluator(datasets[""].categories, resize_logits=choices["semantic_resize"] == "logits")]
 
 
-def _correspondence(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [CorrespondenceMeasure()]
-
-
-def _mmbench(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [MmBenchMeasure(circular=choices["passes"] == "circular")]
-
-
-def _semantic(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [SemanticMeasure(datasets[""].categories, resize_logits=choices["semantic_resize"] == "logits")]
-
-
-def _instance(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [InstanceMeasure(datasets[""].categories)]
-
-
-def _referring(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [ReferringMeasure(_rule(choices), COCO_SIZES)]
-
-
-def _generalised(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [ReferringMeasure(_rule(choices), COCO_SIZES, crowds=choices["crowds"])]
-
-
-def _reasoning(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [ReferringMeasure(_rule(choices), COCO_SIZES, crowds="ignored")]
+def _referring(datasets: Mapping[str, SampleDataset], choices: Choices, crowds: str = "meant") -> list[Evaluator]:
+    return [ReferringEvaluator(_rule(choices), COCO_SIZES, crowds=choices.get("crowds", crowds))]
 
 
 def _rule(choices: Choices) -> ReferringRule:
@@ -330,36 +295,32 @@ def with_processor(choices: Choices, own: Choices, processor: Any) -> dict[str, 
     return {**choices, **found}
 
 
-def _region(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
-    return [RegionMeasure(COCO_SIZES)]
-
-
-_SHAPES_SIZES = {"below 2 %": (0.0, 0.02), "larger": (0.02, math.inf)}  # visible area as a fraction of the picture
+_SHAPES_SIZES = {"below 2 %": (0.0, 0.02), "larger": (0.02, math.inf)}  # visible area as a fraction of the image
 _HALF = PanopticThresholds(0.5, 0.5)
 
 
-def _shapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+def _shapes(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
     row, categories = datasets[""].rows[0], datasets[""].categories
     pixels = math.prod(row["image_size"])
     sizes = {name: tuple(side if side == math.inf else math.ceil(side * pixels) for side in ends) for name, ends in _SHAPES_SIZES.items()}
     if row["condition"] == "sentence":
         rule = _rule(choices)
-        referring = partial(ReferringMeasure, sizes=sizes, groups=_expression_groups)
+        referring = partial(ReferringEvaluator, sizes=sizes, groups=_expression_groups)
         best = partial(referring, rule.best_query, variant="best query")
-        measures = [referring(rule), referring(rule, target_given=True), best(), best(target_given=True)]
-        return measures + [Baseline(referring(rule, target_given=given), largest_thing) for given in (False, True)]
+        evaluators = [referring(rule), referring(rule, target_given=True), best(), best(target_given=True)]
+        return evaluators + [Baseline(referring(rule, target_given=given), largest_thing) for given in (False, True)]
     if row["condition"] == "region":
-        return [RegionMeasure(sizes), Baseline(RegionMeasure(sizes), partial(prompt_itself, radii=choices["prompt_radii"]))]
+        return [RegionEvaluator(sizes), Baseline(RegionEvaluator(sizes), partial(prompt_itself, radii=choices["prompt_radii"]))]
     if row["condition"] == "conversation":
         frequent = partial(most_frequent_answer, image_size=row["image_size"][0])
-        return [ShapesQuestionMeasure(), Baseline(ShapesQuestionMeasure(), frequent)]
+        return [ShapesQuestionEvaluator(), Baseline(ShapesQuestionEvaluator(), frequent)]
     panoptic, semantic, _ = _panoptic(datasets, choices)
-    half = PanopticMeasure(categories, _HALF, variant="thresholds 0.5")
+    half = PanopticEvaluator(categories, _HALF, variant="thresholds 0.5")
     things = [category.id for category in categories if category.is_thing]
     return [
-        PanopticMeasure(categories, panoptic.thresholds, sizes),
+        PanopticEvaluator(categories, panoptic.thresholds, sizes),
         semantic,
-        InstanceMeasure(categories, {name: (low, high - 1) for name, (low, high) in sizes.items()}),  # both ends are in it
+        InstanceEvaluator(categories, {name: (low, high - 1) for name, (low, high) in sizes.items()}),  # both ends are in it
         half,
         ThingsFound(half.name, things, sizes, _novelty),
     ]
@@ -370,29 +331,57 @@ def _expression_groups(sample: Sample) -> tuple[str, ...]:
 
 
 def _novelty(sample: Sample) -> list[str]:
-    """Says of each thing whether training shows its pair of colour and shape."""
+    """Group of each thing: "seen" if training shows its pair of colour and shape, else "held_out"."""
     return ["held_out" if thing.is_held_out else "seen" for thing in scene_of(sample).things]
 
 
-def _own(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Measure]:
+def _own(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
     dataset = datasets[""]
     (condition, *others) = dataset.rows.unique("condition")
     if others:
         names = ", ".join((condition, *others))
         raise ValueError(f"rows of the conditions {names}, which have no number in common; choose one by the option condition")
-    return measures_of(condition, dataset.task, dataset.categories, PanopticThresholds(choices["threshold"], choices["overlap"]))
+    return default_evaluators(condition, dataset.task, dataset.categories, _thresholds(choices))
+
+
+def default_evaluators(
+    condition: str, task: str, categories: Sequence[Category], thresholds: PanopticThresholds | None = None
+) -> list[Evaluator]:
+    """Evaluators of rows with this condition.
+
+    Args:
+        condition: see `Sample.condition`.
+        task: of rows with categories. "panoptic" is also evaluated as semantic and instance segmentation, from the same outputs.
+        categories: of the dataset, in the order in which they are prompted; for rows with categories only.
+        thresholds: of the panoptic map; default the released ones.
+
+    Raises:
+        ValueError: rows that ask for no segmentation; rows with categories of their own, where the dataset has none.
+    """
+    if condition == "sentence":
+        return [ReferringEvaluator()]
+    if condition == "region":
+        return [RegionEvaluator()]
+    if condition != "category":
+        raise ValueError(f"rows of condition {condition!r} ask for no segmentation; evaluation knows category, sentence and region")
+    if not categories:
+        raise ValueError("every row names its own categories, so that there are none to average over; give a dataset with one list for all")
+    semantic, instance = SemanticEvaluator(categories), InstanceEvaluator(categories)
+    if task == "panoptic":
+        return [PanopticEvaluator(categories, thresholds or PanopticThresholds()), semantic, instance]
+    return {"semantic": [semantic], "instance": [instance]}[task]
 
 
 def _both(choices: Choices) -> dict[str, Choices]:
-    """Where the released protocol is that of everybody."""
-    return {protocol: choices for protocol in PROTOCOLS}
+    """The same choices under every protocol."""
+    return {protocol: choices for protocol in EVALUATION_PROTOCOLS}
 
 
 _THRESHOLDS = {"threshold": 0.8, "overlap": 0.8}
 
 
 def _open(benchmark: str, **choices: Any) -> dict[str, Choices]:
-    """Of a vocabulary whose names have synonyms."""
+    """Choices for a vocabulary whose names have synonyms."""
     return _both({"names": RELEASED_RULES.get(benchmark, "synonyms"), **choices})
 
 
@@ -409,72 +398,132 @@ _GENERALISED = {
     "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50, "crowds": "meant"},
 }
 
+
+def _questions(dataset: str, evaluator: Callable[..., Evaluator], form: Callable[[], Format], **others: Any) -> Benchmark:
+    """Row of a benchmark whose rows are answered in words. `evaluator` takes the choices by name."""
+    return Benchmark(
+        (BenchmarkPart(dataset, predicted="text"),),
+        lambda datasets, choices: [evaluator(**choices)],
+        formats={"text": lambda part: form()},
+        **others,
+    )
+
+
+def _seen_and_unseen(dataset: str, **others: Any) -> Benchmark:
+    """Row of semantic segmentation with an open vocabulary."""
+    return Benchmark((BenchmarkPart(dataset),), _semantic, is_open=True, **others)
+
+
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
-        "coco_panoptic": Benchmark((Part("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"})),
-        "coco_instance": Benchmark((Part("coco_instance"),), _instance, _both({})),
-        "coco_semantic": Benchmark((Part("coco_semantic"),), _semantic, _both({"semantic_resize": "scores"})),
-        "refcoco": Benchmark((Part("refcoco"),), _referring, _REFERRING),
-        "refcoco+": Benchmark((Part("refcoco+"),), _referring, _REFERRING),
-        "refcocog": Benchmark((Part("refcocog"),), _referring, _REFERRING),
-        "grefcoco": Benchmark((Part("grefcoco"),), _generalised, _GENERALISED),
-        "reasonseg": Benchmark((Part("reasonseg"),), _reasoning, _both({"refer_protocol": "per_expression", "rasterisation": "released"})),
+        "coco_panoptic": Benchmark(
+            (BenchmarkPart("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"}), published=paper.COCO_PANOPTIC
+        ),
+        "coco_instance": Benchmark(
+            (BenchmarkPart("coco_instance"),),
+            lambda datasets, choices: [InstanceEvaluator(datasets[""].categories)],
+            published=paper.COCO_INSTANCE,
+        ),
+        "coco_semantic": Benchmark(
+            (BenchmarkPart("coco_semantic"),),
+            _semantic,
+            _both({"semantic_resize": "scores"}),
+            formats={"semantic": lambda part: LabelMaps.of_positions(part.dataset.categories, file_name="{id:0>12}.png")},
+            published=paper.COCO_SEMANTIC,
+        ),
+        "refcoco": Benchmark((BenchmarkPart("refcoco"),), _referring, _REFERRING, published=paper.REFCOCO),
+        "refcoco+": Benchmark((BenchmarkPart("refcoco+"),), _referring, _REFERRING, published=paper.REFCOCO_PLUS),
+        "refcocog": Benchmark((BenchmarkPart("refcocog"),), _referring, _REFERRING, published=paper.REFCOCOG),
+        "grefcoco": Benchmark((BenchmarkPart("grefcoco"),), _referring, _GENERALISED, published=paper.GREFCOCO),
+        "reasonseg": Benchmark(
+            (BenchmarkPart("reasonseg"),),
+            partial(_referring, crowds="ignored"),
+            _both({"refer_protocol": "per_expression", "rasterisation": "released"}),
+        ),
         "coco_interactive": Benchmark(
-            tuple(Part("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
-            _region,
+            tuple(BenchmarkPart("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
+            lambda datasets, choices: [RegionEvaluator(COCO_SIZES)],
             {"community": {"rasterisation": "exact"}, "released": {"rasterisation": "released"}},
+            published=paper.COCO_INTERACTIVE,
         ),
         "ade20k": Benchmark(
-            (Part("ade20k_panoptic", truths={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
+            (BenchmarkPart("ade20k_panoptic", targets={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
             _panoptic,
             _open("ade20k", **_THRESHOLDS, semantic_resize="logits"),
+            published=paper.ADE20K,
+            is_open=True,
         ),
         "cityscapes": Benchmark(
-            (Part("cityscapes_panoptic", truths={"semantic": "cityscapes_semantic"}),),
+            (BenchmarkPart("cityscapes_panoptic", targets={"semantic": "cityscapes_semantic"}),),
             _cityscapes,
             _open("cityscapes", **_THRESHOLDS, semantic_resize="logits"),
+            formats={
+                "semantic": lambda part: LabelMaps.of_cityscapes(part.targets_of("semantic").categories),
+                "instance": lambda part: CityscapesInstances([category for category in part.dataset.categories if category.is_thing]),
+            },
+            published=paper.CITYSCAPES,
+            is_open=True,
         ),
-        "lvis": Benchmark((Part("lvis"),), _lvis, _both({"vocabulary": "divided"})),
-        "pc59": Benchmark((Part("pc59"),), _semantic, _open("pc59", semantic_resize="scores")),
-        "pc459": Benchmark(
-            (Part("pc459"),),
-            _semantic,
-            {
+        "lvis": Benchmark(
+            (BenchmarkPart("lvis"),),
+            lambda datasets, choices: [LvisEvaluator(datasets[""].categories)],
+            _both({"vocabulary": "divided"}),
+            is_open=True,
+        ),
+        "pc59": _seen_and_unseen("pc59", choices=_open("pc59", semantic_resize="scores"), published=paper.PC59),
+        "pc459": _seen_and_unseen(
+            "pc459",
+            choices={
                 "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
                 "released": {"names": "first", "semantic_resize": "scores", "vocabulary": "whole"},
             },
         ),
-        "voc20": Benchmark((Part("voc20"),), _semantic, _open("voc20", semantic_resize="scores")),
-        "voc21": Benchmark((Part("voc21"),), _semantic, _open("voc21", semantic_resize="scores")),
-        "davis2017": Benchmark((Part("davis2017", answered="video"),), _video, _VIDEO),
-        "moving_shapes": Benchmark((Part("moving_shapes", answered="video"),), _video, _VIDEO, "test"),
+        "voc20": _seen_and_unseen("voc20", choices=_open("voc20", semantic_resize="scores"), published=paper.VOC20),
+        "voc21": _seen_and_unseen("voc21", choices=_open("voc21", semantic_resize="scores")),
+        "davis2017": Benchmark(
+            (BenchmarkPart("davis2017", predicted="video"),),
+            lambda datasets, choices: [VideoEvaluator()],
+            _VIDEO,
+            formats={"region": lambda part: DavisFrames()},
+            published=paper.DAVIS2017,
+        ),
+        "moving_shapes": Benchmark(
+            (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
+        ),
         "two_view_shapes": Benchmark(
-            tuple(Part("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
-            lambda datasets, choices: [TwoViewMeasure(choices["visible_above"])],
+            tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
+            lambda datasets, choices: [TwoViewEvaluator(choices["visible_above"])],
             _both({"visible_above": 0.5}),
             "test",
+            "validation",
         ),
         "ego_exo4d": Benchmark(
-            tuple(Part("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
-            _correspondence,
+            tuple(BenchmarkPart("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
+            lambda datasets, choices: [CorrespondenceEvaluator()],
             _both({"oracle": False}),
+            formats={"region": _correspondence_file},
+            published=paper.EGO_EXO4D,
+            is_resized=True,
         ),
-        "vqav2": Benchmark((Part("vqav2", answered="text"),), lambda datasets, choices: [VqaMeasure()], _both({})),
-        "scienceqa": Benchmark((Part("scienceqa", answered="text"),), lambda datasets, choices: [ScienceQaMeasure()], _both({}), "test"),
-        "mmbench": Benchmark((Part("mmbench", answered="text"),), _mmbench, _both({"passes": "circular"}), "dev"),
+        "vqav2": _questions("vqav2", VqaEvaluator, VqaResults, published=paper.VQAV2),
+        "scienceqa": _questions("scienceqa", ScienceQaEvaluator, ScienceQaAnswers, split="test", published=paper.SCIENCEQA),
+        "mmbench": _questions(
+            "mmbench", MmBenchEvaluator, MmBenchTable, choices=_both({"passes": "circular"}), split="dev", published=paper.MMBENCH
+        ),
         "pope": Benchmark(
-            tuple(Part("pope", file, split=file, answered="text") for file in ("random", "popular", "adversarial")),
-            lambda datasets, choices: [PopeMeasure()],
-            _both({}),
-            "all",
+            tuple(BenchmarkPart("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),
+            lambda datasets, choices: [PopeEvaluator()],
+            split="all",
+            formats={"text": lambda part: PopeAnswers()},
+            published=paper.POPE,
             is_joint=True,
         ),
         "shapes": Benchmark(
             (
-                Part("shapes", "panoptic", {"task": "panoptic"}),
-                Part("shapes", "referring", {"task": "referring"}),
-                *(Part("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
-                Part("shapes", "questions", {"task": "conversation"}, answered="text"),
+                BenchmarkPart("shapes", "panoptic", {"task": "panoptic"}),
+                BenchmarkPart("shapes", "referring", {"task": "referring"}),
+                *(BenchmarkPart("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
+                BenchmarkPart("shapes", "questions", {"task": "conversation"}, predicted="text"),
             ),
             _shapes,
             _both(
@@ -482,8 +531,12 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
                 | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}
                 | {"prompt_radii": list(PROMPT_RADII)}
             ),
-            split="test",
+            "test",
+            "validation",
         ),
-        **{name: Benchmark((Part(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},
+        **{
+            name: Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
+            for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+        },
     }
 )

@@ -1,4 +1,4 @@
-"""One model on one benchmark, from what was asked for to its results: opened and checked first, then answered, judged and written down.
+"""One model on one benchmark: opened and checked first, then predicted, evaluated and written down.
 
 Whatever is measured is measured here: by the command, during training, and where thresholds are chosen.
 """
@@ -14,52 +14,66 @@ from typing import Any
 
 from ..data import DATASETS
 from ..data.mixture import check_source, named_source
-from .benchmarks import Choices, MakeMeasures, OpenPart, Part, benchmark_of, choices_of, formats_of, open_part, with_processor
-from .evaluators.base import Measure, Numbers
-from .pictures import KINDS, write_pictures
-from .records import AnswersInMemory, Records, write_json
+from ..data.preparation import write_json
+from .benchmarks import (
+    Benchmark,
+    BenchmarkPart,
+    Choices,
+    MakeEvaluators,
+    OpenPart,
+    benchmark_of,
+    choices_of,
+    formats_of,
+    open_part,
+    with_processor,
+)
+from .comparisons import SCORES, write_comparisons
+from .evaluators.base import Evaluator, Numbers
+from .records import PredictionsInMemory, Records
 from .results import Results, beside, describe_checkpoint, fingerprint, flat, joint_results, part_results, versions
-from .runner import AnsweredRows, MaskAnswers, Processes, answer, judge
-from .text import TextAnswers
-from .video import answer_video
+from .runner import MaskPredictor, PredictedRows, Processes, evaluate_predictions, predict
+from .text import TextPredictor
+from .video import VideoPredictor
 from .vocabulary import lengthen_context
 
-IMAGE_SIZE = 128  # of drawn pictures, where no processor says another
+IMAGE_SIZE = 128  # of drawn images, where no processor says another
+PREDICTORS = {"rows": MaskPredictor, "video": VideoPredictor, "text": TextPredictor}  # by `BenchmarkPart.predicted`
 
 
 @dataclass(frozen=True)
-class MeasuredPart:
-    """A part, its measures with all answers in them ([] but on the first process), and row -> answers by the name of their measures."""
+class EvaluatedPart:
+    """A part, its evaluators with all predictions in them ([] but on the first process), and row -> predictions by the name of their
+    evaluators."""
 
     part: OpenPart
-    measures: Sequence[Measure]
-    answers: Mapping[int, Mapping[str, Any]]
+    evaluators: Sequence[Evaluator]
+    predictions: Mapping[int, Mapping[str, Any]]
 
 
 class Evaluation:
-    """A benchmark that is ready to be answered, by any number of models. What can be refused is refused here, before one is loaded.
+    """A benchmark that is ready for any number of models. Everything that can be refused is refused here, before one is loaded.
 
     Args:
         benchmark: name of a row of `benchmarks.BENCHMARKS`, or of a dataset without one.
-        processor: the model's; None = `predictions` are judged.
+        processor: the model's; None = `predictions` are evaluated.
         split: default that on which the paper reports.
         data_dir: folder of the dataset's files.
         protocol: "community" or "released"; sets the choices.
         choices: those that are to be otherwise than the protocol has them.
         parts: names of the parts of the benchmark; default all.
         options: further ones of the dataset, and `condition`, to take rows of that condition alone.
-        limit: pictures, the first ones; default all.
-        measures: what the answers are judged by; default the benchmark's measures.
-        output_dir: for results, answers, submission files and pictures; None = nothing is written, answers are kept in memory.
-        resume: go on with the answers in `output_dir`.
-        predictions: a folder or file in the benchmark's submission format, which is judged instead of a model.
-        visualize: pictures of that many answers, the worst and the best.
-        checkpoint: folder or Hub id of the model, whose name and checksum the results get. Answers of another one are not gone on with.
+        limit: the first images; default all.
+        evaluators: default those of the benchmark.
+        output_dir: for results, predictions, submission files and drawings; None = nothing is written.
+        resume: go on with the predictions in `output_dir`.
+        predictions: a folder or file in the benchmark's submission format, which is evaluated instead of a model.
+        visualize: drawings of that many predictions, the worst and the best.
+        checkpoint: folder or Hub id of the model, whose name and checksum the results get. Predictions of another one are not gone on with.
         processes: those that share the work; all of them run this with the same arguments.
 
     Raises:
         ValueError, FileNotFoundError: an unknown benchmark, split, protocol, choice, part or option, with the valid ones; files that are
-            missing; a part that the processor's model cannot answer; an `output_dir` that holds something else; predictions that do not
+            missing; a part that the processor's model cannot predict; an `output_dir` that holds something else; predictions that do not
             fit the rows.
     """
 
@@ -75,7 +89,7 @@ class Evaluation:
         parts: Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
         limit: int | None = None,
-        measures: MakeMeasures | None = None,
+        evaluators: MakeEvaluators | None = None,
         output_dir: Path | None = None,
         resume: bool = False,
         predictions: Path | None = None,
@@ -85,20 +99,20 @@ class Evaluation:
     ):
         if (processor is None) == (predictions is None):
             raise ValueError("give either a processor and its model, or predictions")
-        if predictions and visualize and benchmark == "ego_exo4d":
-            raise ValueError("visualize: predictions for ego_exo4d have the size at which they are compared, not that of the pictures")
         if limit is not None and limit < 1:
             raise ValueError(f"limit: expected at least 1 picture, got {limit}")
         self.name, self.processor, self.processes = benchmark, processor, processes or Processes()
         self.output_dir, self.resume, self.predictions, self.visualize = output_dir, resume, predictions, visualize
         self.benchmark = benchmark_of(benchmark)
-        if measures is not None:
-            self.benchmark = replace(self.benchmark, measures=measures)
+        if predictions and visualize and self.benchmark.is_resized:
+            raise ValueError(f"visualize: predictions for {benchmark} have the size at which they are compared, not that of the images")
+        if evaluators is not None:
+            self.benchmark = replace(self.benchmark, evaluators=evaluators)
         own, further = dict(choices or {}), dict(options or {})
         self.choices = choices_of(benchmark, protocol, own)
         if processor is not None:
             self.choices = with_processor(self.choices, own, processor)
-        if "image_size" in DATASETS[self.benchmark.parts[0].dataset].options:  # another size is another picture
+        if "image_size" in DATASETS[self.benchmark.parts[0].dataset].options:  # another size is another image
             further = {"image_size": processor.image_processor.image_size if processor else IMAGE_SIZE} | further
         self.split = split or self.benchmark.split
         self.description = {
@@ -116,21 +130,21 @@ class Evaluation:
         self.description["checkpoint"] = None if checkpoint is None else describe_checkpoint(checkpoint)
         self.description["rows"] = {part.part.name: fingerprint(part.dataset) for part in self.parts}
         self._check_folder()
-        self._read = [read_predictions(benchmark, part, predictions) for part in self.parts] if predictions else []
+        self._read = [read_predictions(self.benchmark, part, predictions) for part in self.parts] if predictions else []
 
     def run(self, model: Any, *, batch_size: int = 4, num_workers: int = 0) -> Results | None:
-        """Answers every row, judges every answer, and writes files, if there is an `output_dir`.
+        """Predicts every row, evaluates every prediction, and writes files, if there is an `output_dir`.
 
         Args:
             model: a `PsalmForSegmentation` in eval mode; None for predictions.
             batch_size: rows of a forward pass.
-            num_workers: processes that prepare pictures, for each process that computes; 0 = none.
+            num_workers: processes that prepare images, for each process that computes; 0 = none.
 
         Returns:
             The results on the first process, None on the others.
 
         Raises:
-            ValueError: whatever the processor or a measure refuses; the message names the image.
+            ValueError: whatever the processor or an evaluator refuses; the message names the image.
         """
         began = time.perf_counter()
         if batch_size < 1:
@@ -138,32 +152,32 @@ class Evaluation:
         if model is not None:
             self.description["dtype"] = str(model.dtype).removeprefix("torch.")
         self._begin()
-        measured = self.measure(model, batch_size=batch_size, num_workers=num_workers)
+        evaluated = self.evaluated_parts(model, batch_size=batch_size, num_workers=num_workers)
         results = None
         if self.processes.rank == 0:
             run = {"seconds": round(time.perf_counter() - began, 1), "processes": self.processes.number, "batch_size": batch_size}
-            results = self._results(measured, run | {"device": str(model.device) if model is not None else "cpu"})
+            results = self._results(evaluated, run | {"device": str(model.device) if model is not None else "cpu"})
             if self.output_dir is not None:
                 results.write(self.output_dir)
-                for part in measured:
+                for part in evaluated:
                     self._write_files(part)
         self.processes.wait()
         return results
 
-    def measure(self, model: Any, *, batch_size: int, num_workers: int = 0) -> list[MeasuredPart]:
-        """The measures with all answers in them, of each part; arguments are those of `run`."""
+    def evaluated_parts(self, model: Any, *, batch_size: int, num_workers: int = 0) -> list[EvaluatedPart]:
+        """The parts with all predictions in their evaluators; arguments are those of `run`."""
         if model is not None and self.choices.get("vocabulary") == "whole":
             lengthen_context(model, self.processor)
-        measured = []
+        evaluated = []
         for index, part in enumerate(self.parts):
             if model is None:
-                part, answers = self._read[index]
+                part, predictions = self._read[index]
             else:
-                answers = self._answers(model, part, batch_size, num_workers)
-            measured.append(MeasuredPart(part, judge(part, answers, self.processes), answers))
-        return measured
+                predictions = self._predictions(model, part, batch_size, num_workers)
+            evaluated.append(EvaluatedPart(part, evaluate_predictions(part, predictions, self.processes), predictions))
+        return evaluated
 
-    def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[Part]:
+    def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[BenchmarkPart]:
         known = [part.name for part in self.benchmark.parts]
         if unknown := set(names or ()) - set(known):
             raise ValueError(f"--parts {' '.join(sorted(unknown))}: {self.name} has the parts {', '.join(filter(None, known)) or 'none'}")
@@ -205,54 +219,50 @@ class Evaluation:
         self.processes.wait()
         if self.processes.rank == 0:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self.output_dir / "run.json", self.description)
+            write_json(self.output_dir / "run.json", self.description, indent=1)
         self.processes.wait()
         self.resume = True  # what follows is this evaluation's own
 
-    def _answers(self, model: Any, part: OpenPart, batch_size: int, num_workers: int) -> Mapping[int, Mapping[str, Any]]:
-        """Row -> answers; those that are missing are asked for."""
-        records: Records | AnswersInMemory = AnswersInMemory()
+    def _predictions(self, model: Any, part: OpenPart, batch_size: int, num_workers: int) -> Mapping[int, Mapping[str, Any]]:
+        """Row -> predictions; those that are missing are made."""
+        records: Records | PredictionsInMemory = PredictionsInMemory()
         if self.output_dir is not None:
             records = Records(self.output_dir / "answers" / part.part.name, self.processes.rank)
             if self.processes.rank == 0:
                 records.mend()
             self.processes.wait()
-        if part.part.answered == "video":
-            policy, oracle = self.choices["memory"], self.choices["oracle"]
-            answer_video(model, self.processor, part, records, self.processes, policy=policy, oracle=oracle)
-        else:
-            is_text = part.part.answered == "text"
-            answerer = TextAnswers(model, self.processor) if is_text else MaskAnswers(model, self.processor, part)
-            answer(answerer, part, records, self.processes, batch_size=batch_size, num_workers=num_workers)
-        return records.answers()
+        predictor = PREDICTORS[part.part.predicted](model, self.processor, part, self.choices)
+        predict(predictor, records, self.processes, batch_size=batch_size, num_workers=num_workers)
+        return records.predictions()
 
-    def _results(self, measured: Sequence[MeasuredPart], run: Mapping[str, Any]) -> Results:
-        found = {measured.part.part.name: part_results(self.name, measured.part, measured.measures) for measured in measured}
-        is_joint = self.benchmark.is_joint and len(measured) == len(self.benchmark.parts)
+    def _results(self, evaluated: Sequence[EvaluatedPart], run: Mapping[str, Any]) -> Results:
+        found = {each.part.part.name: part_results(self.benchmark, each.part, each.evaluators) for each in evaluated}
+        is_joint = self.benchmark.is_joint and len(evaluated) == len(self.benchmark.parts)
         if is_joint:
-            found["all"] = joint_results([part.measures for part in measured])
+            found["all"] = joint_results([each.evaluators for each in evaluated])
+        is_released = self.choices == self.benchmark.choices["released"]
         return Results(
             **{"dtype": None} | self.description,
             percent=flat(found),
             baselines=flat(found, "baselines"),
             parts=found,
-            published=beside(self.name, self.parts, is_joint, self.choices, self.description["data"]),
+            published=beside(self.benchmark, self.parts, is_joint, is_released, self.description["data"]),
             versions=versions(),
             run=dict(run),
         )
 
-    def _write_files(self, measured: MeasuredPart) -> None:
-        """The answers of a part in its submission formats, and pictures of some."""
-        part, name = measured.part, measured.part.part.name
-        for measure, form in formats_of(self.name, part).items():
-            rows = AnsweredRows(part, measured.answers, measure)
+    def _write_files(self, evaluated: EvaluatedPart) -> None:
+        """The predictions of a part in its submission formats, and drawings of some."""
+        part, name = evaluated.part, evaluated.part.part.name
+        for kind, form in formats_of(self.benchmark, part).items():
+            rows = PredictedRows(part, evaluated.predictions, kind)
             if self.predictions is None:
-                folder = self.output_dir / "predictions" / name / measure
+                folder = self.output_dir / "predictions" / name / kind
                 folder.mkdir(parents=True, exist_ok=True)
                 form.write(folder, ((sample, found) for _, sample, found in rows))
-            if self.visualize and measure in KINDS:
-                things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
-                write_pictures(self.output_dir / "pictures" / name / measure, rows, measure, self.visualize, things)
+            if self.visualize and kind in SCORES:
+                things = {category.id for category in part.targets_of(kind).categories if category.is_thing}
+                write_comparisons(self.output_dir / "pictures" / name / kind, rows, kind, self.visualize, things)
 
 
 def evaluate(model: Any, processor: Any, benchmark: str, *, batch_size: int = 4, num_workers: int = 0, **options: Any) -> Results | None:
@@ -280,7 +290,7 @@ def measurement(
 
     Args:
         processor: of the model.
-        images: the first pictures of each dataset.
+        images: the first images of each dataset.
         batch_size: rows of a forward pass.
         sources: name -> `dataset`, its `split` (default "val") and further options, as in the config of a run; their numbers begin with
             the name. Default the shapes world's validation split.
@@ -289,15 +299,14 @@ def measurement(
         ValueError, FileNotFoundError: see `Evaluation`; the message names the source.
     """
     evaluations = {}
-    if not sources:
-        evaluations[""] = Evaluation("shapes", processor, split="validation", limit=images)
-    for name, given in (sources or {}).items():
-        check_source(name, given)
+    for name, given in (sources or {"": {}}).items():
+        if name:
+            check_source(name, given)
         options = dict(given)
-        dataset = options.pop("dataset", "shapes")
-        split, data_dir = options.pop("split", "validation" if dataset == "shapes" else "val"), options.pop("data_dir", None)
-        with named_source(name, dataset):
-            evaluations[f"{name} "] = Evaluation(dataset, processor, split=split, data_dir=data_dir, options=options, limit=images)
+        dataset, data_dir = options.pop("dataset", "shapes"), options.pop("data_dir", None)
+        with named_source(name or "shapes", dataset):
+            split = options.pop("split", None) or benchmark_of(dataset).validation or "val"
+            evaluations[f"{name} ".lstrip()] = Evaluation(dataset, processor, split=split, data_dir=data_dir, options=options, limit=images)
 
     def measure(model: Any) -> Numbers:
         found = {name: evaluation.run(model, batch_size=batch_size) for name, evaluation in evaluations.items()}
@@ -306,13 +315,13 @@ def measurement(
     return measure
 
 
-def read_predictions(benchmark: str, part: OpenPart, predictions: Path) -> tuple[OpenPart, dict[int, dict[str, Any]]]:
-    """The part with the measures for which there are files, and row -> answers by the name of their measures."""
+def read_predictions(benchmark: Benchmark, part: OpenPart, predictions: Path) -> tuple[OpenPart, dict[int, dict[str, Any]]]:
+    """The part with the evaluators for which there are files, and row -> predictions by the name of their evaluators."""
     formats = formats_of(benchmark, part)
     folder = predictions / part.part.name
-    found = {name: folder / name for name in formats if (folder / name).is_dir()} or {part.measures[0].name: folder}
-    answers = {name: formats[name].read(path, part.dataset) for name, path in found.items()}
-    measures = tuple(measure for measure in part.measures if measure.name in found)
-    return replace(part, measures=measures), {
-        row: {name: of_rows[row] for name, of_rows in answers.items()} for row in range(len(part.dataset))
+    found = {name: folder / name for name in formats if (folder / name).is_dir()} or {part.evaluators[0].name: folder}
+    read = {name: formats[name].read(path, part.dataset) for name, path in found.items()}
+    evaluators = tuple(evaluator for evaluator in part.evaluators if evaluator.name in found)
+    return replace(part, evaluators=evaluators), {
+        row: {name: of_rows[row] for name, of_rows in read.items()} for row in range(len(part.dataset))
     }

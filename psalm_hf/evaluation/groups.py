@@ -1,4 +1,4 @@
-"""Results of a part of the categories: of those that PSALM's training data has, and of the others, a failure that its paper names."""
+"""Results over a part of the categories: those that PSALM's training data has, and the others, a failure that its paper names."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 
 from ..data.benchmarks.label_lists import label_list
-
-Numbers = dict[str, float]
+from .evaluators.base import Numbers
 
 # COCO's name of a category -> other names of the SAME in the lists of benchmarks: another word for it ("sofa"), another spelling
 # ("doughnut"), or what a list happens to call it ("track" is Pascal Context's railroad, "blind" and "window screen" one class of ADE20K).
@@ -51,7 +50,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 
 
 def is_seen(name: str) -> bool:
-    """Whether a category is one of the 133 of COCO panoptic, on which PSALM is trained.
+    """True if a category is one of the 133 of COCO panoptic, on which PSALM is trained.
 
     It is if its name is COCO's or one of `SYNONYMS`. Letter case, blanks, hyphens, underscores, what stands in parentheses and a final s do
     not matter, nor what COCO adds ("sky-other-merged" is "sky").
@@ -77,14 +76,14 @@ def seen_and_unseen(categories: Mapping[int, str]) -> dict[str, list[int]]:
 
 
 def group_means(per_category: Mapping[int, Numbers], groups: Mapping[str, Collection[int]]) -> dict[str, Numbers]:
-    """Group -> mean of each number over its categories: what the measure would give if the others were not counted.
+    """Group -> mean of each number over its categories: the number that the metric would give if the others were not counted.
 
     Args:
-        per_category: category id -> numbers in percent, as measures give them; categories that nothing defines are not in it.
+        per_category: category id -> numbers in percent, as evaluators give them; categories that nothing defines are not in it.
         groups: name -> ids of its categories, see `seen_and_unseen`. A group of which no category has numbers is left out.
 
     Returns:
-        the measures' names of such means: of "IoU" and "ACC" they are "mIoU" and "mACC".
+        means under the evaluators' names: "mIoU" and "mACC" for "IoU" and "ACC".
     """
     means: dict[str, Numbers] = {}
     for group, ids in groups.items():

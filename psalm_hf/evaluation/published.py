@@ -1,4 +1,6 @@
-"""What was published, to print beside our numbers: PSALM (1.3B) by its paper, and the methods that the paper compares it with.
+"""Published numbers, to print beside ours: PSALM (1.3B) by its paper, and the methods that the paper compares it with.
+
+The rows of `benchmarks.BENCHMARKS` hold them, by split, or by split and part ("val ego2exo").
 
 Source: "PSALM: Pixelwise SegmentAtion with Large Multi-Modal Model" (ECCV 2024) and its supplement. Rows of other methods are copied from
 there, not from their own papers.
@@ -8,9 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-
-Numbers = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Comparison:
 
     method: str
     details: str
-    numbers: Numbers
+    numbers: Mapping[str, float]
     note: str = ""
 
 
@@ -42,21 +41,13 @@ class Published:
         comparisons: other methods, in the order of the paper.
     """
 
-    numbers: Numbers
+    numbers: Mapping[str, float]
     protocol: str
     comparisons: tuple[Comparison, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-def published(benchmark: str, split: str, direction: str | None = None) -> Published | None:
-    """What the paper says about a benchmark; None where it says nothing.
-
-    Args:
-        benchmark, split: as `psalm evaluate` takes them; of "pope", "all" are its three files together.
-        direction: of "ego_exo4d": "ego2exo" or "exo2ego".
-    """
-    return PUBLISHED.get((benchmark, split) if direction is None else (benchmark, split, direction))
-
+OfSplits = Mapping[str, Published]
 
 _RELEASED = "thresholds and post-processing as released"
 _MERGED = "all sentences of an object joined into one prompt (merged), best mask, polygons rasterised with their outline"
@@ -70,20 +61,14 @@ _VIDEO = "zero-shot, no video data; frame by frame, prompted for the objects tha
 _EGO_EXO = "zero-shot, pictures with a longer side of 448"
 
 
-def _generalised(ciou: float) -> Published:
-    return Published({"referring cIoU": ciou}, _GENERALISED)
-
-
-def _referring(ciou: float) -> Published:
-    return Published({"referring cIoU": ciou}, _MERGED)
+def _of_splits(name: str, protocol: str, **values: float) -> OfSplits:
+    return {split: Published({name: value}, protocol) for split, value in values.items()}
 
 
 def _interactive() -> Published:
     values = {"point": (64.3, 74.0), "scribble": (66.9, 80.0), "box": (67.3, 80.9), "mask": (67.6, 82.4)}
-    numbers = {}
-    for kind, (miou, ciou) in values.items():
-        numbers |= {f"region mIoU, {kind}": miou, f"region cIoU, {kind}": ciou}
-    return Published(numbers, _INTERACTIVE, options={"source": "psalm_json"})
+    pairs = {f"region {name}, {kind}": value for kind, pair in values.items() for name, value in zip(("mIoU", "cIoU"), pair, strict=True)}
+    return Published(pairs, _INTERACTIVE, options={"source": "psalm_json"})
 
 
 def _davis() -> Published:
@@ -145,39 +130,31 @@ def _text(column: int, name: str, value: float, protocol: str) -> Published:
 # Source: github.com/haotian-liu/LLaVA, docs/Evaluation.md.
 _AS_LLAVA = "the paper does not say how; as LLaVA-1.5, whose number it quotes: "
 
-# (benchmark, split), for Ego-Exo4D (benchmark, split, direction).
-PUBLISHED: Mapping[tuple[str, ...], Published] = MappingProxyType(
-    {
-        ("coco_panoptic", "val"): Published({"panoptic PQ": 55.9}, _RELEASED),
-        ("coco_instance", "val"): Published({"instance AP": 45.7}, _RELEASED),
-        ("coco_semantic", "val"): Published({"semantic mIoU": 66.6}, _RELEASED + "; the 133 panoptic categories"),
-        ("refcoco", "val"): _referring(83.6),
-        ("refcoco", "testA"): _referring(84.7),
-        ("refcoco", "testB"): _referring(81.6),
-        ("refcoco+", "val"): _referring(72.9),
-        ("refcoco+", "testA"): _referring(75.5),
-        ("refcoco+", "testB"): _referring(70.1),
-        ("refcocog", "val"): _referring(73.8),
-        ("refcocog", "test"): _referring(74.4),
-        ("grefcoco", "val"): _generalised(42.0),
-        ("grefcoco", "testA"): _generalised(52.4),
-        ("grefcoco", "testB"): _generalised(50.6),
-        ("coco_interactive", "val"): _interactive(),
-        ("ade20k", "val"): Published({"panoptic PQ": 13.7, "instance AP": 9.0, "semantic mIoU": 18.2}, _OPEN),
-        ("cityscapes", "val"): Published({"panoptic PQ": 28.8}, "zero-shot, trained on COCO; plain names, half precision"),
-        ("pc59", "val"): Published({"semantic mIoU": 48.5}, _OPEN),
-        ("voc20", "val"): Published({"semantic mIoU": 81.3}, _OPEN + "; background pixels are not counted"),
-        ("davis2017", "val"): _davis(),
-        ("ego_exo4d", "val", "ego2exo"): _correspondence(7.9, 0.6, 4.6, 13.9, 14.6),
-        ("ego_exo4d", "val", "exo2ego"): _correspondence(9.6, 1.6, 21.8, 43.8, 43.4),
-        ("vqav2", "test_dev"): _text(0, "text accuracy", 62.3, _AS_LLAVA + "test-dev, scored by the server"),
-        ("scienceqa", "test"): _text(1, "text accuracy, context image", 64.9, _AS_LLAVA + "the 2,017 test questions with an image"),
-        ("mmbench", "dev"): _text(2, "text accuracy", 52.5, _AS_LLAVA + "English dev questions, CircularEval"),
-        ("pope", "all"): _text(
-            3,
-            "text F1, mean of files",
-            80.3,
-            _AS_LLAVA + "mean F1 of the files random, popular and adversarial, not of one file nor accuracy",
-        ),
-    }
-)
+COCO_PANOPTIC = _of_splits("panoptic PQ", _RELEASED, val=55.9)
+COCO_INSTANCE = _of_splits("instance AP", _RELEASED, val=45.7)
+COCO_SEMANTIC = _of_splits("semantic mIoU", _RELEASED + "; the 133 panoptic categories", val=66.6)
+REFCOCO = _of_splits("referring cIoU", _MERGED, val=83.6, testA=84.7, testB=81.6)
+REFCOCO_PLUS = _of_splits("referring cIoU", _MERGED, val=72.9, testA=75.5, testB=70.1)
+REFCOCOG = _of_splits("referring cIoU", _MERGED, val=73.8, test=74.4)
+GREFCOCO = _of_splits("referring cIoU", _GENERALISED, val=42.0, testA=52.4, testB=50.6)
+COCO_INTERACTIVE = {"val": _interactive()}
+ADE20K = {"val": Published({"panoptic PQ": 13.7, "instance AP": 9.0, "semantic mIoU": 18.2}, _OPEN)}
+CITYSCAPES = _of_splits("panoptic PQ", "zero-shot, trained on COCO; plain names, half precision", val=28.8)
+PC59 = _of_splits("semantic mIoU", _OPEN, val=48.5)
+VOC20 = _of_splits("semantic mIoU", _OPEN + "; background pixels are not counted", val=81.3)
+DAVIS2017 = {"val": _davis()}
+EGO_EXO4D = {
+    "val ego2exo": _correspondence(7.9, 0.6, 4.6, 13.9, 14.6),
+    "val exo2ego": _correspondence(9.6, 1.6, 21.8, 43.8, 43.4),
+}
+VQAV2 = {"test_dev": _text(0, "text accuracy", 62.3, _AS_LLAVA + "test-dev, scored by the server")}
+SCIENCEQA = {"test": _text(1, "text accuracy, context image", 64.9, _AS_LLAVA + "the 2,017 test questions with an image")}
+MMBENCH = {"dev": _text(2, "text accuracy", 52.5, _AS_LLAVA + "English dev questions, CircularEval")}
+POPE = {
+    "all": _text(
+        3,
+        "text F1, mean of files",
+        80.3,
+        _AS_LLAVA + "mean F1 of the files random, popular and adversarial, not of one file nor accuracy",
+    )
+}

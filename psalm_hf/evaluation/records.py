@@ -1,4 +1,4 @@
-"""Answers on disk, so that an evaluation that was killed goes on where it was, and processes need not speak to each other."""
+"""Predictions on disk, so that a killed evaluation goes on where it was, and processes need not speak to each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Records:
-    """Answers to the rows of a dataset: a line of JSON each, in one file per process.
+    """Predictions for the rows of a dataset: a line of JSON each, in one file per process.
 
     Args:
         folder: of all processes' files; is made if it does not exist.
@@ -31,9 +31,9 @@ class Records:
                 with path.open("r+b") as file:
                     file.truncate(content.rfind(b"\n") + 1)
 
-    def append(self, answers: Iterable[tuple[int, Any]]) -> None:
-        """Writes answers, by row; they are in the file when this returns."""
-        text = "".join(json.dumps({"row": row, "answer": answer}, separators=(",", ":")) + "\n" for row, answer in answers)
+    def append(self, predictions: Iterable[tuple[int, Any]]) -> None:
+        """Writes predictions, by row; they are in the file when this returns."""
+        text = "".join(json.dumps({"row": row, "answer": prediction}, separators=(",", ":")) + "\n" for row, prediction in predictions)
         with self.path.open("a", encoding="ascii") as file:
             file.write(text)
 
@@ -41,7 +41,7 @@ class Records:
         """Row -> the file and the byte where its line begins.
 
         Raises:
-            ValueError: a row was answered twice, or a line is none of this class.
+            ValueError: a row was predicted twice, or a line is none of this class.
         """
         places: dict[int, tuple[Path, int]] = {}
         for path in self._paths():
@@ -55,20 +55,23 @@ class Records:
                     position += len(line)
         return places
 
-    def answers(self) -> Mapping[int, Any]:
-        """Row -> its answer, read when it is asked for."""
-        return _StoredAnswers(self.places())
+    def predictions(self) -> Mapping[int, Any]:
+        """Row -> its prediction, read when it is asked for."""
+        return _StoredPredictions(self.places())
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.jsonl"))
 
 
-class _StoredAnswers(Mapping[int, Any]):
+class _StoredPredictions(Mapping[int, Any]):
     def __init__(self, places: Mapping[int, tuple[Path, int]]):
         self._places = places
 
     def __getitem__(self, row: int) -> Any:
-        return read_answer(self._places[row])
+        path, position = self._places[row]
+        with path.open("rb") as file:
+            file.seek(position)
+            return json.loads(file.readline())["answer"]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -77,36 +80,21 @@ class _StoredAnswers(Mapping[int, Any]):
         return len(self._places)
 
 
-class AnswersInMemory(dict[int, Any]):
-    """Answers that nobody goes on from, used as `Records` are."""
+class PredictionsInMemory(dict[int, Any]):
+    """Predictions that nobody goes on from, used as `Records` are."""
 
-    def append(self, answers: Iterable[tuple[int, Any]]) -> None:
-        """Adds answers, by row."""
-        self.update(list(answers))
+    def append(self, predictions: Iterable[tuple[int, Any]]) -> None:
+        """Adds predictions, by row."""
+        self.update(list(predictions))
 
-    def answers(self) -> Mapping[int, Any]:
-        """Row -> its answer."""
+    def predictions(self) -> Mapping[int, Any]:
+        """Row -> its prediction."""
         return self
 
 
-def read_answer(place: tuple[Path, int]) -> Any:
-    """The answer at one of `Records.places`."""
-    path, position = place
-    with path.open("rb") as file:
-        file.seek(position)
-        return json.loads(file.readline())["answer"]
-
-
 def _row_of(line: bytes, path: Path) -> int:
-    # The row comes first, and answers are long: no need to parse them.
+    # The row comes first, and predictions are long: no need to parse them.
     head = line[: line.find(b",")].removeprefix(b'{"row":')
     if not head.isdigit():
-        raise ValueError(f"{path}: {line!r:.60} is no answer that an evaluation has written; start again in another folder")
+        raise ValueError(f"{path}: {line!r:.60} is no prediction that an evaluation has written; start again in another folder")
     return int(head)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

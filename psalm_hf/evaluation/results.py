@@ -1,4 +1,4 @@
-"""What an evaluation found, as JSON and as Markdown, beside what was published."""
+"""Results of an evaluation, as JSON and as Markdown, beside what was published."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ import transformers
 from huggingface_hub import snapshot_download
 
 from ..data.features import SampleDataset
+from ..data.preparation import write_json
 from ..structures import REGION_KINDS
 from .baselines import Baseline
-from .benchmarks import OpenPart, choices_of
-from .evaluators.base import Measure, Numbers
+from .benchmarks import Benchmark, OpenPart
+from .evaluators.base import Evaluator, Numbers
 from .groups import group_means, seen_and_unseen
-from .published import published
-from .records import write_json
+from .runner import sums
 
-OPEN_VOCABULARY = ("ade20k", "cityscapes", "pc59", "pc459", "voc20", "voc21", "lvis")  # with categories that COCO does not have
 # In the row for a table; the other numbers, and those of groups, are in results.json.
-COLUMNS = (
+TABLE_COLUMNS = (
     "PQ",
     "PQ-things",
     "PQ-stuff",
@@ -52,17 +51,17 @@ class Results:
     """Results of an evaluation: the fields of results.json. All but `run` is the same for any number of processes.
 
     Attributes:
-        benchmark, split: what was measured.
+        benchmark, split: names of both.
         protocol: its name, and every choice.
-        data: which parts, further options of the dataset, and how many pictures.
-        checkpoint: name and checksum; None where predictions of another origin were judged, or nothing was said.
+        data: which parts, further options of the dataset, and how many images.
+        checkpoint: name and checksum; None where predictions of another origin were evaluated, or nothing was said.
         dtype: of the weights.
-        rows: by part, by what its rows are known again.
+        rows: fingerprint of the rows by part.
         percent: all numbers by name; what nothing defines is left out. A name that two parts share has the part's before it.
         baselines: of answers that need no model, under the same names.
-        parts: by part its percent, baselines, per_category, counts, and the choices by measure.
-        published: by part what the paper says, and of other methods; `is_comparable` says whether it was measured as here.
-        versions: of what was measured with.
+        parts: by part its percent, baselines, per_category, counts, and the choices by evaluator.
+        published: by part the numbers of the paper and of other methods; `is_comparable` says whether it was measured as here.
+        versions: of Python and the libraries.
         run: seconds, processes, batch size, device.
     """
 
@@ -82,7 +81,7 @@ class Results:
 
     def write(self, folder: Path) -> None:
         """results.json, and results.md: a row of a table, and a table with the methods that the paper compares with."""
-        write_json(folder / "results.json", asdict(self))
+        write_json(folder / "results.json", asdict(self), indent=1)
         (folder / "results.md").write_text(markdown_row(self) + "".join(markdown_comparisons(self)), encoding="utf-8")
 
     def __str__(self) -> str:
@@ -109,22 +108,22 @@ def _defined(numbers: Numbers) -> Numbers:
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
-def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) -> dict[str, Any]:
-    """Results of a part: `percent` (what nothing defines is left out), `baselines` under the same names, `per_category` by name, `counts`,
-    and `protocol` by measure."""
+def part_results(benchmark: Benchmark, part: OpenPart, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+    """Results of a part: `percent` (numbers that nothing defines are left out), `baselines` under the same names, `per_category` by name,
+    `counts`, and `protocol` by evaluator."""
     percent: Numbers = {}
     baselines: Numbers = {}
     per_category: dict[str, Numbers] = {}
-    for baseline in [measure for measure in measures if isinstance(measure, Baseline)]:
+    for baseline in [each for each in evaluators if isinstance(each, Baseline)]:
         baselines |= baseline.numbers()
-    measures = [measure for measure in measures if not isinstance(measure, Baseline)]
-    for measure in measures:
-        names = {category.id: category.name for category in part.truths.get(measure.name, part.dataset).categories}
-        found = measure.per_category()
-        percent |= measure.numbers()
-        if benchmark in OPEN_VOCABULARY:
+    evaluators = [each for each in evaluators if not isinstance(each, Baseline)]
+    for evaluator in evaluators:
+        names = {category.id: category.name for category in part.targets_of(evaluator.name).categories}
+        found = evaluator.per_category()
+        percent |= evaluator.numbers()
+        if benchmark.is_open:
             for group, means in group_means(found, seen_and_unseen(names)).items():
-                percent |= {f"{measure.name} {name}, {group}": value for name, value in means.items() if name in MAIN}
+                percent |= {f"{evaluator.name} {name}, {group}": value for name, value in means.items() if name in MAIN}
         for category_id, numbers in found.items():
             per_category.setdefault(names[category_id].partition(",")[0], {}).update(numbers)
     counts = {"pictures": len(part.dataset.rows.unique("image_id")), "rows": len(part.dataset)}
@@ -135,19 +134,20 @@ def part_results(benchmark: str, part: OpenPart, measures: Sequence[Measure]) ->
         "percent": percent,
         "baselines": {name: value for name, value in _defined(baselines).items() if name in percent},
         "per_category": per_category,
-        "counts": counts | {name: number for measure in measures for name, number in measure.counts().items()},
-        "protocol": {name: choices for measure in measures for name, choices in measure.protocol().items()},
+        "counts": counts | _counts(evaluators),
+        "protocol": {name: choices for evaluator in evaluators for name, choices in evaluator.protocol().items()},
     }
 
 
-def joint_results(judged: Sequence[Sequence[Measure]]) -> dict[str, Any]:
-    """Numbers of all parts together; the measures of the first part hold them afterwards."""
-    totals = list(judged[0])
-    for measures in judged[1:]:
-        for index, measure in enumerate(measures):
-            totals[index] += measure
-    percent = {name: value for measure in totals for name, value in measure.numbers().items()}
-    return {"percent": _defined(percent), "counts": {name: number for measure in totals for name, number in measure.counts().items()}}
+def joint_results(of_parts: Sequence[Sequence[Evaluator]]) -> dict[str, Any]:
+    """Numbers of all parts together; the evaluators of the first part hold them afterwards."""
+    totals = sums(of_parts)
+    percent = {name: value for evaluator in totals for name, value in evaluator.numbers().items()}
+    return {"percent": _defined(percent), "counts": _counts(totals)}
+
+
+def _counts(evaluators: Sequence[Evaluator]) -> dict[str, int]:
+    return {name: number for evaluator in evaluators for name, number in evaluator.counts().items()}
 
 
 def flat(parts: Mapping[str, Mapping[str, Any]], of: str = "percent") -> Numbers:
@@ -160,22 +160,19 @@ def flat(parts: Mapping[str, Mapping[str, Any]], of: str = "percent") -> Numbers
     }
 
 
-def beside(
-    benchmark: str, parts: Sequence[OpenPart], is_joint: bool, choices: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the paper says about a benchmark and about other methods on it, by part; {} where it says nothing.
+def beside(benchmark: Benchmark, parts: Sequence[OpenPart], is_joint: bool, is_released: bool, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of the paper, of PSALM and of other methods, by part; {} where it has none.
 
     Args:
-        choices: those that were measured with. Where they are the released ones, on all pictures and with the paper's options of the
-            dataset, the entry `is_comparable`.
+        is_released: our choices are the released ones. Then, on all images and with the paper's options of the dataset, the entry
+            `is_comparable`.
         data: of `Results`.
     """
-    found = {part.part.name: published(benchmark, part.split, part.part.options.get("direction")) for part in parts}
+    found = {part.part.name: benchmark.published_for(part.split, part.part.name) for part in parts}
     if is_joint:
-        found["all"] = published(benchmark, "all")
-    is_released = choices == choices_of(benchmark, "released", {}) and data["limit"] is None
+        found["all"] = benchmark.published_for("all")
     return {
-        name: asdict(entry) | {"is_comparable": is_released and data["options"] == entry.options}
+        name: asdict(entry) | {"is_comparable": is_released and data["limit"] is None and data["options"] == entry.options}
         for name, entry in found.items()
         if entry is not None
     }
@@ -204,7 +201,7 @@ def checkpoint_hash(checkpoint: str) -> str:
 
 
 def fingerprint(dataset: SampleDataset) -> dict[str, Any]:
-    """By which the rows of a dataset are known again: their number, and a SHA-256 of what they are called."""
+    """Fingerprint by which the rows of a dataset are known again: their number, and a SHA-256 of their ids."""
     names = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
     return {"number": len(dataset), "sha256": hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()}
 
@@ -227,7 +224,7 @@ def markdown_row(results: Results) -> str:
 
 
 def markdown_comparisons(results: Results) -> list[str]:
-    """For each part about which the paper says something a table of its methods, with notes below it."""
+    """Tables of the methods of the paper, with notes below, one for each part that the paper reports."""
     tables = []
     for part, entry in results.published.items():
         ours = {name: results.parts[part]["percent"].get(name) for name in entry["numbers"]}
@@ -256,4 +253,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_column(name: str) -> bool:
     number, _, group = name.partition(", ")
-    return number.split()[-1] in COLUMNS and (not group or group in REGION_KINDS)
+    return number.split()[-1] in TABLE_COLUMNS and (not group or group in REGION_KINDS)

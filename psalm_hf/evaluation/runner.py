@@ -1,16 +1,16 @@
-"""A model on a benchmark, in two steps that any number of processes share: answer every row, then judge every answer.
+"""A model on a benchmark, in two steps that any number of processes share: predict every row, then evaluate every prediction.
 
-Answers go to disk as they come. A batch holds the same rows for any number of processes, and on a CPU a row has the same outputs in any
-batch, so that these give the same answers to the bit.
+Predictions go to disk as they come. A batch holds the same rows for any number of processes, and on a CPU a row has the same outputs in
+any batch, so that these give the same predictions to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,9 +22,9 @@ from ..data.collator import PsalmCollator
 from ..data.features import SampleDataset
 from ..structures import Sample
 from .baselines import Baseline
-from .benchmarks import OpenPart
-from .evaluators.base import Measure
-from .records import AnswersInMemory, Records
+from .benchmarks import Choices, OpenPart
+from .evaluators.base import Evaluator
+from .records import PredictionsInMemory, Records
 from .vocabulary import join_outputs, split_names, split_samples
 
 LENGTH = 32  # tokens
@@ -32,13 +32,13 @@ LENGTH = 32  # tokens
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that share the work: `rank` of `number`."""
+    """Processes that share the work: `rank` of `number`."""
 
     rank: int = 0
     number: int = 1
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all are here."""
         if self.number > 1:
             dist.barrier()
 
@@ -60,40 +60,54 @@ class Processes:
         return values or []
 
 
-class Answerer(Protocol):
-    """One way in which rows are answered.
-
-    Attributes:
-        collate: samples -> what the model takes; goes to the processes that prepare pictures.
-        rows_per_sample: of a forward pass.
-    """
-
-    collate: Callable[[Sequence[Sample]], Mapping[str, Any]]
-    rows_per_sample: int
-
-    def __call__(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """For each sample its answers, by the name of the measures."""
-
-
-class MaskAnswers:
-    """Answers of masks: a forward pass, post-processed as each measure wants it. See `Answerer`.
+class Predictor:
+    """Base: one way in which rows are predicted.
 
     Args:
         model, processor: a `PsalmForSegmentation` in eval mode and its processor.
-        part: a vocabulary that does not fit into the context is divided, see `vocabulary`.
+        part: its rows.
+        choices: of the benchmark.
+
+    Attributes:
+        collate: samples -> what the model takes; goes to the processes that prepare images.
     """
 
-    def __init__(self, model: Any, processor: Any, part: OpenPart):
-        self.model, self.processor = model, processor
-        self.measures = {measure.name: measure for measure in reversed(part.measures) if not isinstance(measure, Baseline)}
+    collate: Callable[[Sequence[Sample]], Any]
+
+    def __init__(self, model: Any, processor: Any, part: OpenPart, choices: Choices):
+        self.model, self.processor, self.part, self.choices = model, processor, part, choices
+
+    def batches(self, done: Collection[int], batch_size: int) -> list[Sequence[int]]:
+        """Rows of each forward pass, for all rows that are not done."""
+        missing = [row for row in range(len(self.part.dataset)) if row not in done]
+        return [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
+
+    def predict(self, samples: Sequence[Sample], inputs: Any) -> Iterable[dict[str, Any]]:
+        """Predictions of each sample, by the name of the evaluators."""
+        raise NotImplementedError
+
+
+class MaskPredictor(Predictor):
+    """Predicts masks: a forward pass, post-processed as each evaluator wants it.
+
+    A vocabulary that is too long for the context is divided, see `vocabulary`.
+    """
+
+    def __init__(self, model: Any, processor: Any, part: OpenPart, choices: Choices):
+        super().__init__(model, processor, part, choices)
+        self.evaluators = {each.name: each for each in reversed(part.evaluators) if not isinstance(each, Baseline)}
         self.collate = CollateRows(processor, _chunks(processor, part.dataset))
         self.rows_per_sample = max(1, len(self.collate.chunks))
 
-    def __call__(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `Answerer`."""
+    def batches(self, done: Collection[int], batch_size: int) -> list[Sequence[int]]:
+        """See `Predictor`."""
+        return super().batches(done, max(1, batch_size // self.rows_per_sample))
+
+    def predict(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `Predictor`."""
         outputs = forward(self.model, inputs, self.rows_per_sample)
-        found = {name: measure.answers(samples, outputs, self.processor) for name, measure in self.measures.items()}
-        return [{name: answers[index] for name, answers in found.items()} for index in range(len(samples))]
+        found = {name: evaluator.predict(samples, outputs, self.processor) for name, evaluator in self.evaluators.items()}
+        return [{name: predictions[index] for name, predictions in found.items()} for index in range(len(samples))]
 
 
 class CollateRows:
@@ -136,43 +150,38 @@ class _Batches(Dataset):
 
 
 @torch.no_grad()  # no inference mode: engines that gather weights would train on with what they gathered in it
-def answer(
-    answerer: Answerer,
-    part: OpenPart,
-    records: Records | AnswersInMemory,
-    processes: Processes,
-    *,
-    batch_size: int,
-    num_workers: int = 0,
+def predict(
+    predictor: Predictor, records: Records | PredictionsInMemory, processes: Processes, *, batch_size: int, num_workers: int = 0
 ) -> None:
-    """Answers the rows of a part that have no answer yet, with a progress bar.
+    """Predicts the rows of a part that have no prediction yet, with a progress bar.
 
     Args:
         records: mended; all processes have the same folder.
-        batch_size: rows of a forward pass; rows that follow each other and share a picture share its encoding.
-        num_workers: processes that read and prepare pictures, for each process that computes.
+        batch_size: rows of a forward pass; rows that follow each other and share an image share its encoding.
+        num_workers: processes that read and prepare images, for each process that computes.
 
     Raises:
-        ValueError: whatever the collator refuses, such as a picture that is missing.
+        ValueError: whatever the collator or the model refuses, such as an image that is missing.
     """
-    done = set(records.answers())
+    part, done = predictor.part, set(records.predictions())
     processes.wait()  # before anyone writes: all must find the same rows to do
-    missing = [row for row in range(len(part.dataset)) if row not in done]
-    size = max(1, batch_size // answerer.rows_per_sample)
-    batches = [missing[first : first + size] for first in range(0, len(missing), size)]
-    mine = batches[processes.rank :: processes.number]
-    loader = DataLoader(_Batches(part.dataset, mine, answerer.collate), batch_size=None, num_workers=num_workers)
-    bar = tqdm(total=len(part.dataset), initial=len(done), desc=_title(part, "answer"), unit="row", disable=processes.rank > 0)
+    mine = predictor.batches(done, batch_size)[processes.rank :: processes.number]
+    loader = DataLoader(_Batches(part.dataset, mine, predictor.collate), batch_size=None, num_workers=num_workers)
+    bar = tqdm(total=len(part.dataset), initial=len(done), desc=_title("predict", part), unit="row", disable=processes.rank > 0)
     for rows, samples, inputs in loader:
-        records.append(zip(rows, answerer(samples, inputs), strict=True))
-        bar.update(len(rows) * processes.number)
+        found = []
+        for row, prediction in zip(rows, predictor.predict(samples, inputs), strict=True):
+            if row not in done:  # a sequence is followed from its first frame on
+                found.append((row, prediction))
+                bar.update(processes.number)
+        records.append(found)
     bar.close()
     processes.wait()
 
 
 @contextmanager
 def same_bits(model: Any) -> Iterator[None]:
-    """On a CPU, in float32, a row's outputs have the same bits in any batch inside, if its tokens are `with_round_length`.
+    """Context in which, on a CPU in float32, a row's outputs have the same bits in any batch, if its tokens are `with_round_length`.
 
     oneDNN chooses algorithms of convolutions by the size of the batch. What is left takes images one by one, or has enough rows.
     """
@@ -203,68 +212,72 @@ def _chunks(processor: Any, dataset: SampleDataset) -> list[list[str]]:
     return split_names(processor, [category.name for category in dataset.categories], task=dataset.task)
 
 
-def judge(part: OpenPart, answers: Mapping[int, Mapping[str, Any]], processes: Processes) -> list[Measure]:
-    """Copies of the part's measures with all answers in them, on the first process; [] on the others.
+def evaluate_predictions(part: OpenPart, predictions: Mapping[int, Mapping[str, Any]], processes: Processes) -> list[Evaluator]:
+    """Copies of the part's evaluators with all predictions in them, on the first process; [] on the others.
 
     Args:
-        answers: row -> answers by the name of their measures.
+        predictions: row -> predictions by the name of their evaluators.
 
     Raises:
-        ValueError: an answer that does not fit its row.
+        ValueError: a prediction that does not fit its row.
     """
-    rows, measures = sorted(answers), deepcopy(part.measures)
+    rows, evaluators = sorted(predictions), deepcopy(part.evaluators)
     share = -(-len(rows) // processes.number)
     mine = rows[processes.rank * share : (processes.rank + 1) * share]
-    truths = {measure.name: _truth(part, measure.name) for measure in measures}
-    for row in tqdm(mine, desc=_title(part, "judge"), unit="row", disable=processes.rank > 0):
-        given, samples = answers[row], {}
-        for measure in measures:
-            truth = truths[measure.name]
-            if truth not in samples:  # decoding a sample may cost more than judging it
-                samples[truth] = truth(row)
-            measure.add(samples[truth], given[measure.name])
-    gathered = processes.gather(measures)
-    if not gathered:
-        return []
-    totals = list(gathered[0])
-    for others in gathered[1:]:
+    targets = {evaluator.name: _targets(part, evaluator.name) for evaluator in evaluators}
+    for row in tqdm(mine, desc=_title("evaluate", part), unit="row", disable=processes.rank > 0):
+        given, samples = predictions[row], {}
+        for evaluator in evaluators:
+            sample_of = targets[evaluator.name]
+            if sample_of not in samples:  # decoding a sample may cost more than evaluating it
+                samples[sample_of] = sample_of(row)
+            evaluator.add(samples[sample_of], given[evaluator.name])
+    return sums(processes.gather(evaluators))
+
+
+def sums(of_workers: Sequence[Sequence[Evaluator]]) -> list[Evaluator]:
+    """Adds the evaluators of several workers or parts, one by one, to those of the first; [] of none."""
+    totals = list(of_workers[0]) if of_workers else []
+    for others in of_workers[1:]:
         for index, other in enumerate(others):
             totals[index] += other
     return totals
 
 
-class AnsweredRows(Sequence[tuple[int, Sample, Any]]):
-    """(row, sample, answer) of one measure, read when they are asked for.
+class PredictedRows(Sequence[tuple[int, Sample, Any]]):
+    """(row, sample, prediction) of one evaluator, read when they are asked for.
 
     Args:
-        answers: see `judge`.
-        measure: name of the answers.
+        predictions: see `evaluate_predictions`.
+        name: of the evaluator.
     """
 
-    def __init__(self, part: OpenPart, answers: Mapping[int, Mapping[str, Any]], measure: str):
-        self.answers, self.measure = answers, measure
-        self.truth = _truth(part, measure)
-        self.rows = sorted(answers)
+    def __init__(self, part: OpenPart, predictions: Mapping[int, Mapping[str, Any]], name: str):
+        self.predictions, self.name = predictions, name
+        self.sample_of = _targets(part, name)
+        self.rows = sorted(predictions)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[int, Sample, Any]:
         row = self.rows[index]
-        return row, self.truth(row), self.answers[row][self.measure]
+        return row, self.sample_of(row), self.predictions[row][self.name]
 
 
-def _truth(part: OpenPart, measure: str) -> Callable[[int], Sample]:
-    if measure not in part.truths:
+def _targets(part: OpenPart, name: str) -> Callable[[int], Sample]:
+    """Row -> sample with the targets of an evaluator."""
+    if name not in part.targets:
         return part.dataset.__getitem__
-    truth = part.truths[measure]
-    row_of = {image_id: row for row, image_id in enumerate(truth.rows["image_id"])}
+    targets = part.targets[name]
+    row_of = {image_id: row for row, image_id in enumerate(targets.rows["image_id"])}
     ids = part.dataset.rows["image_id"]
     if missing := [image_id for image_id in ids if image_id not in row_of]:
-        name = part.part.truths[measure]
-        raise ValueError(f"{name}: has no truth for {len(missing)} pictures of {part.part.dataset}, such as {missing[0]}")
-    return lambda row: truth[row_of[ids[row]]]
+        raise ValueError(
+            f"{part.part.targets[name]}: has no truth for {len(missing)} pictures of {part.part.dataset}, such as {missing[0]}"
+        )
+    return lambda row: targets[row_of[ids[row]]]
 
 
-def _title(part: OpenPart, what: str) -> str:
-    return " ".join(filter(None, (what, part.part.dataset, part.part.name)))
+def _title(verb: str, part: OpenPart) -> str:
+    return " ".join(filter(None, (verb, part.part.dataset, part.part.name)))

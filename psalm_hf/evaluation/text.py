@@ -1,39 +1,38 @@
-"""A model on questions: every row is answered in words, by `runner.answer`."""
+"""A model on questions: every row is answered in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data.collator import PsalmCollator
 from ..structures import Sample
+from .benchmarks import Choices, OpenPart
+from .runner import Predictor
 
-MAX_NEW_TOKENS = 16
 
+class TextPredictor(Predictor):
+    """Answers in words, `{"text": {"text": str}}`.
 
-class TextAnswers:
-    """Answers in words, `{"text": {"text": str}}`. See `runner.Answerer`.
-
-    Args:
-        model, processor: a `PsalmForSegmentation` in eval mode and its processor.
+    Attributes:
         max_new_tokens: of an answer, which is cut off there.
     """
 
-    rows_per_sample = 1
+    max_new_tokens: ClassVar[int] = 16
 
-    def __init__(self, model: Any, processor: Any, max_new_tokens: int = MAX_NEW_TOKENS):
-        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+    def __init__(self, model: Any, processor: Any, part: OpenPart, choices: Choices):
+        super().__init__(model, processor, part, choices)
         self.collate = CollateQuestions(processor)
 
-    def __call__(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `runner.Answerer`."""
+    def predict(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `Predictor`."""
         texts = generate_answers(self.model, self.processor, inputs, max_new_tokens=self.max_new_tokens)
         return [{"text": {"text": text}} for text in texts]
 
 
 class CollateQuestions:
-    """Samples -> what the model takes: what is asked in them."""
+    """Makes the inputs of the model from the questions of samples."""
 
     def __init__(self, processor: Any):
         self.collator = PsalmCollator(processor, with_targets=False)

@@ -1,65 +1,56 @@
-"""A model on videos: rows are answered sequence by sequence, because an answer depends on the frames before it.
+"""A model on videos: rows are predicted sequence by sequence, because a prediction depends on the frames before it.
 
-Answers go to disk as `runner.answer` writes them, a sequence at a time. A sequence is followed by one process alone, so that any number of
-them gives the same answers to the bit.
+A sequence is followed by one process alone, so that any number of them gives the same predictions to the bit.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
+from ..data.benchmarks.davis import region_objects, sequence_and_frame
 from ..data.collator import open_stored_image
 from ..data.features import SampleDataset
 from ..masks import rle_from_bitmap
+from ..metrics.base import errors_of
 from ..structures import Sample
 from ..video import PsalmVideoSession
-from .benchmarks import OpenPart
-from .formats.davis import object_numbers, sequence_and_frame
-from .records import AnswersInMemory, Records
-from .runner import Processes
+from .benchmarks import Choices, OpenPart
+from .runner import Predictor
 
 
-@torch.no_grad()
-def answer_video(
-    model: Any,
-    processor: Any,
-    part: OpenPart,
-    records: Records | AnswersInMemory,
-    processes: Processes,
-    *,
-    policy: Any,
-    oracle: bool = False,
-) -> None:
-    """Answers the rows of a part that have no answer yet, with a progress bar. A sequence of which any row has none is followed anew.
+class VideoPredictor(Predictor):
+    """Follows objects through sequences, with a session of the policy `choices["memory"]`. With `choices["oracle"]` the session is told
+    which objects the target of a frame shows."""
 
-    Args:
-        model, processor: a `PsalmForSegmentation` in eval mode and its processor.
-        part: rows of DAVIS, or of the moving shapes.
-        records: mended; all processes have the same folder.
-        policy: of `PsalmVideoSession`.
-        oracle: tell the session which objects the truth of a frame shows.
+    def __init__(self, model: Any, processor: Any, part: OpenPart, choices: Choices):
+        super().__init__(model, processor, part, choices)
+        self.session = PsalmVideoSession(model, processor, choices["memory"])
+        self.collate = list
 
-    Raises:
-        ValueError: rows that are none of a video, or frames that the session refuses. The message names the image.
-    """
-    done = set(records.answers())
-    processes.wait()  # before anyone writes: all must find the same rows to do
-    sequences = [rows for rows in rows_by_sequence(part.dataset) if not done >= set(rows)]
-    session = PsalmVideoSession(model, processor, policy)
-    bar = tqdm(total=len(part.dataset), initial=len(done), desc=f"follow {part.part.dataset}", unit="frame", disable=processes.rank > 0)
-    for rows in sequences[processes.rank :: processes.number]:
-        answers = {}
-        for row, answer in zip(rows, follow(session, part.dataset, rows, oracle=oracle), strict=True):
-            answers[row] = {measure.name: answer for measure in part.measures}
-            bar.update(0 if row in done else processes.number)
-        records.append((row, answer) for row, answer in answers.items() if row not in done)
-    bar.close()
-    processes.wait()
+    def batches(self, done: Collection[int], batch_size: int) -> list[Sequence[int]]:
+        """The rows of each sequence of which any row is not done: it is followed anew."""
+        return [rows for rows in rows_by_sequence(self.part.dataset) if not set(done) >= set(rows)]
+
+    def predict(self, samples: Sequence[Sample], inputs: Any) -> Iterator[dict[str, Any]]:
+        """See `Predictor`. Samples are those of one sequence, in the order of time.
+
+        All objects that any of them asks for are given on the first frame: with an oracle, a frame may not ask for all of them.
+        """
+        given = {}
+        for sample in samples:
+            given |= zip(region_objects(sample), (region.as_prompt() for region in sample.regions), strict=True)
+        self.session.reset()
+        self.session.add_objects(_first_frame(samples[0]), dict(sorted(given.items())))
+        for sample in samples:
+            numbers, name = region_objects(sample), f"image {sample.image_id}"
+            image = open_stored_image(sample.image, name)
+            with errors_of(name):
+                found = self.session.track(image, visible=_shown(sample) if self.choices["oracle"] else None)
+            masks = [rle_from_bitmap(found.masks[number].numpy()) for number in numbers]
+            prediction = {"masks": masks, "scores": [found.scores[number] for number in numbers]}
+            yield {evaluator.name: prediction for evaluator in self.part.evaluators}
 
 
 def rows_by_sequence(dataset: SampleDataset) -> list[list[int]]:
@@ -70,37 +61,6 @@ def rows_by_sequence(dataset: SampleDataset) -> list[list[int]]:
     return list(sequences.values())
 
 
-def follow(session: PsalmVideoSession, dataset: SampleDataset, rows: Sequence[int], *, oracle: bool) -> Iterator[dict[str, Any]]:
-    """An answer for each row of a sequence, in the order of its regions.
-
-    All objects that any of the rows asks for are given on the first frame: with an oracle, a frame may not ask for all of them.
-
-    Args:
-        rows: of one sequence, in the order of time.
-        oracle: see `answer_video`.
-
-    Raises:
-        ValueError: see `answer_video`.
-    """
-    samples = [dataset[row] for row in rows]
-    given = {}
-    for sample in samples:
-        given |= zip(object_numbers(sample), (region.as_prompt() for region in sample.regions), strict=True)
-    session.reset()
-    session.add_objects(_first_frame(samples[0]), dict(sorted(given.items())))
-    for sample in samples:
-        name = f"image {sample.image_id}"
-        numbers = object_numbers(sample)
-        try:
-            found = session.track(open_stored_image(sample.image, name), visible=_shown(sample) if oracle else None)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        yield {
-            "masks": [rle_from_bitmap(found.masks[number].numpy()) for number in numbers],
-            "scores": [found.scores[number] for number in numbers],
-        }
-
-
 def _first_frame(sample: Sample) -> Any:
     name = f"image {sample.image_id}"
     if sample.region_image is None:
@@ -109,5 +69,5 @@ def _first_frame(sample: Sample) -> Any:
 
 
 def _shown(sample: Sample) -> list[int]:
-    """Numbers of the objects that the truth of a frame shows."""
-    return [number for number, region in zip(object_numbers(sample), sample.regions, strict=True) if region.segment is not None]
+    """Numbers of the objects that the target of a frame shows."""
+    return [number for number, region in zip(region_objects(sample), sample.regions, strict=True) if region.segment is not None]

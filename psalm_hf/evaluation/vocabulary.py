@@ -1,4 +1,4 @@
-"""Vocabularies that do not fit into one prompt: the categories are divided among several prompts on the same picture, whose outputs are
+"""Vocabularies that do not fit into one prompt: the categories are divided among several prompts on the same image, whose outputs are
 joined into one. See docs/label_lists.md.
 
 K categories of the vocabulary, N prompts, Q mask queries of one prompt, (h, w) the resolution of the masks.
@@ -17,7 +17,7 @@ from ..model.modeling_psalm import PsalmSegmentationOutput
 from ..model.prompts import CATEGORY
 from ..structures import Sample
 
-WHOLE = 16384  # tokens: more than any vocabulary of a benchmark has
+WHOLE_VOCABULARY = 16384  # tokens: more than any vocabulary of a benchmark has
 
 
 def split_names(processor: Any, names: Sequence[str], *, task: str = "panoptic", prompt_style: str | None = None) -> list[list[str]]:
@@ -57,7 +57,7 @@ def split_names(processor: Any, names: Sequence[str], *, task: str = "panoptic",
 
 
 def _token_counts(processor: Any, names: Sequence[str], task: str, prompt_style: str | None) -> tuple[int, list[int]]:
-    """Of a prompt with these names: tokens that do not depend on the names, and tokens of each name with what separates it from the next.
+    """Tokens of a prompt with these names: those that do not depend on the names, and those of each name with its separator.
 
     The processor itself is asked, so that nothing here knows how a prompt is written.
     """
@@ -110,16 +110,16 @@ def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled
     vocabulary, and for "background", its own part's; for the categories of other parts it has minus infinity.
 
     Args:
-        outputs: of rows as `split_samples` makes them, `num_chunks` consecutive ones per picture.
+        outputs: of rows as `split_samples` makes them, `num_chunks` consecutive ones per image.
         num_chunks: N.
         decoupled: the model's `decouple_masks`. Without, a row's queries are its categories; those beyond are padding and left out.
 
     Returns:
-        One row per picture: `masks_queries_logits` (B, N * Q, h, w), `class_queries_logits` (B, N * Q, K + 1), `num_conditions` K + 1,
+        One row per image: `masks_queries_logits` (B, N * Q, h, w), `class_queries_logits` (B, N * Q, K + 1), `num_conditions` K + 1,
         `condition_type` and `image_index`. All rows have the same K. With N = 1 the values are those that were given.
 
     Raises:
-        ValueError: rows that are no whole number of pictures, or are of another kind than categories; pictures of different vocabularies.
+        ValueError: rows that are no whole number of images, or are of another kind than categories; images of different vocabularies.
     """
     num_rows = len(outputs.condition_type)
     if num_chunks < 1 or num_rows % num_chunks or outputs.class_queries_logits is None or bool((outputs.condition_type != CATEGORY).any()):
@@ -150,7 +150,7 @@ def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled
     )
 
 
-def lengthen_context(model: Any, processor: Any, length: int = WHOLE) -> None:
+def lengthen_context(model: Any, processor: Any, length: int = WHOLE_VOCABULARY) -> None:
     """Lets prompts be longer than the language model was trained on, as the released code does without a check.
 
     Only where positions are rotations, which go on without end. What the model makes of them is another question.

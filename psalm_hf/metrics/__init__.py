@@ -1,8 +1,8 @@
-"""What answers are judged by: each measure adds up with `update` and `+=`, and only `compute` divides.
+"""Metrics: each adds up with `update` and `+=`, and only `compute` divides.
 
-A measure gets predictions and truth at the original image size, as numpy arrays or COCO RLE; it knows neither models nor files.
-Workers fill one measure each, and adding these gives the same numbers, to the last bit, as one worker that saw everything: what is
-kept are integers and lists of IoUs, which are summed exactly.
+A metric gets predictions and targets at the original image size, as numpy arrays or COCO RLE; it knows neither models nor files.
+Workers fill one metric each. Their sum gives the same numbers, to the last bit, as one worker that saw everything: a metric keeps
+integers and lists of IoUs, which are summed exactly.
 
 `compute` returns percent under the names that benchmarks use, and nan where a number is not defined (the AP of small objects where
 there are none). It raises ValueError before the first update.
@@ -10,6 +10,7 @@ there are none). It raises ValueError before the first update.
 
 from .cityscapes_ap import CityscapesAP
 from .correspondence import Correspondence, compared_size, resize_nearest
+from .exact_answers import ExactAnswers
 from .identity_switches import IdentitySwitches
 from .label_map import label_map
 from .lvis_ap import LvisAP
@@ -30,6 +31,7 @@ __all__ = [
     "CircularAccuracy",
     "CityscapesAP",
     "Correspondence",
+    "ExactAnswers",
     "IdentitySwitches",
     "LvisAP",
     "MaskAP",

@@ -6,10 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from ..structures import Segment
+from .base import InstanceMetric, Metric, mean
 from .label_map import label_map
 from .overlap import Mask, bitmap
 
@@ -18,8 +20,8 @@ MIN_PIXELS = 100
 
 
 @dataclass
-class Outcomes:
-    """What became of the predictions and objects of one category at one overlap.
+class Outcomes(Metric):
+    """Predictions that found an object, false ones, and missed objects, of one category at one overlap.
 
     Attributes:
         hits, false: scores of the predictions that found an object, and of those that did not.
@@ -30,15 +32,9 @@ class Outcomes:
     false: list[float] = field(default_factory=list)
     missed: int = 0
 
-    def __iadd__(self, other: Outcomes) -> Outcomes:
-        self.hits += other.hits
-        self.false += other.false
-        self.missed += other.missed
-        return self
-
 
 @dataclass
-class CityscapesAP:
+class CityscapesAP(InstanceMetric):
     """AP of Cityscapes: mean over categories and over the overlaps 0.50, 0.55, ... 0.95.
 
     A prediction finds an object of its category if their IoU is above the overlap. Of several that find the same object the surest is
@@ -48,20 +44,20 @@ class CityscapesAP:
 
     Attributes:
         category_ids: the categories that are evaluated; predictions of others are left out.
-        outcomes: category id -> those at each of `OVERLAPS`.
-        images: ids of the images so far.
+        outcomes: category id -> overlap, one of `OVERLAPS` -> those at it.
 
     Source: evalInstanceLevelSemanticLabeling.py of cityscapesScripts 2.3.0. It fails where a category has objects, but nothing except
     ignored predictions; here its AP is 0 then, as where there are no predictions.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("category_ids",)
+
     category_ids: Sequence[int]
-    outcomes: dict[int, list[Outcomes]] = field(init=False, repr=False)
-    images: set[int | str] = field(default_factory=set, init=False, repr=False)
+    outcomes: dict[int, dict[float, Outcomes]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.category_ids = tuple(self.category_ids)
-        self.outcomes = {category_id: [Outcomes() for _ in OVERLAPS] for category_id in self.category_ids}
+        self.outcomes = {category_id: {overlap: Outcomes() for overlap in OVERLAPS} for category_id in self.category_ids}
 
     def update(
         self,
@@ -86,15 +82,7 @@ class CityscapesAP:
             ValueError: numbers of entries differ, masks differ in size, targets overlap each other or void, a target has a category that
                 is not evaluated, a score is not finite, or the image was there before.
         """
-        if image_id in self.images:
-            raise ValueError(f"image {image_id}: was added before; each image counts once")
-        if not len(masks) == len(category_ids) == len(scores):
-            raise ValueError(
-                f"image {image_id}: {len(masks)} masks, {len(category_ids)} category ids and {len(scores)} scores; "
-                f"give one of each per prediction"
-            )
-        if not np.isfinite(np.asarray(scores, dtype=float)).all():
-            raise ValueError(f"image {image_id}: scores must be finite, got {list(scores)!r:.80}")
+        self.check(image_id, masks, category_ids, scores)
         if foreign := [index for index, target in enumerate(targets) if target.category_id not in self.outcomes]:
             raise ValueError(
                 f"image {image_id}: targets {foreign} have a category that is none of {', '.join(map(str, self.category_ids))}"
@@ -129,43 +117,23 @@ class CityscapesAP:
                 for number, (target, pixels) in enumerate(zip(targets, areas[2:], strict=True))
                 if target.category_id == category_id
             }
-            for overlap, outcome in zip(OVERLAPS, outcomes, strict=True):
+            for overlap, outcome in outcomes.items():
                 outcome += _match(found[category_id], objects, overlap)
         self.images.add(image_id)
 
-    def __iadd__(self, other: CityscapesAP) -> CityscapesAP:
-        if self.category_ids != other.category_ids:
-            raise ValueError("Cityscapes AP: categories differ; only measures made alike can be added")
-        if twice := self.images & other.images:
-            raise ValueError(f"Cityscapes AP: {len(twice)} images are in both, such as {next(iter(twice))}; each image counts once")
-        self.images |= other.images
-        for category_id, outcomes in other.outcomes.items():
-            for own, others in zip(self.outcomes[category_id], outcomes, strict=True):
-                own += others
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent, nan where there is no object: "AP", and "AP50", at the overlap 0.5.
-
-        Raises:
-            ValueError: before the first update.
-        """
+        """Numbers in percent, nan where there is no object: "AP", and "AP50", at the overlap 0.5."""
         per_category = self.per_category().values()
-        return {name: _mean([result[name] for result in per_category]) for name in ("AP", "AP50")}
+        return {name: mean([result[name] for result in per_category]) for name in ("AP", "AP50")}
 
     def per_category(self) -> dict[int, dict[str, float]]:
-        """Category id -> "AP", "AP50" in percent, for the categories with objects of 100 pixels and more that are no groups.
-
-        Raises:
-            ValueError: before the first update.
-        """
-        if not self.images:
-            raise ValueError("Cityscapes AP: nothing to compute; call update for at least one image")
+        """Category id -> "AP", "AP50" in percent, for the categories with objects of 100 pixels and more that are no groups."""
+        self.require(self.images, "image")
         results = {}
         for category_id, outcomes in self.outcomes.items():
-            if outcomes[0].hits or outcomes[0].missed:
-                precisions = [100 * _average_precision(outcome) for outcome in outcomes]
-                results[category_id] = {"AP": _mean(precisions), "AP50": precisions[0]}
+            precisions = [100 * _average_precision(outcome) for outcome in outcomes.values() if outcome.hits or outcome.missed]
+            if precisions:
+                results[category_id] = {"AP": mean(precisions), "AP50": precisions[0]}
         return results
 
 
@@ -190,7 +158,7 @@ class _Prediction:
 
 
 def _match(predictions: Sequence[_Prediction], objects: Mapping[int, _Object], overlap: float) -> Outcomes:
-    """Of one image, one category and one overlap. `objects`: number of the target -> it."""
+    """Outcomes of one image, one category and one overlap. `objects`: number of the target -> it."""
     outcomes = Outcomes()
     finders: dict[int, list[float]] = {number: [] for number, entry in objects.items() if entry.is_wanted}
     for prediction in predictions:
@@ -235,7 +203,3 @@ def _average_precision(outcomes: Outcomes) -> float:
     recall = np.append(true_positives / number, 0.0)
     before, behind = np.append(recall[0], recall[:-1]), np.append(recall[1:], 0.0)
     return math.fsum(precision * (before - behind) / 2)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

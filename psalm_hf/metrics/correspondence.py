@@ -1,4 +1,4 @@
-"""How well objects of one view are found in another one that is taken at the same time, and whether it is known that they are not there."""
+"""Objects of one view that are found in another one, taken at the same time, or known to be absent there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .base import Metric, percent
 from .overlap import Mask, bitmap
 from .video_objects import contour_accuracy, region_similarity
 
@@ -15,7 +16,7 @@ VISIBLE_CONFIDENCE = 0.5  # above it, an object is said to be visible
 
 
 def compared_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) at which masks of a picture of this size are compared: the longer side has 480 pixels.
+    """(height, width) at which masks of an image of this size are compared: the longer side has 480 pixels.
 
     The other side is rounded down, after products in the order of the public script, because these decide where it falls.
     """
@@ -34,7 +35,7 @@ def resize_nearest(mask: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass
-class Correspondence:
+class Correspondence(Metric):
     """IoU, contour accuracy, location error, existence and visibility accuracy of Ego-Exo4D's correspondence benchmark.
 
     One update per object, pair of views and frame. Masks are compared at a longer side of 480 pixels, whatever size they have. Where the
@@ -95,38 +96,23 @@ class Correspondence:
         self.recognised += is_visible
         self.overlooked += not is_visible
 
-    def __iadd__(self, other: Correspondence) -> Correspondence:
-        self.ious += other.ious
-        self.contours += other.contours
-        self.location_errors += other.location_errors
-        self.existing += other.existing
-        self.recognised += other.recognised
-        self.overlooked += other.overlooked
-        self.rejected += other.rejected
-        self.invented += other.invented
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "IoU", "contour accuracy", "location error" (of a diagonal; the lower, the better), "existence accuracy": means over what the
           target view shows.
         * "visibility accuracy": mean of the share of the visible objects that were said to be visible, and of the invisible ones that were
           not. Where there are only visible ones, or none, it is the one share.
-
-        Raises:
-            ValueError: before the first update.
         """
         shown, absent = self.recognised + self.overlooked, self.rejected + self.invented
-        if not shown + absent:
-            raise ValueError("correspondence: nothing to compute; call update for at least one object")
+        self.require(shown + absent, "object")
         recalls = [right / number for right, number in ((self.recognised, shown), (self.rejected, absent)) if number]
         return {
-            "IoU": _percent(math.fsum(self.ious), shown),
-            "contour accuracy": _percent(math.fsum(self.contours), shown),
-            "location error": _percent(math.fsum(self.location_errors), shown),
-            "existence accuracy": _percent(self.existing, shown),
-            "visibility accuracy": _percent(math.fsum(recalls), len(recalls)),
+            "IoU": percent(math.fsum(self.ious), shown),
+            "contour accuracy": percent(math.fsum(self.contours), shown),
+            "location error": percent(math.fsum(self.location_errors), shown),
+            "existence accuracy": percent(self.existing, shown),
+            "visibility accuracy": percent(math.fsum(recalls), len(recalls)),
         }
 
 
@@ -138,7 +124,3 @@ def _centre(mask: np.ndarray) -> tuple[int, int]:
         # benchmark's, so it stays.
         return mask.shape[0] // 2, mask.shape[1] // 2
     return int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else math.nan

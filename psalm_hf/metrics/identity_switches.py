@@ -1,4 +1,4 @@
-"""Whether objects that are followed through videos are taken for each other."""
+"""Objects of videos that are taken for each other."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .base import Metric
+
 
 @dataclass
-class IdentitySwitches:
-    """How often the mask of an object lies on another object.
+class IdentitySwitches(Metric):
+    """Counts how often the mask of an object lies on another object.
 
-    In each frame a mask is that of the object whose truth it has the highest IoU with; one that meets no object is nobody's. A switch is a
+    In each frame a mask is that of the object with whose target it has the highest IoU; one that meets no object is nobody's. A switch is a
     frame in which a mask is another object's than it was last; it begins as its own.
 
     Attributes:
@@ -35,11 +37,6 @@ class IdentitySwitches:
             if shared.any():
                 found[number] = numbers[int((shared / (np.count_nonzero(mask) + areas - shared)).argmax())]
         self.sequences.setdefault(sequence, {})[frame] = found
-
-    def __iadd__(self, other: IdentitySwitches) -> IdentitySwitches:
-        for sequence, frames in other.sequences.items():
-            self.sequences.setdefault(sequence, {}).update(frames)
-        return self
 
     def compute(self) -> dict[str, int]:
         """ "switches", and "mistaken": masks, one per object and frame, that are on another object."""

@@ -1,4 +1,4 @@
-"""Masks -> one number per pixel, the form in which panoptic and semantic truth is compared."""
+"""Masks -> one number per pixel, the form in which panoptic and semantic maps are compared."""
 
 from __future__ import annotations
 

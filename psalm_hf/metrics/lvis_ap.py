@@ -41,10 +41,11 @@ class LvisAP(MaskAP):
     Source: lvis-api (github.com/lvis-dataset/lvis-api), version 0.5.3.
     """
 
+    settings: ClassVar[tuple[str, ...]] = (*MaskAP.settings, "frequencies")
+    evaluation_class: ClassVar[type[COCOeval]] = FederatedEvaluation
+
     max_detections: tuple[int, ...] = (300,)
     frequencies: Mapping[int, str] = field(kw_only=True)
-
-    evaluation_class: ClassVar[type[COCOeval]] = FederatedEvaluation
 
     def __post_init__(self) -> None:
         if wrong := {category: frequency for category, frequency in self.frequencies.items() if frequency not in FREQUENCIES}:
@@ -59,8 +60,6 @@ class LvisAP(MaskAP):
         category_ids: Sequence[int],
         scores: Sequence[float],
         targets: Sequence[Segment],
-        target_areas: Sequence[float] | None = None,
-        target_ids: Sequence[int] | None = None,
         areas: Sequence[float] | None = None,
         *,
         negative_category_ids: Collection[int],
@@ -82,7 +81,7 @@ class LvisAP(MaskAP):
         true = {target.category_id for target in targets}
         if unknown := (true | set(map(int, category_ids))) - self.frequencies.keys() - {None}:
             raise ValueError(f"image {image_id}: categories {sorted(unknown)} are none of the {len(self.frequencies)} with a frequency")
-        super().update(image_id, masks, category_ids, scores, targets, target_areas, target_ids, areas)
+        super().update(image_id, masks, category_ids, scores, targets, areas)
         predictions, annotations = self.images[image_id]
         surest = sorted(predictions, key=lambda prediction: -prediction["score"])[: self.max_detections[0]]
         judged = true | set(negative_category_ids)
@@ -90,17 +89,8 @@ class LvisAP(MaskAP):
             prediction["may_be_unannotated"] = prediction["category_id"] in not_exhaustive_category_ids
         self.images[image_id] = [prediction for prediction in surest if prediction["category_id"] in judged], annotations
 
-    def __iadd__(self, other: LvisAP) -> LvisAP:
-        if self.frequencies != other.frequencies:
-            raise ValueError("LVIS AP: frequencies of categories differ; only measures made alike can be added")
-        return super().__iadd__(other)
-
     def compute(self) -> dict[str, float]:
-        """As of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency.
-
-        Raises:
-            ValueError: before the first update.
-        """
+        """Numbers of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency."""
         return super().compute()
 
     def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:

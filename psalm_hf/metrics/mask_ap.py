@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..masks import area, compress_rle, rle_from_bitmap
 from ..structures import Segment
+from .base import InstanceMetric
 from .object_size import COCO_SIZES
 from .overlap import Mask, bitmap
 
@@ -23,8 +24,8 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass
-class MaskAP:
-    """AP and AR of instance segmentation. pycocotools computes them; here predictions and truth are only gathered.
+class MaskAP(InstanceMetric):
+    """AP and AR of instance segmentation. pycocotools computes them; here predictions and targets are only gathered.
 
     Attributes:
         area_ranges: name -> (lowest, highest) area in pixels, BOTH included, of the objects in "AP-<name>".
@@ -35,11 +36,12 @@ class MaskAP:
     Every image of the benchmark must come in one update, those without objects too: their predictions are false ones.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("area_ranges", "max_detections")
+    evaluation_class: ClassVar[type[COCOeval]] = COCOeval
+
     area_ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(COCO_SIZES))
     max_detections: tuple[int, ...] = (1, 10, 100)
     images: dict[int | str, tuple[list[dict], list[dict]]] = field(default_factory=dict, init=False, repr=False)
-
-    evaluation_class: ClassVar[type[COCOeval]] = COCOeval
 
     def update(
         self,
@@ -48,8 +50,6 @@ class MaskAP:
         category_ids: Sequence[int],
         scores: Sequence[float],
         targets: Sequence[Segment],
-        target_areas: Sequence[float] | None = None,
-        target_ids: Sequence[int] | None = None,
         areas: Sequence[float] | None = None,
     ) -> None:
         """Adds one image.
@@ -59,11 +59,8 @@ class MaskAP:
             masks: N predictions, (N, H, W) bool or COCO RLEs, at the original image size.
             category_ids: (N,) the dataset's own ids.
             scores: (N,) the higher, the surer; any scale.
-            targets: the image's true objects, crowds included.
-            target_areas: pixels of each target as its annotation says, which for COCO is the area of the polygons; default the `area` of
-                the target, or the pixels of the mask where it has none. It decides about the bin only.
-            target_ids: annotation ids of the targets; default the `annotation_id` of each. They change a number in one case only:
-                pycocotools never counts the object with id 0 as found, and a file that has one is scored like that.
+            targets: the image's true objects, crowds included. The `area` of a target, or else its pixels, decides about its bin only. The
+                `annotation_id` changes a number in one case only: pycocotools never counts the object with id 0 as found.
             areas: of the predictions; default the pixels of the mask. It decides in which bins a false prediction counts. pycocotools takes
                 that of the box, where a results file has boxes.
 
@@ -71,22 +68,9 @@ class MaskAP:
             ValueError: numbers of entries differ, masks differ in size, a target has no category, a score is not finite, or the image
                 was there before (a sampler that fills up the last batch repeats images: drop these).
         """
-        if image_id in self.images:
-            raise ValueError(f"image {image_id}: was added before; each image counts once")
-        if not len(masks) == len(category_ids) == len(scores):
-            raise ValueError(
-                f"image {image_id}: {len(masks)} masks, {len(category_ids)} category ids and {len(scores)} scores; "
-                f"give one of each per prediction"
-            )
-        for item, owners, name, values in (
-            ("target", targets, "areas", target_areas),
-            ("target", targets, "ids", target_ids),
-            ("prediction", masks, "areas", areas),
-        ):
-            if values is not None and len(values) != len(owners):
-                raise ValueError(f"image {image_id}: {len(owners)} {item}s but {len(values)} {name}; give one per {item} or none at all")
-        if not np.isfinite(np.asarray(scores, dtype=float)).all():
-            raise ValueError(f"image {image_id}: scores must be finite, got {list(scores)!r:.80}")
+        self.check(image_id, masks, category_ids, scores)
+        if areas is not None and len(areas) != len(masks):
+            raise ValueError(f"image {image_id}: {len(masks)} predictions but {len(areas)} areas; give one per prediction or none at all")
         if nameless := [index for index, target in enumerate(targets) if target.category_id is None]:
             raise ValueError(f"image {image_id}: targets {nameless} have no category_id")
 
@@ -97,16 +81,15 @@ class MaskAP:
         for index, prediction in enumerate(predictions):
             prediction["area"] = area(prediction["segmentation"]) if areas is None else float(areas[index])
         annotations = []
-        for index, target in enumerate(targets):
+        for target in targets:
             rle = compress_rle(target.mask_rle)
-            pixels = area(rle) if target.area is None else target.area
             annotations.append(
                 {
                     "segmentation": rle,
                     "category_id": int(target.category_id),
                     "iscrowd": int(target.is_crowd),
-                    "area": pixels if target_areas is None else float(target_areas[index]),
-                    "is_id_0": (target.annotation_id if target_ids is None else target_ids[index]) == 0,
+                    "area": area(rle) if target.area is None else target.area,
+                    "is_id_0": target.annotation_id == 0,
                 }
             )
         sizes = {tuple(entry["segmentation"]["size"]) for entry in (*predictions, *annotations)}
@@ -114,23 +97,12 @@ class MaskAP:
             raise ValueError(f"image {image_id}: masks of different sizes {sorted(sizes)}; bring predictions to the original image size")
         self.images[image_id] = predictions, annotations
 
-    def __iadd__(self, other: MaskAP) -> MaskAP:
-        if (self.area_ranges, self.max_detections) != (other.area_ranges, other.max_detections):
-            raise ValueError("mask AP: area ranges or numbers of detections differ; only measures made alike can be added")
-        if twice := self.images.keys() & other.images.keys():
-            raise ValueError(f"mask AP: {len(twice)} images are in both, such as {next(iter(twice))}; each image counts once")
-        self.images |= other.images
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent, nan where there is no object.
+        """Numbers in percent, nan where there is no object.
 
         * "AP": mean over categories with objects and over the IoU thresholds 0.50, 0.55, ... 0.95; "AP50", "AP75": at one threshold.
         * "AP-small", ...: objects of one of the `area_ranges`.
         * "AR1", "AR10", "AR100": recall, averaged in the same way, with at most that many predictions; "AR-small", ...
-
-        Raises:
-            ValueError: before the first update.
         """
         return self._summary(*self._curves())
 
@@ -142,24 +114,19 @@ class MaskAP:
         return result
 
     def per_category(self) -> dict[int, dict[str, float]]:
-        """Category id -> "AP", "AP50", "AP75" in percent, for the categories with objects that are not crowds.
-
-        Raises:
-            ValueError: before the first update.
-        """
+        """Category id -> "AP", "AP50", "AP75" in percent, for the categories with objects that are not crowds."""
         precision, _ = self._curves()
         results = {category: _thresholds(precision[index, ..., 0, -1]) for index, category in enumerate(self._categories())}
         return {category: result for category, result in results.items() if not math.isnan(result["AP"])}
 
     def _categories(self) -> list[int]:
-        """Those with objects, ascending. A category without any is not defined and enters no mean, whatever is predicted."""
+        """Categories with objects, ascending. A category without any is not defined and enters no mean, whatever is predicted."""
         return sorted({entry["category_id"] for _, annotations in self.images.values() for entry in annotations})
 
     def _curves(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision (categories, IoU thresholds, recalls, 1 + area ranges, numbers of detections) and recall, without the axis of recalls,
         in [0, 1]; -1 where a category has no objects. The first area range is that of all areas."""
-        if not self.images:
-            raise ValueError("mask AP: nothing to compute; call update for at least one image")
+        self.require(self.images, "image")
         # pycocotools breaks ties by image id, so that the order must not depend on which worker saw which image.
         predictions, annotations = defaultdict(list), defaultdict(list)
         for number, image_id in enumerate(sorted(self.images, key=_order)):
@@ -205,7 +172,7 @@ def _rle(mask: Mask, item: str) -> dict:
 
 
 def _order(image_id: int | str) -> tuple:
-    """By number, also where numbers are given as text; other ids after them."""
+    """Sorting key: by number, also where numbers are given as text; other ids after them."""
     is_number = isinstance(image_id, int) or image_id.isdecimal()
     return (0, int(image_id), str(image_id)) if is_number else (1, image_id)
 
@@ -217,6 +184,6 @@ def _thresholds(precision: np.ndarray) -> dict[str, float]:
 
 
 def mean_percent(values: np.ndarray) -> float:
-    """In percent over the defined entries: pycocotools writes -1 for a category without objects."""
+    """Mean in percent over the defined entries: pycocotools writes -1 for a category without objects."""
     defined = values[values > -1]
     return float(100 * defined.mean()) if defined.size else math.nan

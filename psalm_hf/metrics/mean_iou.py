@@ -1,14 +1,17 @@
-"""How well every pixel is classified."""
+"""Classes of pixels: mean IoU and accuracies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
+from .base import Metric
+
 
 @dataclass(eq=False)
-class MeanIoU:
+class MeanIoU(Metric):
     """mIoU, fwIoU and pixel accuracies of semantic segmentation, from one table of pixel counts.
 
     Attributes:
@@ -21,6 +24,8 @@ class MeanIoU:
 
     Source: `SemSegEvaluator` of detectron2.
     """
+
+    settings: ClassVar[tuple[str, ...]] = ("num_classes", "ignore_label")
 
     num_classes: int
     ignore_label: int = 255
@@ -61,14 +66,8 @@ class MeanIoU:
             )
         return labels.astype(np.int64)  # num_classes squared does not fit into the uint8 of a PNG
 
-    def __iadd__(self, other: MeanIoU) -> MeanIoU:
-        if (self.num_classes, self.ignore_label) != (other.num_classes, other.ignore_label):
-            raise ValueError(f"{self} and {other} count different classes; only measures made alike can be added")
-        self.confusion += other.confusion
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent, over the classes that occur in the truth.
+        """Numbers in percent, over the classes that occur in the targets.
 
         * "mIoU", "mACC": mean over classes of IoU and of accuracy (share of the class's pixels that were found).
         * "fwIoU": IoU weighted by the number of true pixels of the class.
@@ -87,7 +86,7 @@ class MeanIoU:
         }
 
     def per_category(self) -> dict[int, dict[str, float]]:
-        """Class number -> "IoU" and "ACC" in percent, for the classes that occur in the truth.
+        """Class number -> "IoU" and "ACC" in percent, for the classes that occur in the targets.
 
         Raises:
             ValueError: before the first update, or nothing but ignored pixels so far.
@@ -97,9 +96,8 @@ class MeanIoU:
         return {label: {"IoU": 100 * iou, "ACC": 100 * accuracy} for label, iou, accuracy in rows}
 
     def _per_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of the classes in the truth, their IoU and their accuracy, in [0, 1]."""
+        """Numbers of the classes in the targets, their IoU and their accuracy, in [0, 1]."""
         true, predicted, right = self.confusion.sum(axis=1), self.confusion.sum(axis=0), self.confusion.diagonal()
         classes = np.flatnonzero(true)
-        if not len(classes):
-            raise ValueError("mean IoU: nothing to compute; call update with at least one pixel that is not ignored")
+        self.require(len(classes), "pixel that is not ignored")
         return classes, (right / np.maximum(true + predicted - right, 1))[classes], right[classes] / true[classes]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_uppercase
+
+from .base import Metric, accuracies
 
 _SCIENCEQA_LETTERS = "ABCDE"
 _THE_ANSWER_IS = re.compile(r"The answer is ([A-E])\.")
@@ -62,7 +64,7 @@ def mmbench_letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 @dataclass
-class ChoiceAccuracy:
+class ChoiceAccuracy(Metric):
     """Share of the questions that are answered right, each asked once: ScienceQA, and MMBench's "vanilla" accuracy.
 
     Attributes:
@@ -88,24 +90,14 @@ class ChoiceAccuracy:
             self.questions[group] += 1
             self.right[group] += answered == answer
 
-    def __iadd__(self, other: ChoiceAccuracy) -> ChoiceAccuracy:
-        self.questions.update(other.questions)
-        self.right.update(other.right)
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
-
-        Raises:
-            ValueError: before the first update.
-        """
-        if not self.questions:
-            raise ValueError("accuracy of choices: nothing to compute; call update for at least one question")
-        return _accuracies((group, self.right[group], number) for group, number in self.questions.items())
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
+        self.require(self.questions, "question")
+        return accuracies((group, self.right[group], number) for group, number in self.questions.items())
 
 
 @dataclass
-class CircularAccuracy:
+class CircularAccuracy(Metric):
     """Share of the questions that are answered right under every rotation of their options: MMBench's CircularEval.
 
     Questions that were not asked under all rotations are not counted; `complete` and `incomplete` say how many those are.
@@ -151,17 +143,16 @@ class CircularAccuracy:
 
     @property
     def incomplete(self) -> int:
-        """How many questions were asked under some rotations only."""
+        """Number of questions that were asked under some rotations only."""
         return len(self.passes) - len(self.complete)
 
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
 
         Raises:
             ValueError: before the first update, or no question was asked under all rotations.
         """
-        if not self.passes:
-            raise ValueError("circular accuracy: nothing to compute; call update for every rotation of at least one question")
+        self.require(self.passes, "rotation")
         if not self.complete:
             question, passes = min(self.passes.items())
             raise ValueError(
@@ -173,7 +164,7 @@ class CircularAccuracy:
             for group in ("", *self.groups[question]):
                 questions[group] += 1
                 right[group] += all(self.passes[question].values())
-        return _accuracies((group, right[group], number) for group, number in questions.items())
+        return accuracies((group, right[group], number) for group, number in questions.items())
 
     def _add(self, question: int, passes: dict[int, bool], num_options: int, groups: tuple[str, ...]) -> None:
         known = self.passes.get(question, {})
@@ -192,8 +183,3 @@ class CircularAccuracy:
 def _check_letters(answered: str | None, answer: str) -> None:
     if answer not in tuple(ascii_uppercase) or answered not in (None, *ascii_uppercase):
         raise ValueError(f"expected letters of options, got {answered!r:.80} as answer where {answer!r:.80} is right")
-
-
-def _accuracies(groups: Iterable[tuple[str, int, int]]) -> dict[str, float]:
-    """Of (group, right, questions)."""
-    return {f"accuracy, {group}" if group else "accuracy": 100 * right / number for group, right, number in sorted(groups)}

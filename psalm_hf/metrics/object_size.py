@@ -12,7 +12,7 @@ COCO_SIZES: dict[str, tuple[float, float]] = {"small": (0, 32**2), "medium": (32
 def size_bin(area: float, bins: Mapping[str, tuple[float, float]] = COCO_SIZES) -> str:
     """Name of the first bin with low <= area < high.
 
-    Results by object size are one measure per bin, `measures[size_bin(area)].update(...)`.
+    Results by object size are one metric per bin, `metrics[size_bin(area)].update(...)`.
 
     Args:
         area: of the TRUE object, in the unit of the bins: pixels, or a fraction of the image

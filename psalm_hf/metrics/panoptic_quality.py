@@ -1,4 +1,4 @@
-"""How well every pixel belongs to the right segment of the right category."""
+"""Panoptic quality: every pixel belongs to one segment of one category."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-VOID = 0  # id of the pixels that belong to no segment
+from .base import Metric, mean
+from .overlap import integer_maps
+
+_VOID = 0  # id of the pixels that belong to no segment
 _ID_LIMIT = 2**31  # so that a pair of ids fits into one int64
 
 
 @dataclass
-class PanopticQuality:
+class PanopticQuality(Metric):
     """PQ, SQ and RQ: over all categories, over things, over stuff, and of each category.
 
     A predicted and a true segment of the same category match if their IoU is above one half; such a partner is the only one. Predicted
@@ -24,7 +28,7 @@ class PanopticQuality:
     Attributes:
         is_thing: category id -> whether it is a thing, for every category.
         area_range: only segments of low <= area < high pixels are counted: matches and misses by the area of the true segment, false
-            ones by their own. Measures of adjacent ranges share all counts among them, none twice.
+            ones by their own. Metrics of adjacent ranges share all counts among them, none twice.
         num_images: images so far.
         matched_ious: category id -> IoUs of its matches, in (0.5, 1].
         false, missed: category id -> number of unmatched predictions and of unmatched true segments.
@@ -32,6 +36,8 @@ class PanopticQuality:
     Source: arXiv:1801.00868; crowd and void as in panopticapi (github.com/cocodataset/panopticapi), except that there only the last of
     several crowds of one category in one image counts, and here all.
     """
+
+    settings: ClassVar[tuple[str, ...]] = ("is_thing", "area_range")
 
     is_thing: Mapping[int, bool]
     area_range: tuple[float, float] = (0, math.inf)
@@ -53,18 +59,15 @@ class PanopticQuality:
         Args:
             predicted: (H, W) integers at the original image size: the id of the segment at each pixel, 0 = none.
             predicted_categories: id -> category id, of exactly the segments in the map.
-            target: (H, W) integers, the same for the truth; 0 = void.
+            target: (H, W) integers, the same for the target; 0 = void.
             target_categories: id -> category id, of all segments in the map. One without a pixel is a miss.
             crowd_ids: those of the true segments that are crowds.
 
         Raises:
             ValueError: maps and ids do not belong together, or an unknown category.
         """
+        predicted, target = integer_maps(predicted, target, "segment ids")
         predicted, target = _ids(predicted, "prediction"), _ids(target, "target")
-        if predicted.shape != target.shape:
-            raise ValueError(
-                f"prediction: size {predicted.shape}, but the target has {target.shape}; bring the prediction to the original image size"
-            )
         overlaps = _overlaps(predicted, target)
         predicted_areas, target_areas = Counter(), Counter(dict.fromkeys(target_categories, 0))
         for (predicted_id, target_id), pixels in overlaps.items():
@@ -80,12 +83,12 @@ class PanopticQuality:
         self.num_images += 1
         matches: dict[int, int] = {}  # predicted id -> target id
         for (predicted_id, target_id), pixels in overlaps.items():
-            if VOID in (predicted_id, target_id) or target_id in crowd_ids:
+            if _VOID in (predicted_id, target_id) or target_id in crowd_ids:
                 continue
             category = target_categories[target_id]
             if predicted_categories[predicted_id] != category:
                 continue
-            on_void = overlaps.get((predicted_id, VOID), 0)
+            on_void = overlaps.get((predicted_id, _VOID), 0)
             iou = pixels / (predicted_areas[predicted_id] + target_areas[target_id] - pixels - on_void)
             if iou > 0.5:
                 matches[predicted_id] = target_id
@@ -95,15 +98,15 @@ class PanopticQuality:
             self.missed[target_categories[target_id]] += self._counts(target_areas[target_id])
         for predicted_id in predicted_categories.keys() - matches.keys():
             category = predicted_categories[predicted_id]
-            excuses = [VOID, *(crowd_id for crowd_id in crowd_ids if target_categories[crowd_id] == category)]
+            excuses = [_VOID, *(crowd_id for crowd_id in crowd_ids if target_categories[crowd_id] == category)]
             excused = sum(overlaps.get((predicted_id, excuse), 0) for excuse in excuses)
             if excused / predicted_areas[predicted_id] <= 0.5:
                 self.false[category] += self._counts(predicted_areas[predicted_id])
 
     def _check(self, areas: Mapping[int, int], categories: Mapping[int, int], item: str) -> None:
-        if VOID in categories:
-            raise ValueError(f"{item}: {VOID} means no segment, but was given category {categories[VOID]}; number segments from 1")
-        if nameless := areas.keys() - categories.keys() - {VOID}:
+        if _VOID in categories:
+            raise ValueError(f"{item}: {_VOID} means no segment, but was given category {categories[_VOID]}; number segments from 1")
+        if nameless := areas.keys() - categories.keys() - {_VOID}:
             raise ValueError(f"{item}: ids {sorted(nameless)} are in the map, but have no category")
         if unknown := set(categories.values()) - self.is_thing.keys():
             raise ValueError(
@@ -114,23 +117,10 @@ class PanopticQuality:
         low, high = self.area_range
         return low <= area < high
 
-    def __iadd__(self, other: PanopticQuality) -> PanopticQuality:
-        if (self.is_thing, self.area_range) != (other.is_thing, other.area_range):
-            raise ValueError("panoptic quality: categories or area ranges differ; only measures made alike can be added")
-        self.num_images += other.num_images
-        for category, ious in other.matched_ious.items():
-            self.matched_ious[category] += ious
-        self.false += other.false
-        self.missed += other.missed
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent: "PQ", "SQ", "RQ", the same over things ("PQ-things", ...) and over stuff ("PQ-stuff", ...).
+        """Numbers in percent: "PQ", "SQ", "RQ", the same over things ("PQ-things", ...) and over stuff ("PQ-stuff", ...).
 
         Each is the mean over the categories with at least one match, miss or false prediction, and nan if there is no such category.
-
-        Raises:
-            ValueError: before the first update.
         """
         per_category = self.per_category()
         groups = {
@@ -139,7 +129,7 @@ class PanopticQuality:
             "-stuff": [category for category in per_category if not self.is_thing[category]],
         }
         return {
-            f"{name}{suffix}": _mean([per_category[category][name] for category in categories])
+            f"{name}{suffix}": mean([per_category[category][name] for category in categories])
             for suffix, categories in groups.items()
             for name in ("PQ", "SQ", "RQ")
         }
@@ -148,12 +138,8 @@ class PanopticQuality:
         """Category id -> "PQ", "SQ", "RQ" in percent, for the categories with at least one match, miss or false prediction.
 
         Without a match all three are 0.
-
-        Raises:
-            ValueError: before the first update.
         """
-        if not self.num_images:
-            raise ValueError("panoptic quality: nothing to compute; call update for at least one image")
+        self.require(self.num_images, "image")
         result = {}
         for category in self.is_thing:
             ious = self.matched_ious.get(category, [])
@@ -169,12 +155,9 @@ class PanopticQuality:
 
 
 def _ids(segmentation: np.ndarray, item: str) -> np.ndarray:
-    segmentation = np.asarray(segmentation)
-    if segmentation.ndim != 2 or segmentation.dtype.kind not in "ui":
-        raise ValueError(f"{item}: expected segment ids (H, W) of integers, got {segmentation.dtype} of shape {segmentation.shape}")
-    if segmentation.size and not VOID <= segmentation.min() <= segmentation.max() < _ID_LIMIT:
+    if segmentation.size and not _VOID <= segmentation.min() <= segmentation.max() < _ID_LIMIT:
         raise ValueError(
-            f"{item}: ids from {segmentation.min()} to {segmentation.max()}; pixels without a segment are {VOID}, segments 1 to 2^31 - 1"
+            f"{item}: ids from {segmentation.min()} to {segmentation.max()}; pixels without a segment are {_VOID}, segments 1 to 2^31 - 1"
         )
     return segmentation.astype(np.int64, copy=False)
 
@@ -190,7 +173,3 @@ def _overlaps(predicted: np.ndarray, target: np.ndarray) -> dict[tuple[int, int]
     counts = np.bincount(which, weights=np.diff(ends, prepend=-1)).astype(np.int64)  # exact: sums of integers below 2^53
     ids = zip((pairs // _ID_LIMIT).tolist(), (pairs % _ID_LIMIT).tolist(), strict=True)
     return dict(zip(ids, counts.tolist(), strict=True))
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

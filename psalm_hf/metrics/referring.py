@@ -1,17 +1,18 @@
-"""How well expressions are segmented, where an expression may also mean several objects or none."""
+"""IoUs of expressions, which may also mean several objects or none."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
-from .overlap import Mask, bitmap, intersection_and_union
+from .base import Metric, percent
+from .overlap import Mask, bitmaps, intersection_and_union
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass
-class ReferringIoU:
+class ReferringIoU(Metric):
     """cIoU, gIoU, P@X, N-acc and T-acc over expressions, one update per prompt and the union of the objects it means.
 
     An expression whose target is empty means nothing in the image. What is counted:
@@ -54,7 +55,7 @@ class ReferringIoU:
         Raises:
             ValueError: not masks, or masks of different size.
         """
-        predicted, target = bitmap(predicted, "prediction"), bitmap(target, "target")
+        predicted, target = bitmaps(predicted, target)
         intersection, union = intersection_and_union(predicted, target)
         if predicted_no_target is None:
             predicted_no_target = not predicted.any()
@@ -70,40 +71,23 @@ class ReferringIoU:
             self.union += union
             self.invented += 1
 
-    def __iadd__(self, other: ReferringIoU) -> ReferringIoU:
-        self.intersection += other.intersection
-        self.union += other.union
-        self.ious += other.ious
-        self.suppressed += other.suppressed
-        self.rejected += other.rejected
-        self.invented += other.invented
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "cIoU": all intersections by all unions.
         * "gIoU": mean IoU of an expression, those without target included. Older papers call it mIoU.
         * "P@0.5" ... "P@0.9": share of the expressions with a target whose IoU is at least that.
         * "N-acc": share of the expressions without target that were recognised as such.
         * "T-acc": share of the expressions with a target that were not taken for one without.
-
-        Raises:
-            ValueError: before the first update.
         """
         with_target, without_target = len(self.ious), self.rejected + self.invented
-        if not with_target + without_target:
-            raise ValueError("referring IoU: nothing to compute; call update for at least one expression")
+        self.require(with_target + without_target, "expression")
         result = {
-            "cIoU": _percent(self.intersection, self.union),
-            "gIoU": _percent(math.fsum([*self.ious, self.rejected]), with_target + without_target),
+            "cIoU": percent(self.intersection, self.union),
+            "gIoU": percent(math.fsum([*self.ious, self.rejected]), with_target + without_target),
         }
         for threshold in PRECISION_THRESHOLDS:
-            result[f"P@{threshold}"] = _percent(sum(iou >= threshold for iou in self.ious), with_target)
-        result["N-acc"] = _percent(self.rejected, without_target)
-        result["T-acc"] = _percent(with_target - self.suppressed, with_target)
+            result[f"P@{threshold}"] = percent(sum(iou >= threshold for iou in self.ious), with_target)
+        result["N-acc"] = percent(self.rejected, without_target)
+        result["T-acc"] = percent(with_target - self.suppressed, with_target)
         return result
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else math.nan

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from .base import Metric, percent
 from .overlap import Mask, intersection_and_union
 
 
 @dataclass
-class RegionIoU:
+class RegionIoU(Metric):
     """mIoU and cIoU over region prompts, one update per prompt and its object.
 
-    Kinds of prompts are never averaged: use one measure per kind.
+    Kinds of prompts are never averaged: use one metric per kind.
 
     Attributes:
         intersection, union: pixels, summed over all prompts.
@@ -39,21 +40,7 @@ class RegionIoU:
         self.union += union
         self.ious.append(intersection / union if union else 1.0)
 
-    def __iadd__(self, other: RegionIoU) -> RegionIoU:
-        self.intersection += other.intersection
-        self.union += other.union
-        self.ious += other.ious
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent: "mIoU", the mean IoU of a prompt; "cIoU", all common pixels by all joint ones (nan if there are none).
-
-        Raises:
-            ValueError: before the first update.
-        """
-        if not self.ious:
-            raise ValueError("region IoU: nothing to compute; call update for at least one prompt")
-        return {
-            "mIoU": 100 * math.fsum(self.ious) / len(self.ious),
-            "cIoU": 100 * self.intersection / self.union if self.union else math.nan,
-        }
+        """Numbers in percent: "mIoU", the mean IoU of a prompt; "cIoU", all common pixels by all joint ones (nan if there are none)."""
+        self.require(self.ious, "prompt")
+        return {"mIoU": percent(math.fsum(self.ious), len(self.ious)), "cIoU": percent(self.intersection, self.union)}

@@ -1,4 +1,4 @@
-"""How well objects are followed through videos: region similarity J and contour accuracy F."""
+"""Objects that are followed through videos: region similarity J and contour accuracy F."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .overlap import Mask, bitmap, intersection_and_union
+from .base import Metric, mean
+from .overlap import Mask, bitmaps, integer_maps, intersection_and_union
 
-BACKGROUND = 0
+_BACKGROUND = 0
 NUM_BINS = 4  # of time: decay compares the first quarter of a sequence with the last
 # What an object that a frame neither shows nor was said to show has reached there.
 BOTH_ABSENT = (1.0, 1.0)
@@ -35,22 +36,18 @@ def contour_accuracy(predicted: Mask, target: Mask, bound: float = 0.008) -> flo
 
     Harmonic mean of precision, the share of the predicted contour's pixels with a pixel of the true contour not farther away than the
     tolerance, and of recall, the same from the true contour. It is 1 if neither mask has a contour and 0 if one has none. The contour is
-    one pixel wide: the pixels that differ from the one to the right, below, or both. A mask that fills the picture has none.
+    one pixel wide: the pixels that differ from the one to the right, below, or both. A mask that fills the image has none.
 
     Args:
         predicted, target: (H, W) bool or COCO RLE.
-        bound: tolerance as a fraction of the picture's diagonal, rounded up to whole pixels: 8 for 480 x 854.
+        bound: tolerance as a fraction of the image's diagonal, rounded up to whole pixels: 8 for 480 x 854.
 
     Raises:
         ValueError: not masks, or masks of different size.
 
     Source: davis2017-evaluation (github.com/davisvideochallenge/davis2017-evaluation), which dilates contours by a disk.
     """
-    predicted, target = bitmap(predicted, "prediction"), bitmap(target, "target")
-    if predicted.shape != target.shape:
-        raise ValueError(
-            f"prediction: size {predicted.shape}, but the target has {target.shape}; bring the prediction to the original image size"
-        )
+    predicted, target = bitmaps(predicted, target)
     radius = math.ceil(bound * math.hypot(*target.shape))
     contours = [_contour_points(mask) for mask in (predicted, target)]
     if not (len(contours[0]) and len(contours[1])):
@@ -60,7 +57,7 @@ def contour_accuracy(predicted: Mask, target: Mask, bound: float = 0.008) -> flo
 
 
 @dataclass
-class VideoObjects:
+class VideoObjects(Metric):
     """J&F, and mean, recall and decay of J and of F, over the objects of all sequences; one update per frame.
 
     Frames in which objects are given, or which the protocol does not score (for DAVIS the first and the last one of every sequence), must
@@ -81,19 +78,17 @@ class VideoObjects:
             sequence: its name.
             frame: number or name; frames of a sequence are ordered by it.
             predicted: (H, W) integers at the original size: the object at each pixel, 0 = none.
-            target: (H, W) integers, the same for the truth. Numbers that are not listed (void, objects that appear later) are background.
-            object_ids: the objects that are judged, whether or not this frame shows them.
+            target: (H, W) integers, the same for the target. Numbers that are not listed (void, objects that appear later) are background.
+            object_ids: the objects that are evaluated, whether or not this frame shows them.
 
         Raises:
             ValueError: not two maps of one size, predicted objects that are not listed, or the frame was there before.
         """
         item = f"sequence {sequence}, frame {frame}"
-        predicted, target = _ids(predicted, f"{item}: prediction"), _ids(target, f"{item}: target")
-        if predicted.shape != target.shape:
-            raise ValueError(f"{item}: prediction of size {predicted.shape}, but the target has {target.shape}; give the original size")
-        if BACKGROUND in object_ids:
-            raise ValueError(f"{item}: {BACKGROUND} means no object; number objects from 1")
-        if unknown := set(np.unique(predicted).tolist()) - {BACKGROUND, *object_ids}:
+        predicted, target = integer_maps(predicted, target, "object numbers", f"{item}: ")
+        if _BACKGROUND in object_ids:
+            raise ValueError(f"{item}: {_BACKGROUND} means no object; number objects from 1")
+        if unknown := set(np.unique(predicted).tolist()) - {_BACKGROUND, *object_ids}:
             raise ValueError(f"{item}: the prediction has objects {sorted(unknown)}, but the sequence has {sorted(object_ids)}")
         if frame in self.sequences.get(sequence, {}):
             raise ValueError(f"{item}: was added before; each frame counts once")
@@ -107,24 +102,18 @@ class VideoObjects:
         for sequence, frames in other.sequences.items():
             if twice := self.sequences.get(sequence, {}).keys() & frames.keys():
                 raise ValueError(f"sequence {sequence}, frame {min(twice, key=str)}: is in both; each frame counts once")
-        for sequence, frames in other.sequences.items():
-            self.sequences.setdefault(sequence, {}).update(frames)
-        return self
+        return super().__iadd__(other)
 
     def compute(self) -> dict[str, float]:
-        """In percent, each the mean over the objects of all sequences: "J&F" = (J-Mean + F-Mean) / 2, and of J as of F:
+        """Numbers in percent, each the mean over the objects of all sequences: "J&F" = (J-Mean + F-Mean) / 2, and of J as of F:
 
         * "J-Mean": mean over the frames.
         * "J-Recall": share of the frames with J above one half.
         * "J-Decay": mean over the first quarter of the frames minus mean over the last; what is lost with time.
-
-        Raises:
-            ValueError: before the first update.
         """
         objects = list(self.per_object().values())
-        if not objects:
-            raise ValueError("video objects: nothing to compute; call update for at least one frame with an object")
-        result = {name: math.fsum(numbers[name] for numbers in objects) / len(objects) for name in objects[0]}
+        self.require(objects, "frame with an object")
+        result = {name: mean([numbers[name] for numbers in objects]) for name in objects[0]}
         return {"J&F": (result["J-Mean"] + result["F-Mean"]) / 2, **result}
 
     def per_object(self) -> dict[tuple[str, int], dict[str, float]]:
@@ -142,26 +131,15 @@ class VideoObjects:
         return result
 
 
-def _ids(segmentation: np.ndarray, item: str) -> np.ndarray:
-    segmentation = np.asarray(segmentation)
-    if segmentation.ndim != 2 or segmentation.dtype.kind not in "ui":
-        raise ValueError(f"{item}: expected object numbers (H, W) of integers, got {segmentation.dtype} of shape {segmentation.shape}")
-    return segmentation
-
-
 def _statistics(values: tuple[float, ...]) -> dict[str, float]:
     """Mean, recall and decay of one object's values, in the order of time."""
     # The ends of the quarters, counted from 0 and rounded half up; neighbouring quarters share the frame at which they meet.
     ends = [(quarter * (len(values) - 1) * 2 + NUM_BINS) // (2 * NUM_BINS) for quarter in range(NUM_BINS + 1)]
     return {
-        "Mean": _mean(values),
+        "Mean": mean(values),
         "Recall": sum(value > 0.5 for value in values) / len(values),
-        "Decay": _mean(values[: ends[1] + 1]) - _mean(values[ends[-2] :]),
+        "Decay": mean(values[: ends[1] + 1]) - mean(values[ends[-2] :]),
     }
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _contour_points(mask: np.ndarray) -> np.ndarray:

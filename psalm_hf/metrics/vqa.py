@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
+from .base import Metric, accuracies
+
 # In the order in which they are looked for. There is no apostrophe and no colon: "it's" and "10:30" stay.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = {"a", "an", "the"}
-NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
-NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+_NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 
 # Words that get back the apostrophe that they were written without. The evaluator's table also has words with a capital I, which never
 # occur: the text is in lower case by then.
@@ -43,12 +45,12 @@ def normalise_answer(text: str) -> str:
         beside_space = f"{mark} " in text or f" {mark}" in text
         unpunctuated = unpunctuated.replace(mark, "" if beside_space or number else " ")
     unpunctuated = _FULL_STOP.sub("", unpunctuated, count=_MOST_FULL_STOPS)
-    words = [NUMBERS.get(word, word) for word in unpunctuated.lower().split()]
+    words = [_NUMBERS.get(word, word) for word in unpunctuated.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 @dataclass
-class VqaAccuracy:
+class VqaAccuracy(Metric):
     """Mean over the questions of how many people gave the same answer: three others are enough for all of it.
 
     Of each person's view the answer is worth min(1, others who gave it / 3), and these are averaged. With ten people: given by none 0, by
@@ -86,26 +88,15 @@ class VqaAccuracy:
         for group in {"", *groups}:
             self.questions.setdefault(group, Counter())[outcome] += 1
 
-    def __iadd__(self, other: VqaAccuracy) -> VqaAccuracy:
-        for group, outcomes in other.questions.items():
-            self.questions.setdefault(group, Counter()).update(outcomes)
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent: "accuracy" of all questions, and "accuracy, <group>" of each group.
-
-        Raises:
-            ValueError: before the first update.
-        """
-        if not self.questions:
-            raise ValueError("VQA accuracy: nothing to compute; call update for at least one question")
-        return {f"accuracy, {group}" if group else "accuracy": _mean(outcomes) for group, outcomes in sorted(self.questions.items())}
+        """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
+        self.require(self.questions, "question")
+        return accuracies((group, _worth(outcomes), outcomes.total()) for group, outcomes in self.questions.items())
 
 
-def _mean(outcomes: Counter[tuple[int, int]]) -> float:
-    return float(100 * sum(number * _worth(*outcome) for outcome, number in outcomes.items()) / outcomes.total())
-
-
-def _worth(people: int, same: int) -> Fraction:
-    """Of an answer that `same` of the people gave; each of these has one other less."""
-    return Fraction(same * min(3, same - 1) + (people - same) * min(3, same), 3 * people)
+def _worth(outcomes: Counter[tuple[int, int]]) -> Fraction:
+    """Worth of the answers to some questions, each in [0, 1]: those that `same` of the people gave, of whom each has one other less."""
+    return sum(
+        number * Fraction(same * min(3, same - 1) + (people - same) * min(3, same), 3 * people)
+        for (people, same), number in outcomes.items()
+    )

@@ -1,16 +1,17 @@
-"""Questions whether something is in the picture, to be answered with yes or no."""
+"""Questions with the answer yes or no: is something in the image?"""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-LABELS = ("yes", "no")
+from .base import Metric, mean, percent
+
+_LABELS = ("yes", "no")
 
 
 def says_yes(text: str) -> bool:
-    """What a text says by POPE's rules: no, if one of the words "No", "no" and "not" is in its first sentence; else yes, whatever it is.
+    """True if a text says yes by POPE's rules: it does, unless one of the words "No", "no" and "not" is in its first sentence.
 
     Commas are left out, and only spaces separate words.
 
@@ -21,7 +22,7 @@ def says_yes(text: str) -> bool:
 
 
 @dataclass
-class YesNoScores:
+class YesNoScores(Metric):
     """Accuracy, precision, recall, F1 (yes is positive) and the share of answers that say yes, of each question file.
 
     Attributes:
@@ -45,32 +46,23 @@ class YesNoScores:
         """
         if not isinstance(answer, str):
             raise ValueError(f"yes or no: expected a text as answer, got {answer!r:.80}")
-        if label not in LABELS:
-            raise ValueError(f"yes or no: expected as label one of {', '.join(LABELS)}, got {label!r:.80}")
+        if label not in _LABELS:
+            raise ValueError(f"yes or no: expected as label one of {', '.join(_LABELS)}, got {label!r:.80}")
         if not file:
             raise ValueError("yes or no: give the question file a name")
         self.outcomes.setdefault(file, Counter())[label, says_yes(answer)] += 1
 
-    def __iadd__(self, other: YesNoScores) -> YesNoScores:
-        for file, outcomes in other.outcomes.items():
-            self.outcomes.setdefault(file, Counter()).update(outcomes)
-        return self
-
     def compute(self) -> dict[str, float]:
-        """In percent; nan where there is nothing to divide by.
+        """Numbers in percent; nan where there is nothing to divide by.
 
         * "accuracy", "precision", "recall", "F1", "yes-ratio": of all questions together.
         * "accuracy, random" and so on: of the questions of one file.
         * "F1, mean of files": every file counts the same. With one file it is that of the file.
-
-        Raises:
-            ValueError: before the first update.
         """
-        if not self.outcomes:
-            raise ValueError("yes or no: nothing to compute; call update for at least one question")
+        self.require(self.outcomes, "question")
         files = {file: _scores(outcomes) for file, outcomes in sorted(self.outcomes.items())}
         result = _scores(sum(self.outcomes.values(), Counter()))
-        result["F1, mean of files"] = math.fsum(scores["F1"] for scores in files.values()) / len(files)
+        result["F1, mean of files"] = mean([scores["F1"] for scores in files.values()])
         return result | {f"{name}, {file}": value for file, scores in files.items() for name, value in scores.items()}
 
 
@@ -78,13 +70,9 @@ def _scores(outcomes: Counter[tuple[str, bool]]) -> dict[str, float]:
     hits, missed = outcomes["yes", True], outcomes["yes", False]
     invented, rejected = outcomes["no", True], outcomes["no", False]
     return {
-        "accuracy": _percent(hits + rejected, outcomes.total()),
-        "precision": _percent(hits, hits + invented),
-        "recall": _percent(hits, hits + missed),
-        "F1": _percent(2 * hits, 2 * hits + invented + missed),
-        "yes-ratio": _percent(hits + invented, outcomes.total()),
+        "accuracy": percent(hits + rejected, outcomes.total()),
+        "precision": percent(hits, hits + invented),
+        "recall": percent(hits, hits + missed),
+        "F1": percent(2 * hits, 2 * hits + invented + missed),
+        "yes-ratio": percent(hits + invented, outcomes.total()),
     }
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else math.nan

@@ -9,7 +9,7 @@ import pytest
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.cli import calibrate as script
 from psalm_hf.cli import evaluate
-from psalm_hf.evaluation.calibration import choose_thresholds, open_calibration, score_answers
+from psalm_hf.evaluation.calibration import choose_thresholds, open_calibration, score_predictions
 from psalm_hf.tiny import build_tiny
 from tests.examples.scripts import EXAMPLES
 
@@ -40,7 +40,7 @@ def test_the_two_thresholds_are_written_and_nothing_else_changes(checkpoint, cap
     assert run(checkpoint) == 0
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint).eval()
-    expected = choose_thresholds(score_answers(model, open_calibration("shapes", processor, limit=4), batch_size=16))
+    expected = choose_thresholds(score_predictions(model, open_calibration("shapes", processor, limit=4), batch_size=16))
     assert (processor.referring_threshold, processor.no_target_threshold) == (expected.further_targets, expected.no_target)
 
     after = contents(checkpoint)

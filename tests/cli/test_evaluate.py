@@ -268,7 +268,7 @@ def test_a_folder_with_other_answers_is_refused(folder, tmp_path, capsys):
         (lambda line: line | {"image_id": "99"}, "line 2: image '99', record None is none of the 7 rows"),
         (lambda line: line | {"image_id": "1"}, "line 2: image '1', record None was there before"),
         (lambda line: line | {"masks": [{**line["masks"][0], "size": [64, 48]}]}, "image 2, region 0: "),
-        (lambda line: line | {"masks": []}, "image 2, prediction: 0 masks for 1 regions"),
+        (lambda line: line | {"masks": []}, "image 2, prediction: 0 masks and 1 scores for 1 regions"),
         (lambda line: {"image_id": "2"}, "line 2: expected a JSON object with image_id, record_id, masks, scores"),
         (None, "no prediction for 1 rows, such as image '2'"),
     ],

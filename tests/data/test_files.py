@@ -51,7 +51,7 @@ class Notes(FileBuilder):
 @pytest.fixture(autouse=True)
 def notes_in_the_table(monkeypatch):
     entry = data.DatasetEntry(
-        module="files", builder="Notes", splits=("train",), options=(), needs_files=True, docs_page = "Notes", summary=""
+        module="files", builder="Notes", splits=("train",), options=(), needs_files=True, docs_page="Notes", summary=""
     )
     monkeypatch.setattr(files, "Notes", Notes, raising=False)
     monkeypatch.setattr(data, "DATASETS", {"notes": entry})

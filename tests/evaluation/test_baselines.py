@@ -5,7 +5,7 @@ import pytest
 
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.evaluation.baselines import Baseline, frequent_answers, largest_thing, most_frequent_answer, prompt_itself
-from psalm_hf.evaluation.evaluators.base import RegionMeasure
+from psalm_hf.evaluation.evaluators.region import RegionEvaluator
 from psalm_hf.masks import bitmap_from_rle
 from psalm_hf.structures import Sample
 
@@ -35,9 +35,9 @@ def test_a_mask_prompt_is_its_own_answer_and_a_point_is_a_disc():
 
 def test_a_baseline_is_judged_whatever_was_answered():
     (sample,) = ShapesStream("interactive", "test", region_kind="mask").samples(0)
-    truth = {"masks": [sample.segments[region.segment].mask_rle for region in sample.regions]}
-    baseline, total = (Baseline(RegionMeasure(), lambda sample: truth) for _ in range(2))
-    baseline.add(sample, {"masks": []})
+    truth = {"masks": [sample.segments[region.segment].mask_rle for region in sample.regions], "scores": [1.0] * len(sample.regions)}
+    baseline, total = (Baseline(RegionEvaluator(), lambda sample: truth) for _ in range(2))
+    baseline.add(sample, {"masks": [], "scores": []})
     total += baseline
     assert total.numbers()["region mIoU, mask"] == total.numbers()["region cIoU, mask"] == 100
     assert baseline.name == "region"

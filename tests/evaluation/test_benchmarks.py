@@ -6,9 +6,9 @@ import datasets
 import numpy as np
 import pytest
 
-from psalm_hf.evaluation.benchmarks import BENCHMARKS, PROTOCOLS, benchmark_of, choices_of, formats_of, open_part
+from psalm_hf.evaluation.benchmarks import BENCHMARKS, EVALUATION_PROTOCOLS, benchmark_of, choices_of, formats_of, open_part
 from psalm_hf.evaluation.results import part_results
-from psalm_hf.evaluation.runner import Processes, judge
+from psalm_hf.evaluation.runner import Processes, evaluate_predictions
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from tests.conftest import SAMPLES
 
@@ -88,16 +88,16 @@ def opened(name, protocol="community"):
 def test_the_truth_as_answer_gives_100_through_the_submission_format(name, tmp_path):
     for part in opened(name):
         answers = {row: {} for row in range(len(part.dataset))}
-        for measure, format in formats_of(name, part).items():
-            of = {sample.image_id: sample for sample in part.truths[measure]} if measure in part.truths else None
+        for measure, format in formats_of(benchmark_of(name), part).items():
+            of = {sample.image_id: sample for sample in part.targets[measure]} if measure in part.targets else None
             samples = [sample if of is None else of[sample.image_id] for sample in part.dataset]
             folder = tmp_path / part.part.name / measure
             folder.mkdir(parents=True)
-            things = {category.id for category in part.truths.get(measure, part.dataset).categories if category.is_thing}
+            things = {category.id for category in part.targets.get(measure, part.dataset).categories if category.is_thing}
             format.write(folder, ((sample, truth(measure, sample, things)) for sample in samples))
             for row, answer in format.read(folder, part.dataset).items():
                 answers[row][measure] = answer
-        results = part_results(name, part, judge(part, answers, Processes()))
+        results = part_results(benchmark_of(name), part, evaluate_predictions(part, answers, Processes()))
         assert results["percent"], results
         assert results["baselines"].keys() <= results["percent"].keys()
         assert all(0 <= value < 100 for number, value in results["baselines"].items() if "T-acc" not in number)
@@ -111,7 +111,7 @@ def test_the_truth_as_answer_gives_100_through_the_submission_format(name, tmp_p
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_both_protocols_say_the_same_choices(name):
-    choices = [choices_of(name, protocol, {}) for protocol in PROTOCOLS]
+    choices = [choices_of(name, protocol, {}) for protocol in EVALUATION_PROTOCOLS]
     assert choices[0].keys() == choices[1].keys()
 
 

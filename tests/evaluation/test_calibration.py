@@ -11,14 +11,14 @@ from PIL import Image
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.calibration import (
-    RELEASED,
-    CalibrationMeasure,
+    BEST_QUERY,
+    CalibrationEvaluator,
     ReferringThresholds,
-    ScoredAnswer,
+    ScoredPrediction,
     choose_thresholds,
     numbers_at,
     open_calibration,
-    score_answers,
+    score_predictions,
 )
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.structures import Sample, Segment
@@ -28,7 +28,7 @@ PICTURE = Image.new("RGB", (4, 4))
 
 
 def scored(scores, ious=None):
-    return ScoredAnswer(np.array(scores), None if ious is None else np.array(ious))
+    return ScoredPrediction(np.array(scores), None if ious is None else np.array(ious))
 
 
 def test_no_target_lies_in_the_middle_between_the_scores_of_absent_and_present():
@@ -55,14 +55,14 @@ def test_the_best_query_answers_even_below_the_threshold():
 
 @pytest.mark.parametrize("answers", [[scored([0.5])], [scored([0.5], [1.0])]])
 def test_one_kind_of_expression_alone_is_refused(answers):
-    with pytest.raises(ValueError, match="both are needed, take more pictures"):
+    with pytest.raises(ValueError, match="both are needed, take more images"):
         choose_thresholds(answers)
 
 
 def test_numbers_at_thresholds_are_those_of_a_count_by_hand():
     answers = [scored([0.2]), scored([0.7]), scored([0.6, 0.5], [0.5, 1.0]), scored([0.4, 0.1], [1.0, 0.2])]
     # Always an answer, of the best query: both absent ones get a mask.
-    assert numbers_at(RELEASED, answers) == {"N-acc": 0, "T-acc": 100, "gIoU": 100 * (0.5 + 1) / 4, "mIoU": 75}
+    assert numbers_at(BEST_QUERY, answers) == {"N-acc": 0, "T-acc": 100, "gIoU": 100 * (0.5 + 1) / 4, "mIoU": 75}
     # 0.2 and 0.4 are nothing; of the third, both queries answer.
     found = numbers_at(ReferringThresholds(no_target=0.4, further_targets=0.45), answers)
     assert found == {"N-acc": 50, "T-acc": 50, "gIoU": 100 * (1 + 1) / 4, "mIoU": 100}
@@ -85,8 +85,8 @@ class OneQueryPerSegment:
 
 def ask(samples, crowds="left out"):
     """What is kept of perfect queries."""
-    measure = CalibrationMeasure(crowds)
-    for sample, answer in zip(samples, measure.answers(samples, samples, OneQueryPerSegment()), strict=True):
+    measure = CalibrationEvaluator(crowds)
+    for sample, answer in zip(samples, measure.predict(samples, samples, OneQueryPerSegment()), strict=True):
         measure.add(sample, json.loads(json.dumps(answer)))
     return measure.scored
 
@@ -146,7 +146,7 @@ def test_calibration_asks_four_expressions_about_each_of_the_first_pictures(tiny
 
 def test_calibrated_thresholds_are_no_worse_than_the_constants_where_they_were_calibrated(tiny):
     model, processor = tiny
-    answers = score_answers(model, open_calibration("shapes", processor, limit=4), batch_size=16)
+    answers = score_predictions(model, open_calibration("shapes", processor, limit=4), batch_size=16)
     results = {}
     for name, thresholds in (("calibrated", choose_thresholds(answers)), ("constant", ReferringThresholds())):
         processor.referring_threshold, processor.no_target_threshold = thresholds.further_targets, thresholds.no_target

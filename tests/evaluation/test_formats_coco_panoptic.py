@@ -9,8 +9,8 @@ from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.base import PanopticMeasure
-from psalm_hf.evaluation.formats.coco_panoptic import CocoPanoptic
+from psalm_hf.evaluation.evaluators.panoptic import PanopticEvaluator
+from psalm_hf.evaluation.formats.coco_panoptic import PanopticFiles
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES
@@ -18,7 +18,7 @@ from tests.evaluation.datasets_of_rows import columns, dataset_of, written
 from tests.metrics.recordings import case, cases, read_json
 
 CATEGORIES = (Category(17, "cat"), Category(187, "sky", is_thing=False))
-FORM = CocoPanoptic(CATEGORIES)
+FORM = PanopticFiles(CATEGORIES)
 DATASET = dataset_of(CATEGORIES, ["39769", "a/b c", "7"])
 ANSWERS = [
     {"segments": [{"category_id": 187, "score": 0.75, "mask": columns(4, 6)}, {"category_id": 17, "score": 1 / 3, "mask": columns(0, 2)}]},
@@ -127,7 +127,7 @@ def test_recorded_predictions_give_the_recorded_numbers(name, tmp_path):
     for image in truth["images"]:
         Image.new("L", (image["width"], image["height"])).save(tmp_path / "val2017" / image["file_name"])
     dataset = load("coco_panoptic", "val", tmp_path, cache_dir=tmp_path / "cache")
-    form, measure = CocoPanoptic(dataset.categories), PanopticMeasure(dataset.categories)
+    form, measure = PanopticFiles(dataset.categories), PanopticEvaluator(dataset.categories)
     answers = form.read(eval_folder / "predictions" / name, dataset)
     assert form.read(written(form, tmp_path / "out", dataset, answers.values()), dataset) == answers
     for row, answer in answers.items():

@@ -8,8 +8,7 @@ from PIL import Image
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.base import InstanceMeasure
-from psalm_hf.evaluation.evaluators.detection import LvisMeasure
+from psalm_hf.evaluation.evaluators.instance import InstanceEvaluator, LvisEvaluator
 from psalm_hf.evaluation.formats.coco_results import CocoResults
 from psalm_hf.masks import uncompress_rle
 from tests.conftest import EVAL_CASES
@@ -114,7 +113,7 @@ def test_recorded_predictions_give_the_numbers_of_pycocotools(name, tmp_path):
     for image in truth["images"]:
         Image.new("L", (image["width"], image["height"])).save(tmp_path / "val2017" / image["file_name"])
     dataset = load("coco_instance", "val", tmp_path, cache_dir=tmp_path / "cache")
-    form, measure = CocoResults(dataset.categories), InstanceMeasure(dataset.categories)
+    form, measure = CocoResults(dataset.categories), InstanceEvaluator(dataset.categories)
     answers = form.read(EVAL_CASES / "coco_instance" / recorded["predictions"], dataset)
     assert sum(len(answer["instances"]) for answer in answers.values()) == recorded["n_predictions"]
     assert form.read(written(form, tmp_path / "out", dataset, answers.values()), dataset) == answers
@@ -134,7 +133,7 @@ def test_recorded_predictions_give_the_numbers_of_lvis_api(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (image["width"], image["height"])).save(file)
     dataset = load("lvis", "val", tmp_path, cache_dir=tmp_path / "cache")
-    form, measure = CocoResults(dataset.categories), LvisMeasure(dataset.categories)
+    form, measure = CocoResults(dataset.categories), LvisEvaluator(dataset.categories)
     for row, answer in form.read(EVAL_CASES / "lvis" / recorded["predictions"], dataset).items():
         measure.add(dataset[row], answer)
     assert_recorded(measure, LVIS_SUMMARY, recorded["cases"]["segm"])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
-from psalm_hf.evaluation.evaluators.video import CorrespondenceMeasure
+from psalm_hf.evaluation.evaluators.two_view import CorrespondenceEvaluator
 from psalm_hf.evaluation.formats.correspondence import CorrespondenceFile
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.metrics import compared_size, resize_nearest
@@ -97,8 +97,8 @@ def test_masks_of_frames_are_resized_to_what_is_compared(views, tmp_path):
     for row, given in enumerate(answers):
         for small, large in zip(read[row]["masks"], given["masks"], strict=True):
             assert np.array_equal(bitmap_from_rle(small), resize_nearest(bitmap_from_rle(large), (270, 480)))
-    of_files = scored(CorrespondenceMeasure(), dataset, read)
-    assert of_files.numbers() == scored(CorrespondenceMeasure(), dataset, dict(enumerate(answers))).numbers()
+    of_files = scored(CorrespondenceEvaluator(), dataset, read)
+    assert of_files.numbers() == scored(CorrespondenceEvaluator(), dataset, dict(enumerate(answers))).numbers()
 
 
 def test_what_the_evaluator_demands_is_there_also_where_nothing_was_asked(views, tmp_path):
@@ -195,7 +195,7 @@ def test_recorded_correspondence_predictions_have_the_recorded_numbers(name, tmp
     direction = "ego2exo" if "ego-exo" in json.loads(file.read_text()) else "exo2ego"
     dataset = load("ego_exo4d", "val", root, cache_dir=tmp_path / "cache", direction=direction)
     answers = CorrespondenceFile(root / "processed", "val", direction).read(file, dataset)
-    numbers = scored(CorrespondenceMeasure(), dataset, answers).numbers()
+    numbers = scored(CorrespondenceEvaluator(), dataset, answers).numbers()
     assert numbers["region IoU"] / 100 == pytest.approx(recorded["iou"], abs=1e-6)
     assert numbers["region contour accuracy"] / 100 == pytest.approx(recorded["shape_acc"], abs=1e-6)
     assert numbers["region location error"] / 100 == pytest.approx(recorded["location_score"], abs=1e-6)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import load
-from psalm_hf.evaluation.evaluators.video import VideoMeasure
-from psalm_hf.evaluation.formats.davis import DavisFrames, object_numbers, paint_objects, sequence_and_frame
+from psalm_hf.data.benchmarks.davis import paint_objects, region_objects, sequence_and_frame
+from psalm_hf.evaluation.evaluators.video import VideoEvaluator
+from psalm_hf.evaluation.formats.davis import DavisFrames
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.structures import Region, Sample
 from tests.conftest import EVAL_CASES
@@ -86,8 +87,8 @@ def test_answers_and_their_files_have_the_same_numbers(davis, tmp_path):
     rng = np.random.default_rng(1)
     answers = [answer(rng.random((3, 6)) < 0.5, rng.random((3, 6)) < 0.5) for _ in range(len(davis))]
     DavisFrames().write(tmp_path, zip(davis, answers, strict=True))
-    of_files = scored(VideoMeasure(), davis, DavisFrames().read(tmp_path, davis))
-    assert of_files.numbers() == scored(VideoMeasure(), davis, dict(enumerate(answers))).numbers()
+    of_files = scored(VideoEvaluator(), davis, DavisFrames().read(tmp_path, davis))
+    assert of_files.numbers() == scored(VideoEvaluator(), davis, dict(enumerate(answers))).numbers()
     assert {"sequences": 2, "objects": 4, "frames": 3, "last frames, not scored": 2}.items() <= of_files.counts().items()
 
 
@@ -155,9 +156,9 @@ def test_a_row_names_its_sequence_its_frame_and_its_objects():
     assert sequence_and_frame("bike/packing/00012") == ("bike/packing", "00012")
     regions = (Region("mask", mask_rle=everywhere()),) * 2
     sample = Sample(Image.new("L", (6, 3)), "cat/00001", (3, 6), regions=regions, tags=("object:4", "object:2", "last_frame"))
-    assert object_numbers(sample) == [4, 2]
+    assert region_objects(sample) == [4, 2]
     with pytest.raises(ValueError, match="image cat/00001: 1 regions, but tags of 2 objects; give rows of DAVIS"):
-        object_numbers(Sample(Image.new("L", (6, 3)), "cat/00001", (3, 6), regions=regions[:1], tags=sample.tags))
+        region_objects(Sample(Image.new("L", (6, 3)), "cat/00001", (3, 6), regions=regions[:1], tags=sample.tags))
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,6 @@ def recorded_davis(tmp_path_factory):
 @pytest.mark.parametrize("name", cases("davis"))
 def test_recorded_davis_results_have_the_recorded_numbers(name, recorded_davis):
     answers = DavisFrames().read(EVAL_CASES / "davis/results" / name, recorded_davis)
-    numbers = scored(VideoMeasure(), recorded_davis, answers).numbers()
+    numbers = scored(VideoEvaluator(), recorded_davis, answers).numbers()
     for key, value in case("davis", name)["global"].items():
         assert numbers["region J&F" if key == "J&F-Mean" else f"region {key}"] / 100 == pytest.approx(value, abs=1e-6)

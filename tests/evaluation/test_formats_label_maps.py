@@ -6,7 +6,7 @@ from datasets import Dataset
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset
-from psalm_hf.evaluation.evaluators.base import SemanticMeasure
+from psalm_hf.evaluation.evaluators.semantic import SemanticEvaluator
 from psalm_hf.evaluation.formats.label_maps import LabelMaps
 from tests.conftest import EVAL_CASES
 from tests.evaluation.datasets_of_rows import columns, dataset_of, written
@@ -126,7 +126,7 @@ def test_recorded_predictions_give_the_recorded_numbers(name, tmp_path):
         rows.append(row | {"segments": segments, "segment_map": str(path)})
     rows = [dict.fromkeys(ROW_FEATURES) | row for row in rows]
     dataset = SampleDataset(Dataset.from_list(rows, features=ROW_FEATURES), categories, "semantic")
-    form, measure = LabelMaps.of_positions(categories), SemanticMeasure(categories)
+    form, measure = LabelMaps.of_positions(categories), SemanticEvaluator(categories)
     answers = form.read(EVAL_CASES / "semantic" / recorded["predictions"], dataset)
     assert form.read(written(form, tmp_path / "out", dataset, answers.values()), dataset) == answers
     for row, answer in answers.items():

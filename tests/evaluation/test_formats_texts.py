@@ -8,7 +8,7 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
-from psalm_hf.evaluation.evaluators.text import PopeMeasure, VqaMeasure
+from psalm_hf.evaluation.evaluators.text import PopeEvaluator, VqaEvaluator
 from psalm_hf.evaluation.formats.texts import MmBenchTable, PopeAnswers, ScienceQaAnswers, VqaResults
 from psalm_hf.structures import Sample
 from tests.conftest import EVAL_CASES, SAMPLES
@@ -102,7 +102,7 @@ REFUSED = {
     "vqa, unknown": ("vqa", json.dumps([*VQA, {"question_id": 8, "answer": "x"}]), "entry 4: question 8 is none of the 4 that are asked"),
     "vqa, twice": ("vqa", json.dumps([VQA[0], VQA[0]]), "entry 1: question 12 was answered before"),
     "vqa, missing": ("vqa", json.dumps(VQA[:1]), "no answer to 3 of 4 questions, such as question 7"),
-    "vqa, no JSON": ("vqa", "question_id: 1", "expected a JSON list of VQA results, but it is no JSON"),
+    "vqa, no JSON": ("vqa", "question_id: 1", "no JSON"),
     "vqa, no list": ("vqa", "{}", "expected a list of .* got dict"),
     "vqa, no answer": ("vqa", json.dumps([{"question_id": 12}]), "entry 0: expected 'question_id' and a text 'answer'"),
     "vqa, number": ("vqa", json.dumps([{"question_id": 12, "answer": 2}]), "entry 0: expected 'question_id' and a text 'answer'"),
@@ -179,7 +179,7 @@ def test_recorded_results_of_vqa(name, tmp_path):
         if not link.exists():
             link.symlink_to(PICTURE.resolve())
     dataset = load("vqav2", "val", tmp_path, cache_dir=tmp_path / "cache")
-    numbers = scored(VqaMeasure(), dataset, VqaResults().read(folder / recorded["results"], dataset))
+    numbers = scored(VqaEvaluator(), dataset, VqaResults().read(folder / recorded["results"], dataset))
     assert round(numbers["text accuracy"], 2) == recorded["overall"]
     for kind, value in recorded["perAnswerType"].items():
         assert round(numbers[f"text accuracy, answer type {kind}"], 2) == value
@@ -196,7 +196,7 @@ def test_recorded_answers_of_pope(tmp_path):
     for image in {line["image"] for line in read_json_lines("pope", recorded["labels"])}:
         (tmp_path / "val2014" / image).symlink_to(PICTURE.resolve())
     dataset = load("pope", "random", tmp_path, cache_dir=tmp_path / "cache")
-    numbers = scored(PopeMeasure(), dataset, PopeAnswers().read(EVAL_CASES / "pope" / recorded["answers"], dataset))
+    numbers = scored(PopeEvaluator(), dataset, PopeAnswers().read(EVAL_CASES / "pope" / recorded["answers"], dataset))
     for key, name in {
         "accuracy": "accuracy",
         "precision": "precision",

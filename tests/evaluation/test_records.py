@@ -2,7 +2,8 @@
 
 import pytest
 
-from psalm_hf.evaluation.records import Records, read_answer, write_json
+from psalm_hf.data.preparation import write_json
+from psalm_hf.evaluation.records import Records
 
 
 def test_answers_of_several_processes_are_found_by_row(tmp_path):
@@ -10,7 +11,7 @@ def test_answers_of_several_processes_are_found_by_row(tmp_path):
     first.append([(0, {"text": "a, b"}), (2, {"text": "\u00e9\n"})])
     second.append([(1, {"text": "c"})])
     places = first.places()
-    assert {row: read_answer(place)["text"] for row, place in sorted(places.items())} == {0: "a, b", 1: "c", 2: "\u00e9\n"}
+    assert {row: found["text"] for row, found in sorted(first.predictions().items())} == {0: "a, b", 1: "c", 2: "\u00e9\n"}
     assert second.places() == places
 
 
@@ -22,7 +23,7 @@ def test_a_line_that_is_not_whole_is_cut_off_and_can_be_written_again(tmp_path):
     again.mend()
     assert set(again.places()) == {0}
     again.append([(1, "found")])
-    assert [read_answer(place) for place in again.places().values()] == ["kept", "found"]
+    assert list(again.predictions().values()) == ["kept", "found"]
 
 
 def test_a_first_line_that_is_not_whole_leaves_nothing(tmp_path):
@@ -41,13 +42,13 @@ def test_a_row_that_was_answered_twice_is_refused(tmp_path):
 
 def test_what_is_no_answer_is_refused(tmp_path):
     (tmp_path / "000.jsonl").write_text('{"other": 1}\n')
-    with pytest.raises(ValueError, match="is no answer that an evaluation has written"):
+    with pytest.raises(ValueError, match="is no prediction that an evaluation has written"):
         Records(tmp_path).places()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "results.json"
-    write_json(path, {"percent": 1})
+    write_json(path, {"percent": 1}, indent=1)
     with pytest.raises(TypeError):
         write_json(path, {"percent": object()})
-    assert path.read_text() == '{\n "percent": 1\n}\n' and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == '{\n "percent": 1\n}' and list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.evaluation.evaluators.base import ReferringMeasure, ReferringRule
+from psalm_hf.evaluation.evaluators.referring import ReferringEvaluator, ReferringRule
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.structures import Sample, Segment
@@ -63,7 +63,7 @@ def rows_of(mask):
 )
 def test_a_rule_decides_what_is_answered(processor, rule, scores, rows, no_target):
     sample = Sample(PICTURE, 1, SIZE, expressions=("it",))
-    (answer,) = ReferringMeasure(rule).answers([sample], outputs(scores), processor)
+    (answer,) = ReferringEvaluator(rule).predict([sample], outputs(scores), processor)
     assert rows_of(answer["mask"]) == rows
     assert answer["no_target"] is no_target
     assert answer["score"] == pytest.approx(max(scores), abs=1e-6)
@@ -73,9 +73,9 @@ def test_the_pixels_of_a_suppressed_guess_count_in_the_union(processor):
     target = np.zeros(SIZE, dtype=bool)
     target[3] = True
     sample = Sample(PICTURE, 1, SIZE, segments=(Segment(rle_from_bitmap(target)),), expressions=("it",))
-    measure = ReferringMeasure(ReferringRule(0.6, "threshold"))
+    measure = ReferringEvaluator(ReferringRule(0.6, "threshold"))
     for scores in ((0.3, 0.2, 0.1, 0.05), (0.1, 0.1, 0.1, 0.9)):  # row 0 suppressed; row 3, which is right
-        (answer,) = measure.answers([sample], outputs(scores), processor)
+        (answer,) = measure.predict([sample], outputs(scores), processor)
         measure.add(sample, answer)
     numbers = measure.numbers()
     assert numbers["referring cIoU"] == pytest.approx(100 * 4 / (8 + 4))
@@ -98,4 +98,4 @@ def test_a_rule_without_its_threshold_is_refused(arguments, message):
 
 def test_the_protocol_says_which_thresholds_were_used():
     rule = ReferringRule(0.91, "processor", no_target_threshold=0.87)
-    assert ReferringMeasure(rule).protocol()["referring"] == {**asdict(rule), "crowds": "meant"}
+    assert ReferringEvaluator(rule).protocol()["referring"] == {**asdict(rule), "crowds": "meant"}

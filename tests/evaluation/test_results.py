@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from psalm_hf.evaluation.baselines import Baseline
-from psalm_hf.evaluation.benchmarks import choices_of
-from psalm_hf.evaluation.evaluators.base import ReferringMeasure, SemanticMeasure
-from psalm_hf.evaluation.published import published
+from psalm_hf.evaluation.benchmarks import BENCHMARKS, choices_of
+from psalm_hf.evaluation.evaluators.referring import ReferringEvaluator
+from psalm_hf.evaluation.evaluators.semantic import SemanticEvaluator
 from psalm_hf.evaluation.results import (
     Results,
     beside,
@@ -24,32 +24,32 @@ from tests.evaluation.test_runner import ANSWERS, CAT, CATEGORIES, DOG, ROWS, pa
 
 
 def test_a_part_has_numbers_by_category_name_counts_and_choices():
-    part, measure = part_of(SemanticMeasure(CATEGORIES), *ROWS), SemanticMeasure(CATEGORIES)
+    part, measure = part_of(SemanticEvaluator(CATEGORIES), *ROWS), SemanticEvaluator(CATEGORIES)
     truth = picture("one", stripe(0, 64, CAT), stripe(64, 128, DOG))
     measure.add(truth, {"segments": [{"category_id": CAT, "mask": stripe(0, 128).mask_rle}]})
-    found = part_results("own_jsonl", part, [measure])
+    found = part_results(BENCHMARKS["own_jsonl"], part, [measure])
     assert found["percent"]["semantic mIoU"] == 25 and found["per_category"]["cat"]["IoU"] == 50
     assert "grass" not in found["per_category"]  # neither in the truth nor in the answer
     assert found["counts"] == {"pictures": 2, "rows": 4, "labelled pixels": 128 * 128}
     assert found["protocol"] == {"semantic": {"unlabelled pixels": "not counted", "resized": "scores of categories"}}
     assert not any("seen" in name for name in found["percent"])
-    assert part_results("voc21", part, [measure])["percent"]["semantic mIoU, seen"] == 25  # cat and dog are COCO's
+    assert part_results(BENCHMARKS["voc21"], part, [measure])["percent"]["semantic mIoU, seen"] == 25  # cat and dog are COCO's
 
 
 def test_what_nothing_defines_is_left_out():
-    measure = ReferringMeasure()
+    measure = ReferringEvaluator()
     measure.add(ROWS[0], ANSWERS[0]["referring"])
     part = part_of(measure, *ROWS)
-    percent = part_results("own_jsonl", part, [measure])["percent"]
+    percent = part_results(BENCHMARKS["own_jsonl"], part, [measure])["percent"]
     assert "referring N-acc" not in percent and percent["referring T-acc"] == 100
     json.dumps(percent, allow_nan=False)
 
 
 def test_numbers_of_a_baseline_stand_apart_under_the_same_names():
-    measure, baseline = ReferringMeasure(), Baseline(ReferringMeasure(), lambda sample: ANSWERS[1]["referring"])
+    measure, baseline = ReferringEvaluator(), Baseline(ReferringEvaluator(), lambda sample: ANSWERS[1]["referring"])
     for one in (measure, baseline):
         one.add(ROWS[0], ANSWERS[0]["referring"])
-    found = part_results("own_jsonl", part_of(measure, *ROWS), [measure, baseline])
+    found = part_results(BENCHMARKS["own_jsonl"], part_of(measure, *ROWS), [measure, baseline])
     assert (found["percent"]["referring gIoU"], found["baselines"]["referring gIoU"]) == (50, 100)
     assert found["counts"]["expressions with a target"] == 1
 
@@ -75,7 +75,7 @@ def test_names_that_two_parts_share_are_told_apart():
 
 
 def test_parts_are_judged_together():
-    measures = [ReferringMeasure(), ReferringMeasure()]
+    measures = [ReferringEvaluator(), ReferringEvaluator()]
     for row, measure in enumerate(measures):
         measure.add(ROWS[0], ANSWERS[row]["referring"])
     found = joint_results([[measure] for measure in measures])
@@ -91,9 +91,9 @@ def results_of(benchmark, split, percent, published, protocol="released"):
 
 def beside_part(name, measured, split="val", limit=None, options=None, **own):
     """What is printed beside numbers that were measured in this way."""
-    part = replace(part_of(ReferringMeasure(), *ROWS), split=split)
+    part = replace(part_of(ReferringEvaluator(), *ROWS), split=split)
     data = {"parts": None, "options": options or {}, "limit": limit}
-    return beside(name, [part], False, choices_of(name, measured, own), data)[""]
+    return beside(BENCHMARKS[name], [part], False, choices_of(name, measured, own) == choices_of(name, "released", {}), data)[""]
 
 
 def test_the_row_has_main_numbers_and_the_papers():
@@ -137,7 +137,7 @@ def test_methods_that_the_paper_compares_with_are_listed():
     ],
 )
 def test_doubtful_numbers_have_a_note(benchmark, split, row, note):
-    entry = asdict(published(benchmark, split)) | {"is_comparable": True}
+    entry = asdict(BENCHMARKS[benchmark].published[split]) | {"is_comparable": True}
     (table,) = markdown_comparisons(results_of(benchmark, split, {}, {"": entry}))
     assert row in table.splitlines() and note in table
 

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample
-from psalm_hf.evaluation.benchmarks import OpenPart, Part, benchmark_of
-from psalm_hf.evaluation.evaluators.base import ReferringMeasure, SemanticMeasure
-from psalm_hf.evaluation.records import AnswersInMemory
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart, benchmark_of
+from psalm_hf.evaluation.evaluators.referring import ReferringEvaluator
+from psalm_hf.evaluation.evaluators.semantic import SemanticEvaluator
+from psalm_hf.evaluation.records import PredictionsInMemory
 from psalm_hf.evaluation.results import part_results
-from psalm_hf.evaluation.runner import AnsweredRows, MaskAnswers, Processes, answer, judge
+from psalm_hf.evaluation.runner import MaskPredictor, PredictedRows, Processes, evaluate_predictions, predict
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.structures import Region, Sample, Segment
@@ -96,11 +97,11 @@ def evaluate(processor, truth, answers, **options):
 
 def evaluated(model, processor, dataset, batch_size, **choices):
     """Results of a part with these rows, measured by what they ask for."""
-    measures = benchmark_of("own_jsonl").measures({"": dataset}, CHOICES | choices)
-    part = OpenPart(Part("own_jsonl"), None, "val", {}, dataset, {}, tuple(measures))
-    answers = AnswersInMemory()
-    answer(MaskAnswers(model, processor, part), part, answers, Processes(), batch_size=batch_size)
-    return part_results("own_jsonl", part, judge(part, answers, Processes()))
+    measures = benchmark_of("own_jsonl").evaluators({"": dataset}, CHOICES | choices)
+    part = OpenPart(BenchmarkPart("own_jsonl"), None, "val", {}, dataset, {}, tuple(measures))
+    answers = PredictionsInMemory()
+    predict(MaskPredictor(model, processor, part, {}), answers, Processes(), batch_size=batch_size)
+    return part_results(benchmark_of("own_jsonl"), part, evaluate_predictions(part, answers, Processes()))
 
 
 SCENES = (
@@ -246,8 +247,8 @@ ROWS = [picture("one", stripe(0, 16), expressions=("this",)), picture("two", str
 ANSWERS = {row: {"referring": {"mask": stripe(0, 8 + 8 * row).mask_rle, "score": 0.5, "no_target": row == 3}} for row in range(len(ROWS))}
 
 
-def part_of(measure, *samples, truths=None):
-    return OpenPart(Part("own_jsonl", truths={}), None, "val", {}, rows_of(*samples), truths or {}, (measure,))
+def part_of(measure, *samples, targets=None):
+    return OpenPart(BenchmarkPart("own_jsonl", targets={}), None, "val", {}, rows_of(*samples), targets or {}, (measure,))
 
 
 class Alone(Processes):
@@ -259,11 +260,11 @@ class Alone(Processes):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_processes_judge_every_row_once(number):
-    total = ReferringMeasure()
+    total = ReferringEvaluator()
     for rank in range(number):
-        (measure,) = judge(part_of(ReferringMeasure(), *ROWS), ANSWERS, Alone(rank, number))
+        (measure,) = evaluate_predictions(part_of(ReferringEvaluator(), *ROWS), ANSWERS, Alone(rank, number))
         total += measure
-    (expected,) = judge(part_of(ReferringMeasure(), *ROWS), ANSWERS, Processes())
+    (expected,) = evaluate_predictions(part_of(ReferringEvaluator(), *ROWS), ANSWERS, Processes())
     assert total.numbers() == expected.numbers() and total.counts() == expected.counts()
     assert expected.counts()["expressions with a target"] == 4
     assert expected.numbers()["referring gIoU"] == pytest.approx(100 * (8 / 16 + 0 + 16 / 24 + 0) / 4)
@@ -272,21 +273,21 @@ def test_processes_judge_every_row_once(number):
 def test_the_truth_may_be_another_dataset_in_another_order():
     asked = [picture("one"), picture("two")]
     true = [picture("two", stripe(0, 128, DOG)), picture("one", stripe(0, 128, CAT))]
-    part = part_of(SemanticMeasure(CATEGORIES), *asked, truths={"semantic": rows_of(*true)})
-    part = replace(part, part=Part("own_coco", truths={"semantic": "own_pairs"}))
+    part = part_of(SemanticEvaluator(CATEGORIES), *asked, targets={"semantic": rows_of(*true)})
+    part = replace(part, part=BenchmarkPart("own_coco", targets={"semantic": "own_pairs"}))
     everywhere = stripe(0, 128).mask_rle
     answers = {row: {"semantic": {"segments": [{"category_id": category, "mask": everywhere}]}} for row, category in enumerate((CAT, DOG))}
-    (measure,) = judge(part, answers, Processes())
+    (measure,) = evaluate_predictions(part, answers, Processes())
     assert measure.numbers()["semantic mIoU"] == 100
-    rows = AnsweredRows(part, answers, "semantic")
+    rows = PredictedRows(part, answers, "semantic")
     found = [(row, sample.image_id, answer["segments"][0]["category_id"]) for row, sample, answer in rows]
     assert found == [(0, "one", CAT), (1, "two", DOG)]
-    part = replace(part, truths={"semantic": rows_of(true[0])})
+    part = replace(part, targets={"semantic": rows_of(true[0])})
     with pytest.raises(ValueError, match="own_pairs: has no truth for 1 pictures of own_coco, such as one"):
-        judge(part, answers, Processes())
+        evaluate_predictions(part, answers, Processes())
 
 
 def test_a_mask_of_another_size_is_refused_by_its_picture():
     wrong = {0: {"referring": {"mask": {"size": [4, 4], "counts": "`0"}, "score": 1.0, "no_target": False}}}
     with pytest.raises(ValueError, match=r"image one, record None, prediction: a mask of size \(4, 4\), but the image is \(128, 128\)"):
-        judge(part_of(ReferringMeasure(), ROWS[0]), wrong, Processes())
+        evaluate_predictions(part_of(ReferringEvaluator(), ROWS[0]), wrong, Processes())

@@ -13,11 +13,11 @@ from PIL import Image
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.data import load
 from psalm_hf.data.features import ROW_FEATURES, SampleDataset, row_from_sample
-from psalm_hf.evaluation.benchmarks import BENCHMARKS, OpenPart, Part, choices_of, open_part
-from psalm_hf.evaluation.evaluators.text import ShapesQuestionMeasure
+from psalm_hf.evaluation.benchmarks import BENCHMARKS, BenchmarkPart, OpenPart, choices_of, open_part
+from psalm_hf.evaluation.evaluators.text import ShapesQuestionEvaluator
 from psalm_hf.evaluation.records import Records
-from psalm_hf.evaluation.runner import Processes, answer, judge
-from psalm_hf.evaluation.text import TextAnswers, question_of
+from psalm_hf.evaluation.runner import Processes, evaluate_predictions, predict
+from psalm_hf.evaluation.text import TextPredictor, question_of
 from psalm_hf.structures import Sample
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
@@ -53,9 +53,9 @@ def question(number, image, reply="a secret"):
     return Sample(image, "1", size, conversation=tuple(messages), record_id=str(number), tags=("count",))
 
 
-def part_of(*samples, measure=ShapesQuestionMeasure):
+def part_of(*samples, measure=ShapesQuestionEvaluator):
     rows = datasets.Dataset.from_list([row_from_sample(sample) for sample in samples], features=ROW_FEATURES)
-    return OpenPart(Part("shapes", "conversation"), None, "test", {}, SampleDataset(rows, ()), {}, (measure(),))
+    return OpenPart(BenchmarkPart("shapes", "conversation"), None, "test", {}, SampleDataset(rows, ()), {}, (measure(),))
 
 
 @pytest.fixture
@@ -72,14 +72,17 @@ class Alone(Processes):
         pass
 
 
-def run(folder, part, model, processor, rank=0, number=1, max_new_tokens=5, **options):
-    answerer = TextAnswers(model, processor, max_new_tokens)
-    answer(answerer, part, Records(folder, rank), Alone(rank, number), **({"batch_size": 3} | options))
+class ShortTexts(TextPredictor):
+    max_new_tokens = 5
+
+
+def run(folder, part, model, processor, rank=0, number=1, kind=ShortTexts, **options):
+    predict(kind(model, processor, part, {}), Records(folder, rank), Alone(rank, number), **({"batch_size": 3} | options))
     return answers_in(folder)
 
 
 def answers_in(folder):
-    return {row: found["text"]["text"] for row, found in Records(folder).answers().items()}
+    return {row: found["text"]["text"] for row, found in Records(folder).predictions().items()}
 
 
 def test_answers_are_those_to_the_questions_alone(tmp_path, part, tiny):
@@ -113,7 +116,7 @@ def test_two_processes_give_the_same_answers(tmp_path, part, tiny, order, monkey
     for rank in order:  # as if both had looked before anyone wrote
         with monkeypatch.context() as patched:
             patched.setattr(Records, "places", lambda records: {})
-            answer(TextAnswers(*tiny, max_new_tokens=5), part, Records(tmp_path / "two", rank), Alone(rank, 2), batch_size=3)
+            predict(ShortTexts(*tiny, part, {}), Records(tmp_path / "two", rank), Alone(rank, 2), batch_size=3)
     assert Records.places is places
     assert answers_in(tmp_path / "two") == expected
     written = {path.name: [json.loads(line)["row"] for line in path.read_text().splitlines()] for path in (tmp_path / "two").iterdir()}
@@ -134,7 +137,8 @@ def test_worker_processes_change_nothing(tmp_path, part, tiny):
 
 
 def test_long_answers_are_cut_off(tmp_path, part, tiny):
-    lengths = [[len(text) for text in run(tmp_path / str(longest), part, *tiny, max_new_tokens=longest).values()] for longest in (1, 9)]
+    kinds = [type("Texts", (TextPredictor,), {"max_new_tokens": longest}) for longest in (1, 9)]
+    lengths = [[len(text) for text in run(tmp_path / str(number), part, *tiny, kind=kind).values()] for number, kind in enumerate(kinds)]
     assert max(lengths[0]) <= 1 < max(lengths[1])
 
 
@@ -170,7 +174,7 @@ def test_a_question_about_a_picture_that_the_row_lacks_is_refused(tmp_path, tiny
 
 
 def judged(*answered):
-    measure = ShapesQuestionMeasure()
+    measure = ShapesQuestionEvaluator()
     for number, (kind, right, text) in enumerate(answered):
         measure.add(replace(question(number, None, reply=right), tags=(kind,)), {"text": text})
     return measure
@@ -190,10 +194,10 @@ def test_exact_answers_by_kind_and_the_most_common_mistakes():
     assert measure.metric.mistakes(1) == [("count", "2", "3", 2)]
     assert measure.metric.mistakes(9) == [("count", "2", "3", 2), ("color", "red", "Red", 1)]
     with pytest.raises(ValueError, match="nothing to compute"):
-        ShapesQuestionMeasure().numbers()
+        ShapesQuestionEvaluator().numbers()
 
 
-def test_measures_of_processes_add_up():
+def test_default_evaluators_processes_add_up():
     total, whole = judged(*ANSWERED[:2]), judged(*ANSWERED)
     total += pickle.loads(pickle.dumps(judged(*ANSWERED[2:])))
     assert total.numbers() == whole.numbers() and total.counts() == whole.counts() and total.metric == whole.metric
@@ -202,9 +206,9 @@ def test_measures_of_processes_add_up():
 def test_psalm_tiny_answers_better_than_the_most_frequent_answers(tmp_path, tiny_checkpoint):
     model, processor = PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
     dataset = load("shapes", "test", None, task="conversation", num_images=20, cache_dir=tmp_path / "cache")
-    part = OpenPart(Part("shapes", "conversation"), None, "test", {}, dataset, {}, (ShapesQuestionMeasure(),))
+    part = OpenPart(BenchmarkPart("shapes", "conversation"), None, "test", {}, dataset, {}, (ShapesQuestionEvaluator(),))
     run(tmp_path / "answers", part, model, processor, batch_size=16)
-    (measure,) = judge(part, Records(tmp_path / "answers").answers(), Processes())
+    (measure,) = evaluate_predictions(part, Records(tmp_path / "answers").predictions(), Processes())
     assert measure.numbers()["text accuracy"] > 50  # 61 over 200 pictures; 37 for the most frequent answer to each kind
     assert measure.counts() == {"questions": 80}
 
@@ -228,5 +232,5 @@ def test_real_questions_from_pictures_to_numbers(name, tmp_path, tiny_checkpoint
     part = replace(part, dataset=part.dataset.first_images(4))
     found = run(tmp_path / "answers", part, model, processor, batch_size=8)
     assert len(found) == len(part.dataset) >= 4
-    (measure,) = judge(part, Records(tmp_path / "answers").answers(), Processes())
+    (measure,) = evaluate_predictions(part, Records(tmp_path / "answers").predictions(), Processes())
     assert 0 <= measure.numbers()["text accuracy"] <= 100

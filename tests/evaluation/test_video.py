@@ -10,11 +10,11 @@ from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
 from psalm_hf.data import load
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.shapes.moving import make_clip
-from psalm_hf.evaluation.benchmarks import OpenPart, Part
-from psalm_hf.evaluation.evaluators.video import VideoMeasure
+from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart
+from psalm_hf.evaluation.evaluators.video import VideoEvaluator
 from psalm_hf.evaluation.records import Records
-from psalm_hf.evaluation.runner import Processes
-from psalm_hf.evaluation.video import answer_video, rows_by_sequence
+from psalm_hf.evaluation.runner import Processes, predict
+from psalm_hf.evaluation.video import VideoPredictor, rows_by_sequence
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video import FirstLastConfident
@@ -50,15 +50,16 @@ def clips(tmp_path_factory):
 
 
 def part_of(dataset):
-    return OpenPart(Part("moving_shapes"), None, "test", {}, dataset, {}, (VideoMeasure(),))
+    return OpenPart(BenchmarkPart("moving_shapes"), None, "test", {}, dataset, {}, (VideoEvaluator(),))
 
 
-def answered(tiny, dataset, folder, processes=None, policy=CAREFREE, **options):
+def answered(tiny, dataset, folder, processes=None, policy=CAREFREE, oracle=False):
     """Row -> answer."""
     processes = processes or Processes()
     records = Records(folder, processes.rank)
-    answer_video(*tiny, part_of(dataset), records, processes, policy=policy, **options)
-    return {row: found["region"] for row, found in records.answers().items()}
+    predictor = VideoPredictor(*tiny, part_of(dataset), {"memory": policy, "oracle": oracle})
+    predict(predictor, records, processes, batch_size=1)
+    return {row: found["region"] for row, found in records.predictions().items()}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_several_processes_give_the_same_answers_whole_sequences_each(tiny, clip
 
 
 def test_every_row_gives_an_answer_that_can_be_judged(clips, answers):
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     for row, answer in answers.items():
         measure.add(clips[row], answer)
     assert measure.counts()["frames"] == CLIPS * (FRAMES - 2) and 0 <= measure.numbers()["region J&F"] <= 100
@@ -147,7 +148,7 @@ def test_a_sequence_that_ends_in_a_broken_frame_is_named_and_the_answers_before_
     broken = changed(clips, 5, image={"bytes": b"no picture", "path": None})
     with pytest.raises(ValueError, match="image test-0-1/00003: cannot be read from 10 bytes"):
         answered(tiny, broken, tmp_path)
-    assert {row: found["region"] for row, found in Records(tmp_path).answers().items()} == {row: answers[row] for row in (0, 1, 2)}
+    assert {row: found["region"] for row, found in Records(tmp_path).predictions().items()} == {row: answers[row] for row in (0, 1, 2)}
     assert answered(tiny, clips, tmp_path) == answers  # when the file is mended
 
 
@@ -172,7 +173,7 @@ def test_rows_that_are_no_frames_of_a_video_are_refused(tiny, clips, tmp_path):
 def test_psalm_tiny_follows_things(tiny_checkpoint, tmp_path):
     trained = PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
     dataset = load("moving_shapes", "test", num_clips=1, num_frames=6, cache_dir=tmp_path)
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     for row, answer in answered(trained, dataset, tmp_path / "answers", policy="first_last_confident").items():
         measure.add(dataset[row], answer)
     assert measure.numbers()["region J&F"] > 70

@@ -96,6 +96,11 @@ def test_mean_iou(name):
             assert_equal(own, value, key)
 
 
+def segment(truth, annotation):
+    is_crowd = bool(annotation.get("iscrowd"))
+    return Segment(truth.annToRLE(annotation), annotation["category_id"], is_crowd, annotation["id"], area=annotation["area"])
+
+
 @pytest.mark.parametrize("name", INSTANCE)
 def test_mask_ap(name):
     recorded = case("coco_instance", name)
@@ -112,12 +117,7 @@ def test_mask_ap(name):
             [prediction["segmentation"] for prediction in found],
             [prediction["category_id"] for prediction in found],
             [prediction["score"] for prediction in found],
-            [
-                Segment(truth.annToRLE(annotation), annotation["category_id"], is_crowd=bool(annotation["iscrowd"]))
-                for annotation in annotations
-            ],
-            [annotation["area"] for annotation in annotations],
-            [annotation["id"] for annotation in annotations],
+            [segment(truth, annotation) for annotation in annotations],
         )
     result, per_category = metric.compute(), metric.per_category()
     assert recorded["segm"]["stats"].keys() == SUMMARY.keys()
@@ -288,8 +288,7 @@ def test_lvis_ap():
             [prediction["segmentation"] for prediction in found],
             [prediction["category_id"] for prediction in found],
             [prediction["score"] for prediction in found],
-            [Segment(truth.annToRLE(annotation), annotation["category_id"], area=annotation["area"]) for annotation in annotations],
-            target_ids=[annotation["id"] for annotation in annotations],
+            [segment(truth, annotation) for annotation in annotations],
             # That evaluator takes the area of the box, where there are boxes.
             areas=[math.prod(prediction["bbox"][2:]) for prediction in found] if "bbox" in predictions[0] else None,
             negative_category_ids=image["neg_category_ids"],

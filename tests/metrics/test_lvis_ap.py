@@ -113,7 +113,7 @@ def test_crowds_and_categories_without_frequency_are_refused():
         LvisAP(frequencies=FREQUENCIES, max_detections=(1, 10))
 
 
-def test_only_measures_of_the_same_frequencies_can_be_added():
+def test_only_default_evaluators_the_same_frequencies_can_be_added():
     first = LvisAP(frequencies=FREQUENCIES)
-    with pytest.raises(ValueError, match="only measures made alike can be added"):
+    with pytest.raises(ValueError, match="only metrics made alike can be added"):
         first += LvisAP(frequencies={CAT: "r"})

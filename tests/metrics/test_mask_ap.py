@@ -96,7 +96,7 @@ def test_only_the_surest_predictions_count():
 
 def test_own_area_ranges_and_areas_decide_the_bin():
     metric = MaskAP(area_ranges={"below 2 %": (0, 576), "larger": (577, math.inf)})
-    metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20))], target_areas=[1000.5])
+    metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20), area=1000.5)])
     result = metric.compute()
     assert math.isnan(result["AP-below 2 %"])
     assert result["AP-larger"] == pytest.approx(100)  # a match counts by the area of the object, not of the prediction
@@ -112,9 +112,9 @@ def test_bitmaps_and_rles_are_the_same():
 
 
 def test_the_object_with_annotation_id_0_is_never_found_as_in_pycocotools():
-    for target_ids, own_id, value in ((None, None, 100), (None, 7, 100), (None, 0, 0), ([7], None, 100), ([0], None, 0), ([7], 0, 100)):
+    for annotation_id, value in ((None, 100), (7, 100), (0, 0)):
         metric = MaskAP()
-        metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20), annotation_id=own_id)], target_ids=target_ids)
+        metric.update(1, [square(20)], [CAT], [0.9], [segment(square(20), annotation_id=annotation_id)])
         assert metric.compute()["AP"] == pytest.approx(value)
 
 
@@ -144,8 +144,7 @@ def test_equal_scores_count_in_the_order_of_image_ids_and_not_of_updates():
         ({"scores": [math.nan]}, "image 2: scores must be finite"),
         ({"targets": [Segment(rle_from_bitmap(square(20)))]}, r"image 2: targets \[0\] have no category_id"),
         ({"targets": [segment(square(20, size=(50, 60)))]}, r"image 2: masks of different sizes \[\(50, 60\), \(120, 240\)\]"),
-        ({"target_areas": [1, 2]}, "image 2: 1 targets but 2 areas"),
-        ({"target_ids": []}, "image 2: 1 targets but 0 ids"),
+        ({"areas": [1, 2]}, "image 2: 1 predictions but 2 areas"),
         ({"masks": [square(20) / 2]}, "image 2, mask 0: expected a mask"),
     ],
 )
@@ -161,10 +160,10 @@ def test_what_does_not_fit_is_refused_and_leaves_no_trace(change, message):
 def test_an_image_of_two_workers_and_an_id_of_two_objects_are_refused():
     first, second = MaskAP(), MaskAP()
     for metric in (first, second):
-        metric.update("a", [], [], [], [segment(square(20))], target_ids=[0])
+        metric.update("a", [], [], [], [segment(square(20), annotation_id=0)])
     with pytest.raises(ValueError, match="1 images are in both, such as a"):
         first += second
-    first.update("b", [], [], [], [segment(square(20))], target_ids=[0])
+    first.update("b", [], [], [], [segment(square(20), annotation_id=0)])
     with pytest.raises(ValueError, match="2 targets have the annotation id 0"):
         first.compute()
 

@@ -162,7 +162,7 @@ def test_masks_come_in_any_form():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cat", 2, ids("11"), ids("111"), [1]), r"sequence cat, frame 2: prediction of size \(1, 2\), but the target has \(1, 3\)"),
+        (("cat", 2, ids("11"), ids("111"), [1]), r"sequence cat, frame 2: prediction: size \(1, 2\), but the target has \(1, 3\)"),
         (("cat", 2, ids("13"), ids("11"), [1, 2]), r"frame 2: the prediction has objects \[3\], but the sequence has \[1, 2\]"),
         (("cat", 2, ids("11") / 1, ids("11"), [1]), r"frame 2: prediction: expected object numbers \(H, W\) of integers, got float64"),
         (("cat", 2, ids("11"), ids("11"), [0, 1]), "frame 2: 0 means no object"),

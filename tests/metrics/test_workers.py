@@ -167,5 +167,5 @@ def test_results_are_plain_numbers(name):
     ],
 )
 def test_only_measures_made_alike_can_be_added(first, second):
-    with pytest.raises(ValueError, match="only measures made alike can be added"):
+    with pytest.raises(ValueError, match="only metrics made alike can be added"):
         first += second

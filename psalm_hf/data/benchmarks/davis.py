@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from ...masks import bitmap_from_rle
+from ...structures import Sample
 from ..features import Category
 from ..files import FileConfig
-from ..region_files import RegionBuilder, mask_entry, object_tag
+from ..region_files import RegionBuilder, mask_entry, object_tag, tagged_objects
 from ..segment_map import read_segment_map, rles_from_segment_map
 
 VOID = 255
@@ -156,3 +160,69 @@ def object_masks(segment_map: np.ndarray) -> dict[int, dict]:
     """RLE of every object of an annotation (H, W), by its number, ascending."""
     numbers = object_numbers(segment_map)
     return dict(zip(numbers, rles_from_segment_map(segment_map, [[number] for number in numbers]), strict=True))
+
+
+def sequence_and_frame(image_id: str) -> tuple[str, str]:
+    """Sequence and frame of a row of DAVIS."""
+    sequence, frame = image_id.rsplit("/", 1)
+    return sequence, frame
+
+
+def region_objects(sample: Sample) -> list[int]:
+    """Number of the object that each region of a sample means.
+
+    Raises:
+        ValueError: the sample does not say it.
+    """
+    numbers = [int(name) for name in tagged_objects(sample.tags)]
+    if len(numbers) != len(sample.regions):
+        raise ValueError(f"image {sample.image_id}: {len(sample.regions)} regions, but tags of {len(numbers)} objects; give rows of DAVIS")
+    return numbers
+
+
+def paint_objects(rles: Sequence[dict], numbers: Sequence[int], image_size: tuple[int, int], item: str) -> np.ndarray:
+    """The map that is submitted, and judged: objects with higher numbers cover those with lower ones.
+
+    Args:
+        rles: N COCO RLEs of the picture's size.
+        numbers: (N,) from 1 to 254.
+        image_size: (H, W).
+        item: what messages begin with.
+
+    Returns:
+        (H, W) uint8, 0 = no object.
+
+    Raises:
+        ValueError: another number of masks than of objects, a mask of another size, or a number that does not fit.
+    """
+    if len(rles) != len(numbers):
+        raise ValueError(f"{item}: {len(rles)} masks for {len(numbers)} objects; answer every region")
+    painted = np.zeros(image_size, dtype=np.uint8)
+    for number, rle in sorted(zip(numbers, rles, strict=True), key=lambda pair: pair[0]):
+        if not 0 < number < VOID:
+            raise ValueError(f"{item}: object {number}; the files hold numbers from 1 to {VOID - 1}")
+        bitmap = bitmap_from_rle(rle)
+        if bitmap.shape != painted.shape:
+            raise ValueError(f"{item}: the mask of object {number} is of size {bitmap.shape}, but the picture is {tuple(image_size)}")
+        painted[bitmap] = number
+    return painted
+
+
+def save_painted(painted: np.ndarray, file: Path | BinaryIO) -> None:
+    """A map of `paint_objects` as a PNG with the colours of DAVIS."""
+    picture = Image.fromarray(painted)
+    picture.putpalette(_PALETTE)
+    picture.save(file, format="PNG")
+
+
+def _palette() -> bytes:
+    """Red, green and blue of 256 numbers, as in DAVIS and Pascal VOC: bits 0, 3 and 6 of a number are the highest of red, and so on."""
+    colours = bytearray()
+    for number in range(256):
+        for channel in range(3):
+            bits = [number >> (3 * step + channel) & 1 for step in range(3)]
+            colours.append(128 * bits[0] + 64 * bits[1] + 32 * bits[2])
+    return bytes(colours)
+
+
+_PALETTE = _palette()

@@ -17,7 +17,7 @@ import numpy as np
 from ...masks import area, bitmap_from_rle, rle_from_bitmap
 from ..features import Category
 from ..files import FileConfig
-from ..region_files import RegionBuilder, mask_entry, object_tag
+from ..region_files import RegionBuilder, mask_entry, object_tag, tagged_objects
 
 FRAME_FOLDER = "processed"
 DIRECTIONS = {"ego2exo": "egoexo", "exo2ego": "exoego"}  # and how the files of pairs are called
@@ -280,3 +280,18 @@ def resized(rle: Mapping[str, Any] | None, image_size: tuple[int, int]) -> dict 
     rows, columns = (np.arange(new) * old // new for new, old in zip(image_size, bitmap.shape, strict=True))
     bitmap = bitmap[rows[:, None], columns]
     return rle_from_bitmap(bitmap) if bitmap.any() else None
+
+
+class Place(NamedTuple):
+    """Place of a prediction in the file of predictions. `views` is "QUERY_TARGET"."""
+
+    take: str
+    object: str
+    views: str
+    frame: str
+
+
+def places_of(record_id: str, tags: Iterable[str]) -> list[Place]:
+    """Places of the predictions for a row of Ego-Exo4D, in the order of its regions."""
+    take, views, frame = record_id.rsplit("/", 2)
+    return [Place(take, name, views, frame) for name in tagged_objects(tags)]

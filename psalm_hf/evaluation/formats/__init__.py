@@ -1,1 +1,1 @@
-"""Submission formats: the files in which benchmarks take answers, written and read."""
+"""Submission formats: files in which benchmarks take predictions, written and read."""

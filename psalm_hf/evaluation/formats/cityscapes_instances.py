@@ -28,20 +28,20 @@ class CityscapesInstances:
     def __init__(self, categories: Sequence[Category]):
         self.category_ids = {category.id for category in categories}
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Image by image."""
         (folder / FOLDER).mkdir(exist_ok=True)
-        for sample, answer in answers:
+        for sample, prediction in predictions:
             stem = file_stem(str(sample.image_id))
             lines = []
-            for number, instance in enumerate(answer["instances"]):
+            for number, instance in enumerate(prediction["instances"]):
                 name = f"{FOLDER}/{stem}_{number:03}.png"
                 Image.fromarray(bitmap_from_rle(instance["mask"])).save(folder / name)
                 lines.append(f"{name} {instance['category_id']} {instance['score']!r}\n")
             (folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, the surest instance first.
+        """Row -> prediction, the surest instance first.
 
         Args:
             path: the folder; text files may lie in folders below it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from ...data.features import Category, SampleDataset
 from ...structures import Sample
-from .images import image_rows, json_id, read_json, sized_mask
+from .images import image_rows, json_id, read_json, sized_mask, write_entries
 
-FILE = "results.json"
+_FILE = "results.json"
 KEYS = ("image_id", "category_id", "segmentation", "score")
 
 
@@ -25,25 +24,23 @@ class CocoResults:
     def __init__(self, categories: Sequence[Category]):
         self.category_ids = {category.id for category in categories}
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """One instance per line."""
-        with (folder / FILE).open("w", encoding="utf-8") as file:
-            file.write("[")
-            separator = "\n"
-            for sample, answer in answers:
-                for instance in answer["instances"]:
-                    entry = {
-                        "image_id": json_id(str(sample.image_id)),
-                        "category_id": instance["category_id"],
-                        "segmentation": instance["mask"],
-                        "score": instance["score"],
-                    }
-                    file.write(separator + json.dumps(entry))
-                    separator = ",\n"
-            file.write("\n]\n")
+        entries = (
+            {
+                "image_id": json_id(str(sample.image_id)),
+                "category_id": instance["category_id"],
+                "segmentation": instance["mask"],
+                "score": instance["score"],
+            }
+            for sample, prediction in predictions
+            for instance in prediction["instances"]
+        )
+        with (folder / _FILE).open("w", encoding="utf-8") as file:
+            write_entries(file, entries)
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, the surest instance first; equally sure ones in the order of the file, which evaluators keep.
+        """Row -> prediction, the surest instance first; equally sure ones in the order of the file, which evaluators keep.
 
         If the first entry has a box, all have one, and instances have its "area": pycocotools and lvis-api count a false prediction in the
         sizes that its BOX belongs to then. (The boxes of some tools are all zero; leave them out.)
@@ -55,7 +52,7 @@ class CocoResults:
             ValueError: no such list; images or categories that the dataset does not have; a mask of another size; a score that is no
                 finite number.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / _FILE if path.is_dir() else path
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list of results, got {type(entries).__name__}")
@@ -82,7 +79,7 @@ class CocoResults:
 
 
 def _box_area(box: Any, item: str) -> float:
-    """Of (x, y, width, height)."""
+    """Area of a box (x, y, width, height)."""
     try:
         _, _, width, height = box
         return float(width * height)

@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ...data.benchmarks.ego_exo4d import DIRECTIONS, pairs_of_take, read_take
+from ...data.benchmarks.ego_exo4d import DIRECTIONS, Place, pairs_of_take, places_of, read_take
 from ...data.features import SampleDataset
-from ...data.region_files import tagged_objects
 from ...masks import bitmap_from_rle, compress_rle, rle_from_bitmap
 from ...metrics import compared_size, resize_nearest
 from ...structures import Sample
 
 _TOP_KEYS = {"ego2exo": "ego-exo", "exo2ego": "exo-ego"}
 ANYTHING = (480, 480)  # size of the empty mask where the target camera has no annotation, so that no evaluator looks at it
-
-
-class Place(NamedTuple):
-    """Where a prediction stands in the file. `views` is "QUERY_TARGET"."""
-
-    take: str
-    object: str
-    views: str
-    frame: str
 
 
 class CorrespondenceFile:
@@ -53,20 +43,21 @@ class CorrespondenceFile:
         """Name of the file."""
         return f"{self.top_key}_predictions.json"
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
-        """One file; an empty mask with confidence 0 where there is no answer.
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
+        """One file; an empty mask with confidence 0 where there is no prediction.
 
         Raises:
-            ValueError: an answer that the file has no place for, or with another number of masks than there are regions.
+            ValueError: a prediction that the file has no place for, or with another number of masks than there are regions.
         """
         results, places = self._empty_results()
-        for sample, answer in answers:
+        for sample, prediction in predictions:
             own = places_of(sample.record_id, sample.tags)
-            if not len(own) == len(answer["masks"]) == len(answer["scores"]):
+            if not len(own) == len(prediction["masks"]) == len(prediction["scores"]):
                 raise ValueError(
-                    f"image {sample.image_id}: {len(answer['masks'])} masks and {len(answer['scores'])} scores for {len(own)} objects"
+                    f"image {sample.image_id}: {len(prediction['masks'])} masks and {len(prediction['scores'])} scores "
+                    f"for {len(own)} objects"
                 )
-            for place, rle, score in zip(own, answer["masks"], answer["scores"], strict=True):
+            for place, rle, score in zip(own, prediction["masks"], prediction["scores"], strict=True):
                 if place not in places:
                     raise ValueError(f"image {sample.image_id}: {' / '.join(place)} is not in the annotations; give the folder of its rows")
                 mask = resize_nearest(bitmap_from_rle(rle), compared_size(sample.image_size))
@@ -75,7 +66,7 @@ class CorrespondenceFile:
         (folder / self.file).write_text(json.dumps(content), encoding="utf-8")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer; masks as they are in the file.
+        """Row -> prediction; masks as they are in the file.
 
         Args:
             path: the file, or the folder that it lies in.
@@ -94,7 +85,7 @@ class CorrespondenceFile:
                 f"{path}: {len(missing)} predictions are missing, such as {' / '.join(min(missing))}; the evaluator demands all: give an "
                 f"empty mask with confidence 0"
             )
-        answers: dict[int, Any] = {}
+        predictions: dict[int, Any] = {}
         for index, row in enumerate(dataset.rows):
             size = compared_size(tuple(row["image_size"]))
             entries = []
@@ -102,11 +93,11 @@ class CorrespondenceFile:
                 if place not in found:
                     raise ValueError(f"{path}: nothing for {' / '.join(place)}; the rows are of another direction or split")
                 entries.append(_checked(found[place], size, f"{path}: {' / '.join(place)}"))
-            answers[index] = {"masks": [mask for mask, _ in entries], "scores": [score for _, score in entries]}
-        return answers
+            predictions[index] = {"masks": [mask for mask, _ in entries], "scores": [score for _, score in entries]}
+        return predictions
 
     def _empty_results(self) -> tuple[dict[str, Any], dict[Place, dict[str, Any]]]:
-        """The content of a file without answers, and where in it each prediction stands."""
+        """The content of a file without predictions, and where in it each prediction stands."""
         results, places = {}, {}
         for take in self.takes:
             content = read_take(self.folder / take / "annotation.json")
@@ -135,12 +126,6 @@ class CorrespondenceFile:
         except (KeyError, TypeError, AttributeError) as error:
             form = "results > take > masks > object > views > frame > prediction"
             raise ValueError(f"{path}: expected JSON objects {self.top_key} > {form} ({error!r})") from error
-
-
-def places_of(record_id: str, tags: Iterable[str]) -> list[Place]:
-    """Of the answers to a row of Ego-Exo4D, in the order of its regions."""
-    take, views, frame = record_id.rsplit("/", 2)
-    return [Place(take, name, views, frame) for name in tagged_objects(tags)]
 
 
 def _asked(masks: Mapping[str, Any], direction: str) -> Iterator[tuple[str, str, str, str]]:

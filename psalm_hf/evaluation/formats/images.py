@@ -1,11 +1,11 @@
-"""What formats with one answer per image share: rows by image, names of files, masks."""
+"""Parts of all formats with one prediction per image: rows by image, names of files, masks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
 
 from ...data.features import SampleDataset
@@ -28,7 +28,7 @@ def image_rows(dataset: SampleDataset) -> dict[str, ImageRow]:
     rows: dict[str, ImageRow] = {}
     for row, (image_id, size) in enumerate(zip(dataset.rows["image_id"], dataset.rows["image_size"], strict=True)):
         if image_id in rows:
-            raise ValueError(f"image {image_id}: rows {rows[image_id].row} and {row} are both of it; this format has one answer per image")
+            raise ValueError(f"image {image_id}: rows {rows[image_id].row} and {row} are both of it; this format has one per image")
         rows[image_id] = ImageRow(row, tuple(size))
     return rows
 
@@ -50,7 +50,7 @@ def files_of_images(folder: Path, starts: Mapping[str, str], end: str, *, is_fre
         folder: of the files; they may lie in folders below it.
         starts: beginning of a file name -> image id.
         end: of all names.
-        is_free: whether anything may stand between the beginning and the end.
+        is_free: true if anything may stand between the beginning and the end.
 
     Raises:
         ValueError: no folder; an image without a file or with several; a file with this end of no image.
@@ -74,6 +74,15 @@ def files_of_images(folder: Path, starts: Mapping[str, str], end: str, *, is_fre
             f"nothing is found in it"
         )
     return files
+
+
+def write_entries(file: TextIO, entries: Iterable[Any]) -> None:
+    """Writes a JSON list, an entry per line, as the entries come."""
+    separator = "[\n"
+    for entry in entries:
+        file.write(separator + json.dumps(entry))
+        separator = ",\n"
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def read_json(path: Path) -> Any:

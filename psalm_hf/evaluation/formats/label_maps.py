@@ -1,4 +1,4 @@
-"""Semantic segmentation, as one picture per image whose values are labels."""
+"""Semantic segmentation, as one label map per image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ...data.benchmarks.label_maps import present_values
 from ...data.features import Category, SampleDataset
 from ...data.segment_map import read_segment_map, rles_from_segment_map
 from ...metrics import label_map
+from ...metrics.base import errors_of
 from ...structures import Sample
 from .images import check_map_size, file_stem, files_of_images, image_rows
 
 
 class LabelMaps:
-    """A grey picture per image, of 8 bits, or of 16 where there is a label above 255.
+    """A grey PNG or TIFF file per image, of 8 bits, or of 16 where there is a label above 255.
 
     Args:
         labels: category id -> value of its pixels.
@@ -50,29 +51,27 @@ class LabelMaps:
         """Labels are the ids 7 road ... 33 bicycle, 0 is "unlabeled". The script takes any name that begins with CITY_SEQUENCE_FRAME."""
         return cls({category.id: category.id for category in categories}, void=0, file_name="{id}*.png")
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
-        """Picture by picture.
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
+        """Image by image.
 
         Raises:
             ValueError: masks of an image overlap, or are of another size.
         """
-        for sample, answer in answers:
-            segments = answer["segments"]
+        for sample, prediction in predictions:
+            segments = prediction["segments"]
             values = [self.labels[segment["category_id"]] for segment in segments]
-            try:
+            with errors_of(f"image {sample.image_id}"):
                 painted = label_map([segment["mask"] for segment in segments], values, sample.image_size, fill=self.void)
-            except ValueError as error:
-                raise ValueError(f"image {sample.image_id}: {error}") from error
             Image.fromarray(painted.astype(self.type)).save(folder / (self._start(str(sample.image_id)) + self.end))
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, categories in the order of the labels.
+        """Row -> prediction, categories in the order of the labels.
 
         Args:
-            path: the folder; pictures may lie in folders below it.
+            path: the folder; maps may lie in folders below it.
 
         Raises:
-            ValueError: an image with no picture, or with several; a picture of no image, of another size, or with a value that is no label.
+            ValueError: an image with no map, or with several; a map of no image, of another size, or with a value that is no label.
         """
         rows = image_rows(dataset)
         files = files_of_images(path, {self._start(image_id): image_id for image_id in rows}, self.end, is_free=self.is_free)

@@ -6,16 +6,58 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...data.benchmarks.mmbench import LETTERS, LONGEST_CELL
 from ...data.features import SampleDataset
 from ...structures import Sample
+from .images import json_id, read_json, write_entries
 
 Texts = Iterator[tuple[str, str, str]]  # question id, text, place in the file
 
 
-class VqaResults:
+class TextFile:
+    """Base: one file with an answer to each question.
+
+    Attributes:
+        file: its name.
+        without: answer where there is none; None = all questions must be answered.
+    """
+
+    file: ClassVar[str]
+    without: ClassVar[dict[str, str] | None] = None
+
+    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
+        """Row -> answer.
+
+        Args:
+            path: the file, or the folder that it lies in.
+
+        Raises:
+            ValueError: a line or entry is none of this format; answers to unknown questions, twice to the same, or not to all.
+        """
+        path = path / self.file if path.is_dir() else path
+        rows = {id: row for row, id in enumerate(dataset.rows["record_id"])}
+        answers: dict[int, Any] = {}
+        for id, text, place in self.texts(path):
+            if id not in rows:
+                raise ValueError(f"{place}: question {id} is none of the {len(rows)} that are asked; give the predictions of this split")
+            if rows[id] in answers:
+                raise ValueError(f"{place}: question {id} was answered before; give one answer to each")
+            answers[rows[id]] = {"text": text}
+        missing = [id for id, row in rows.items() if row not in answers]
+        if missing and self.without is None:
+            raise ValueError(
+                f"{path}: no answer to {len(missing)} of {len(rows)} questions, such as question {missing[0]}; answer them all"
+            )
+        return {row: answers.get(row, self.without) for row in rows.values()}
+
+    def texts(self, path: Path) -> Texts:
+        """Question id, text, and place in the file of every answer."""
+        raise NotImplementedError
+
+
+class VqaResults(TextFile):
     """`vqav2_results.json`: the list `[{"question_id": int, "answer": str}]` that the evaluator and the server of VQA take.
 
     They demand an answer to every question.
@@ -25,42 +67,27 @@ class VqaResults:
 
     def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
         """One answer per line."""
+        entries = ({"question_id": json_id(sample.record_id), "answer": answer["text"]} for sample, answer in answers)
         with (folder / self.file).open("w", encoding="utf-8") as file:
-            separator = "[\n"
-            for sample, answer in answers:
-                id = sample.record_id
-                file.write(separator + json.dumps({"question_id": int(id) if id.isdecimal() else id, "answer": answer["text"]}))
-                separator = ",\n"
-            file.write("[]\n" if separator == "[\n" else "\n]\n")
+            write_entries(file, entries)
 
-    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer.
-
-        Args:
-            path: the file, or the folder that it lies in.
-
-        Raises:
-            ValueError: no such list; answers to unknown questions, twice to the same, or not to all.
-        """
-        path = _file(path, self.file)
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected a JSON list of VQA results, but it is no JSON ({error})") from error
+    def texts(self, path: Path) -> Texts:
+        """See `TextFile`."""
+        entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list of {{'question_id', 'answer'}}, got {type(entries).__name__}")
-        texts = (_fields(entry, "question_id", "answer", f"{path}, entry {index}") for index, entry in enumerate(entries))
-        return _by_row(path, texts, dataset)
+        return (_fields(entry, "question_id", "answer", f"{path}, entry {index}") for index, entry in enumerate(entries))
 
 
-class ScienceQaAnswers:
+class ScienceQaAnswers(TextFile):
     """`scienceqa_answers.jsonl`: `{"question_id", "prompt", "text"}` per line, as LLaVA's `eval_science_qa.py` reads it.
 
-    In a prompt, "<image>" stands for the picture; by it the evaluator knows which questions have one. It takes a question without answer as
+    In a prompt, "<image>" stands for the image; by it the evaluator knows which questions have one. It takes a question without answer as
     wrong, and so does `read`.
     """
 
     file = "scienceqa_answers.jsonl"
+    without: ClassVar[dict[str, str] | None] = {"text": ""}
 
     def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
         """One answer per line."""
@@ -71,21 +98,12 @@ class ScienceQaAnswers:
                     prompt = f"<image>\n{prompt}"
                 file.write(json.dumps({"question_id": sample.record_id, "prompt": prompt, "text": answer["text"]}) + "\n")
 
-    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer, an empty text where there is none.
-
-        Args:
-            path: the file, or the folder that it lies in.
-
-        Raises:
-            ValueError: a line is none of this format; answers to unknown questions, or twice to the same.
-        """
-        path = _file(path, self.file)
-        texts = (_fields(entry, "question_id", "text", place) for entry, place in _json_lines(path))
-        return _by_row(path, texts, dataset, missing={"text": ""})
+    def texts(self, path: Path) -> Texts:
+        """See `TextFile`."""
+        return (_fields(entry, "question_id", "text", place) for entry, place in _json_lines(path))
 
 
-class MmBenchTable:
+class MmBenchTable(TextFile):
     """`mmbench_predictions.tsv`: columns index, question, A, B, C, D and prediction, a line per pass.
 
     The evaluation toolkit reads it; the submission page wants the same table as an xlsx file, which any spreadsheet program makes of it.
@@ -105,22 +123,11 @@ class MmBenchTable:
                 options = dict(zip(LETTERS, sample.choices, strict=False))
                 table.writerow({"index": sample.record_id, "question": question, **options, "prediction": answer["text"]})
 
-    def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer.
-
-        Args:
-            path: the file, or the folder that it lies in.
-
-        Raises:
-            ValueError: no such table; predictions for unknown lines, twice for the same, or not for all.
-        """
-        path = _file(path, self.file)
+    def texts(self, path: Path) -> Texts:
+        """See `TextFile`."""
         if path.suffix == ".xlsx":
             raise ValueError(f"{path}: a spreadsheet; save it as a tab-separated table (TSV)")
-        return _by_row(path, self._texts(path), dataset)
-
-    def _texts(self, path: Path) -> Texts:
-        csv.field_size_limit(LONGEST_CELL)  # the table may have kept the pictures
+        csv.field_size_limit(LONGEST_CELL)  # the table may have kept the images
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, delimiter="\t")
             missing = {"index", "prediction"} - set(table.fieldnames or ())
@@ -130,7 +137,7 @@ class MmBenchTable:
                 yield _fields(line, "index", "prediction", f"{path}, row {number}")
 
 
-class PopeAnswers:
+class PopeAnswers(TextFile):
     """`pope_answers.jsonl`: `{"question", "answer"}` per line, as POPE's `evaluate.py` reads it.
 
     That goes by the order alone: line 5 answers question 5 of the file. The questions tell whether it is the right one.
@@ -145,15 +152,8 @@ class PopeAnswers:
                 file.write(json.dumps({"question": _question(sample.conversation), "answer": answer["text"]}) + "\n")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer.
-
-        Args:
-            path: the file, or the folder that it lies in.
-
-        Raises:
-            ValueError: a line is none of this format; more or fewer lines than rows; a line about another question than its row.
-        """
-        path = _file(path, self.file)
+        """See `TextFile`; there must be a line for each row, about its question."""
+        path = path / self.file if path.is_dir() else path
         found = [_fields(entry, "question", "answer", place) for entry, place in _json_lines(path)]
         asked = [_question(conversation) for conversation in dataset.rows["conversation"]]
         if len(found) != len(asked):
@@ -165,12 +165,8 @@ class PopeAnswers:
 
 
 def _question(conversation: Iterable[Mapping[str, str]]) -> str:
-    """Of a row of POPE, without the instruction, which is a line of its own."""
+    """Question of a row of POPE, without the instruction, which is a line of its own."""
     return next(iter(conversation))["content"].partition("\n")[0]
-
-
-def _file(path: Path, name: str) -> Path:
-    return path / name if path.is_dir() else path
 
 
 def _json_lines(path: Path) -> Iterator[tuple[Any, str]]:
@@ -189,19 +185,3 @@ def _fields(entry: Any, id: str, text: str, place: str) -> tuple[str, str, str]:
     if not isinstance(entry, Mapping) or id not in entry or not isinstance(entry.get(text), str):
         raise ValueError(f"{place}: expected {id!r} and a text {text!r}, got {entry!r:.80}")
     return str(entry[id]), entry[text], place
-
-
-def _by_row(path: Path, texts: Texts, dataset: SampleDataset, missing: Any = None) -> dict[int, Any]:
-    """Row -> answer; `missing` where there is none, unless all must be there."""
-    rows = {id: row for row, id in enumerate(dataset.rows["record_id"])}
-    answers: dict[int, Any] = {}
-    for id, text, place in texts:
-        if id not in rows:
-            raise ValueError(f"{place}: question {id} is none of the {len(rows)} that are asked; give the predictions of this split")
-        if rows[id] in answers:
-            raise ValueError(f"{place}: question {id} was answered before; give one answer to each")
-        answers[rows[id]] = {"text": text}
-    without = [id for id, row in rows.items() if row not in answers]
-    if without and missing is None:
-        raise ValueError(f"{path}: no answer to {len(without)} of {len(rows)} questions, such as question {without[0]}; answer them all")
-    return {row: answers.get(row, missing) for row in rows.values()}

@@ -68,9 +68,7 @@ def test_images_without_segments_are_left_out_of_training(split, options, expect
 )
 def test_a_file_without_its_partner_is_named_or_left_out(missing, message, root, tmp_path):
     (root / missing).unlink()
-    with pytest.raises(
-        ValueError, match=f"pc59 val: annotations_ctx59/validation/a.png, image a: {message}.*docs page Pascal Context"
-    ):
+    with pytest.raises(ValueError, match=f"pc59 val: annotations_ctx59/validation/a.png, image a: {message}.*docs page Pascal Context"):
         load("pc59", "val", root, cache_dir=tmp_path)
     assert ids(load("pc59", "val", root, cache_dir=tmp_path, on_error="skip")) == ["b"]
 

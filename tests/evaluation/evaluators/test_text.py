@@ -8,7 +8,7 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.benchmarks.mmbench import ROTATION
-from psalm_hf.evaluation.evaluators.text import MmBenchMeasure, PopeMeasure, ScienceQaMeasure, VqaMeasure
+from psalm_hf.evaluation.evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator, VqaEvaluator
 from psalm_hf.structures import Sample
 from tests.conftest import SAMPLES
 
@@ -34,7 +34,7 @@ def judged(measure, *answered):
 def test_vqa_by_types():
     number = question("1", ("2", "two") * 5, tags=("question_type:how many", "answer_type:number"))
     other = question("2", ("cat",) * 3 + ("dog",) * 7, tags=("question_type:what is", "answer_type:other"))
-    measure = judged(VqaMeasure(), (number, "Two."), (other, "a cat"))
+    measure = judged(VqaEvaluator(), (number, "Two."), (other, "a cat"))
     assert measure.numbers() == {
         "text accuracy": 95,
         "text accuracy, answer type number": 100,
@@ -49,7 +49,7 @@ def test_scienceqa_by_subject_context_and_grade():
     choices = ("no", "yes")
     pictured = question("1", ("B",), choices, ("subject:natural science", "grade:grade6", "context:text", "context:image"))
     plain = question("2", ("A",), choices, ("subject:language science", "grade:grade7", "context:none"))
-    measure = judged(ScienceQaMeasure(), (pictured, "B. yes"), (plain, "C"))
+    measure = judged(ScienceQaEvaluator(), (pictured, "B. yes"), (plain, "C"))
     assert measure.numbers() == {
         "text accuracy": 50,
         "text accuracy, context image": 100,
@@ -74,7 +74,7 @@ def rotated(id, *rights):
 
 def test_mmbench_counts_a_question_if_all_its_rotations_are_right():
     answered = [*rotated(7, True, True), *rotated(3, True, False), *rotated(4, False, False)]
-    measure = judged(MmBenchMeasure(circular=True), *answered)
+    measure = judged(MmBenchEvaluator(), *answered)
     expected = 100 / 3
     assert measure.numbers() == {
         "text accuracy": expected,
@@ -87,7 +87,7 @@ def test_mmbench_counts_a_question_if_all_its_rotations_are_right():
 
 def test_mmbench_vanilla_counts_the_first_pass_alone():
     answered = [*rotated(7, True, True), *rotated(3, True, False), *rotated(4, False, True)]
-    measure = judged(MmBenchMeasure(circular=False), *answered)
+    measure = judged(MmBenchEvaluator("vanilla"), *answered)
     assert measure.numbers()["text accuracy"] == pytest.approx(200 / 3)
     assert measure.counts() == {"passes": 6, "questions": 3}
     assert measure.protocol()["text"]["evaluation"] == "vanilla"
@@ -95,8 +95,8 @@ def test_mmbench_vanilla_counts_the_first_pass_alone():
 
 def test_mmbench_says_what_is_missing():
     with pytest.raises(ValueError, match="no question was asked under all rotations of its options, for example question 7"):
-        judged(MmBenchMeasure(), *rotated(7, True)).numbers()
-    measure = judged(MmBenchMeasure(), *rotated(7, True), *rotated(8, True, True))
+        judged(MmBenchEvaluator(), *rotated(7, True)).numbers()
+    measure = judged(MmBenchEvaluator(), *rotated(7, True), *rotated(8, True, True))
     assert measure.numbers()["text accuracy"] == 100
     assert measure.counts() == {"passes": 3, "questions": 1, "questions without all rotations": 1}
 
@@ -106,7 +106,7 @@ def test_pope_by_file():
         return question("1", (label,), tags=(f"split:{split}",))
 
     measure = judged(
-        PopeMeasure(),
+        PopeEvaluator(),
         (asked("random", "yes"), "Yes, it is"),
         (asked("random", "no"), "not there"),
         (asked("popular", "yes"), "no"),
@@ -119,7 +119,7 @@ def test_pope_by_file():
     assert measure.counts() == {"questions": 4}
 
 
-ALL = {"vqav2": VqaMeasure, "scienceqa": ScienceQaMeasure, "mmbench": MmBenchMeasure, "pope": PopeMeasure}
+ALL = {"vqav2": VqaEvaluator, "scienceqa": ScienceQaEvaluator, "mmbench": MmBenchEvaluator, "pope": PopeEvaluator}
 
 
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
@@ -176,7 +176,7 @@ def test_senseless_answers_score_nothing_on_real_questions(name, text, rows):
 
 @pytest.mark.samples
 def test_senseless_answers_are_a_yes_in_pope(rows):
-    numbers = judged(PopeMeasure(), *((sample, "\u2603") for sample in rows["pope"])).numbers()
+    numbers = judged(PopeEvaluator(), *((sample, "\u2603") for sample in rows["pope"])).numbers()
     assert numbers["text yes-ratio"] == numbers["text recall"] == 100 and numbers["text accuracy"] < 60
 
 
@@ -189,14 +189,14 @@ def test_wrong_answers_score_nothing_on_real_questions(rows):
         numbers = judged(ALL[name](), *((sample, next_letter(sample)) for sample in rows[name])).numbers()
         assert set(numbers.values()) == {0.0}
     opposite = {"yes": "No", "no": "Yes"}
-    numbers = judged(PopeMeasure(), *((sample, opposite[sample.answers[0]]) for sample in rows["pope"])).numbers()
+    numbers = judged(PopeEvaluator(), *((sample, opposite[sample.answers[0]]) for sample in rows["pope"])).numbers()
     assert numbers["text accuracy"] == numbers["text F1"] == 0
 
 
 @pytest.mark.samples
 def test_the_text_of_the_right_option_is_right_in_mmbench(rows):
     answered = [(sample, sample.choices["ABCD".index(sample.answers[0])]) for sample in rows["mmbench"]]
-    assert judged(MmBenchMeasure(), *answered).numbers()["text accuracy"] == 100
+    assert judged(MmBenchEvaluator(), *answered).numbers()["text accuracy"] == 100
 
 
 @pytest.mark.samples
@@ -215,5 +215,5 @@ def test_workers_and_order_change_no_bit_on_real_questions(name, rows):
 def test_scienceqa_with_a_picture_is_what_is_left_without_text_only(rows, tmp_path):
     answered = [(sample, "A") for sample in rows["scienceqa"]]
     pictured = load("scienceqa", "test", SAMPLES / "scienceqa", cache_dir=tmp_path, text_only="drop")
-    alone = judged(ScienceQaMeasure(), *((sample, "A") for sample in pictured)).numbers()["text accuracy"]
-    assert judged(ScienceQaMeasure(), *answered).numbers()["text accuracy, context image"] == alone
+    alone = judged(ScienceQaEvaluator(), *((sample, "A") for sample in pictured)).numbers()["text accuracy"]
+    assert judged(ScienceQaEvaluator(), *answered).numbers()["text accuracy, context image"] == alone

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psalm_hf.evaluation.evaluators.two_view import TwoViewMeasure
+from psalm_hf.evaluation.evaluators.two_view import TwoViewEvaluator
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from tests.metrics.drawing import mask
@@ -27,7 +27,7 @@ def row():
 
 
 def measured(*scores, visible_above=0.3):
-    measure = TwoViewMeasure(visible_above)
+    measure = TwoViewEvaluator(visible_above)
     found = [mask("#...", "#...", "#...", "#..."), mask("....", "....", "....", "...#")]
     measure.add(row(), {"masks": [rle_from_bitmap(one) for one in found], "scores": list(scores)})
     return measure
@@ -48,8 +48,8 @@ def test_the_threshold_is_part_of_the_protocol():
 
 
 def test_answers_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match="image test-0-0/second: 2 regions, but 2 masks and 1 scores"):
+    with pytest.raises(ValueError, match="image test-0-0/second, prediction: 2 masks and 1 scores for 2 regions"):
         measured(0.9)
     answer = {"masks": [rle_from_bitmap(np.ones((4, 8)))] * 2, "scores": [1.0, 1.0]}
     with pytest.raises(ValueError, match=r"image test-0-0/second, region 0: prediction: size \(4, 8\)"):
-        TwoViewMeasure(0.5).add(row(), answer)
+        TwoViewEvaluator(0.5).add(row(), answer)

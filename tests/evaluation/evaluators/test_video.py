@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from psalm_hf.evaluation.evaluators.video import CorrespondenceMeasure, VideoMeasure
+from psalm_hf.evaluation.evaluators.two_view import CorrespondenceEvaluator
+from psalm_hf.evaluation.evaluators.video import VideoEvaluator
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from tests.metrics.drawing import ids, mask
@@ -35,7 +36,7 @@ def answer(*masks, scores=None):
 
 
 def test_truth_as_answer_gives_100():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     for name, target in (("00001", ids("1.22", "1.22")), ("00002", ids("22..", "22..")), ("00003", ids("....", "...."))):
         measure.add(frame_of_video(name, target), answer(target == 1, target == 2))
     numbers = measure.numbers()
@@ -48,7 +49,7 @@ def test_truth_as_answer_gives_100():
 
 
 def test_objects_that_are_taken_for_each_other_are_counted():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     target = ids("1122", "1122")
     for name, first, second in (("00001", 1, 2), ("00002", 2, 1), ("00003", 2, 1), ("00004", 1, 2)):
         measure.add(frame_of_video(name, target), answer(target == first, target == second))
@@ -56,15 +57,15 @@ def test_objects_that_are_taken_for_each_other_are_counted():
 
 
 def test_an_object_that_is_found_where_it_is_not_is_wrong():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     target = ids("22..", "22..")
     measure.add(frame_of_video("00001", target), answer(mask("..#.", "...."), target == 2))
-    assert measure.objects.per_object()["cat", 1]["J-Mean"] == 0
-    assert measure.objects.per_object()["cat", 2]["J-Mean"] == 100
+    assert measure.metric.per_object()["cat", 1]["J-Mean"] == 0
+    assert measure.metric.per_object()["cat", 2]["J-Mean"] == 100
 
 
 def test_last_frames_are_counted_but_not_scored():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     target = ids("1122", "1122")
     measure.add(frame_of_video("00001", target), answer(target == 1, target == 2))
     measure.add(frame_of_video("00002", target, ("object:1", "object:2", "last_frame")), answer(target == 2, target == 1))
@@ -73,19 +74,19 @@ def test_last_frames_are_counted_but_not_scored():
 
 
 def test_objects_with_higher_numbers_cover_others_as_in_the_files():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     target = ids("1122", "1122")
     measure.add(frame_of_video("00001", target), answer(np.ones((2, 4), bool), target == 2))
     assert measure.numbers()["region J-Mean"] == 100
 
 
 def test_objects_that_an_oracle_does_not_ask_for_are_absent():
-    measure = VideoMeasure()
+    measure = VideoEvaluator()
     both, one = ids("1122", "1122"), ids("..22", "..22")
     measure.add(frame_of_video("00001", both), answer(both == 2, both == 2))
     measure.add(frame_of_video("00002", one, ("object:2",)), answer(one == 2))
-    assert measure.objects.per_object()["cat", 1]["J-Mean"] == 50
-    assert measure.objects.per_object()["cat", 2]["J-Mean"] == 100
+    assert measure.metric.per_object()["cat", 1]["J-Mean"] == 50
+    assert measure.metric.per_object()["cat", 2]["J-Mean"] == 100
 
 
 def test_rows_without_objects_and_masks_of_another_size_are_refused():
@@ -94,11 +95,11 @@ def test_rows_without_objects_and_masks_of_another_size_are_refused():
         ValueError, match="image cat/00001: 0 regions|image cat/00001: 2 regions, but tags of 1 objects; give rows of DAVIS"
     ):
         sample = frame_of_video("00001", target)
-        VideoMeasure().add(Sample(**{**vars(sample), "tags": ("object:1",)}), answer(target == 1, target == 2))
+        VideoEvaluator().add(Sample(**{**vars(sample), "tags": ("object:1",)}), answer(target == 1, target == 2))
     with pytest.raises(ValueError, match="image cat/00001: 1 masks for 2 objects"):
-        VideoMeasure().add(frame_of_video("00001", target), answer(target == 1))
+        VideoEvaluator().add(frame_of_video("00001", target), answer(target == 1))
     with pytest.raises(ValueError, match=r"image cat/00001: the mask of object 1 is of size \(1, 4\), but the picture is \(2, 4\)"):
-        VideoMeasure().add(frame_of_video("00001", target), answer(mask("####"), target == 2))
+        VideoEvaluator().add(frame_of_video("00001", target), answer(mask("####"), target == 2))
 
 
 # Views. Annotations have 960 x 1920 pixels, frames 480 x 960.
@@ -141,7 +142,7 @@ def view(take, image=None):
 
 
 def test_what_the_other_view_shows_is_compared_and_what_it_does_not_show_is_doubted(take):
-    measure = CorrespondenceMeasure()
+    measure = CorrespondenceEvaluator()
     measure.add(view(take), answer(box(FRAME, *CUP), np.zeros(FRAME), scores=[0.9, 0.2]))
     numbers = measure.numbers()
     assert [numbers[f"region {name}"] for name in ("IoU", "contour accuracy", "location error", "visibility accuracy")] == [
@@ -171,7 +172,7 @@ def test_the_truth_is_resized_from_full_resolution_in_one_step(tmp_path):
         region_image_size=(4, 4),
         tags=("object:cup_0",),
     )
-    measure = CorrespondenceMeasure()
+    measure = CorrespondenceEvaluator()
     found = np.zeros((480, 480), dtype=bool)
     found[2] = True
     measure.add(sample, answer(found))
@@ -180,17 +181,17 @@ def test_the_truth_is_resized_from_full_resolution_in_one_step(tmp_path):
 
 def test_the_truth_of_full_resolution_is_at_hand_or_named(take, tmp_path):
     with pytest.raises(ValueError, match="image t1/cam01/30: expected the path of a frame"):
-        CorrespondenceMeasure().add(view(take, image=b"jpeg"), answer(np.zeros(FRAME), np.zeros(FRAME)))
+        CorrespondenceEvaluator().add(view(take, image=b"jpeg"), answer(np.zeros(FRAME), np.zeros(FRAME)))
     with pytest.raises(ValueError, match="elsewhere/annotation.json: cannot be read .* see the docs page Ego-Exo4D"):
         sample = view(take, image=str(tmp_path / "elsewhere/cam01/30.jpg"))
-        CorrespondenceMeasure().add(sample, answer(np.zeros(FRAME), np.zeros(FRAME)))
+        CorrespondenceEvaluator().add(sample, answer(np.zeros(FRAME), np.zeros(FRAME)))
 
 
 def test_answers_that_do_not_fit_the_view_are_named(take):
-    with pytest.raises(ValueError, match="image t1/cam01/30: 2 regions and 2 objects, but 1 masks and 1 scores"):
-        CorrespondenceMeasure().add(view(take), answer(np.zeros(FRAME)))
+    with pytest.raises(ValueError, match="image t1/cam01/30, prediction: 1 masks and 1 scores for 2 regions"):
+        CorrespondenceEvaluator().add(view(take), answer(np.zeros(FRAME)))
     with pytest.raises(ValueError, match=r"image t1/cam01/30, object cup_0: prediction: size \(480, 480\)"):
-        CorrespondenceMeasure().add(view(take), answer(np.zeros((480, 480)), np.zeros(FRAME)))
+        CorrespondenceEvaluator().add(view(take), answer(np.zeros((480, 480)), np.zeros(FRAME)))
 
 
 # Both.
@@ -206,7 +207,7 @@ def both_measures(take):
         (view(take), answer(box(FRAME, *CUP), np.zeros(FRAME), scores=[0.9, 0.2])),
         (view(take), answer(np.zeros(FRAME), np.zeros(FRAME), scores=[0.1, 0.9])),
     ]
-    return [(VideoMeasure, videos), (CorrespondenceMeasure, views)]
+    return [(VideoEvaluator, videos), (CorrespondenceEvaluator, views)]
 
 
 def told(measure):
@@ -231,6 +232,6 @@ def test_workers_know_together_what_one_knows(take):
 
 
 def test_before_the_first_answer_there_are_no_numbers():
-    for make in (VideoMeasure, CorrespondenceMeasure):
+    for make in (VideoEvaluator, CorrespondenceEvaluator):
         with pytest.raises(ValueError, match="nothing to compute"):
             make().numbers()

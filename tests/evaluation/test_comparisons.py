@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psalm_hf.evaluation import pictures
-from psalm_hf.evaluation.pictures import KINDS, draw_comparison, row_score, write_pictures
+from psalm_hf.evaluation import comparisons
+from psalm_hf.evaluation.comparisons import SCORES, draw_comparison, row_score, write_comparisons
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 
@@ -74,15 +74,15 @@ def error_colors(sample, answer, name):
 
 
 def error_at(sample, answer, name, columns):
-    panel = pictures._error_panel(PICTURE, pictures._layers(sample, answer, name), pictures._judged(sample, name), (WIDTH, HEIGHT))
+    panel = comparisons._error_panel(PICTURE, comparisons._layers(sample, answer, name), comparisons._judged(sample, name), (WIDTH, HEIGHT))
     pixels = np.asarray(panel)[HEIGHT // 2]
     mixed = {
-        "right": 0.5 * 128 + 0.5 * np.array(pictures.RIGHT),
+        "right": 0.5 * 128 + 0.5 * np.array(comparisons.RIGHT),
         "background": np.full(3, 0.4 * 128),
-        "not judged": 0.15 * 128 + 0.85 * np.array(pictures.NOT_JUDGED),
+        "not judged": 0.15 * 128 + 0.85 * np.array(comparisons.NOT_JUDGED),
         **{
-            meaning: (1 - pictures.ERROR_OPACITY) * 128 + pictures.ERROR_OPACITY * np.array(color)
-            for meaning, color in (("missed", pictures.MISSED), ("false positive", pictures.FALSE), ("wrong", pictures.WRONG))
+            meaning: (1 - comparisons.ERROR_OPACITY) * 128 + comparisons.ERROR_OPACITY * np.array(color)
+            for meaning, color in (("missed", comparisons.MISSED), ("false positive", comparisons.FALSE), ("wrong", comparisons.WRONG))
         },
     }
     return [next(name for name, color in mixed.items() if np.abs(pixels[column] - color).max() <= 1) for column in columns]
@@ -134,7 +134,7 @@ def test_an_answer_that_nothing_is_meant(meant, no_target, score):
 
 def test_a_mask_of_an_answer_that_nothing_is_meant_is_not_shown():
     assert error_at(EXPRESSION, referred(20, 60, no_target=True), "referring", [30, 50, 70]) == ["missed", "background", "missed"]
-    assert pictures._predicted(EXPRESSION, referred(20, 60, no_target=True), "referring") == []
+    assert comparisons._predicted(EXPRESSION, referred(20, 60, no_target=True), "referring") == []
 
 
 def test_of_an_expression_crowds_without_a_category_are_ignored_and_others_are_meant():
@@ -160,7 +160,7 @@ def test_a_region_that_takes_the_object_of_another_is_wrong_there():
 @pytest.mark.parametrize(
     ("name", "sample", "message"),
     [
-        ("text", CATEGORIES, "unknown kind of answer 'text', expected one of panoptic"),
+        ("text", CATEGORIES, "unknown kind of prediction 'text', expected one of panoptic"),
         ("referring", CATEGORIES, "image one: .*category prompt"),
     ],
 )
@@ -171,9 +171,9 @@ def test_answers_that_do_not_fit_are_refused(name, sample, message):
 
 def test_a_comparison_has_a_panel_more_for_regions(monkeypatch):
     drawn = []
-    draw_panels = pictures.draw_panels
+    draw_panels = comparisons.draw_panels
     monkeypatch.setattr(
-        pictures, "draw_panels", lambda panels, titles, **options: drawn.append(titles) or draw_panels(panels, titles, **options)
+        comparisons, "draw_panels", lambda panels, titles, **options: drawn.append(titles) or draw_panels(panels, titles, **options)
     )
     draw_comparison(EXPRESSION, referred(0, 40, no_target=True), "referring")
     draw_comparison(POINTS, regions((0, 20), (60, 80)), "region")
@@ -182,19 +182,19 @@ def test_a_comparison_has_a_panel_more_for_regions(monkeypatch):
     assert drawn == [
         ["prediction: nothing is meant", "truth", "error"],
         ["prompts" , "prediction", "truth", "error"],
-        ["prompts, on another picture", "prediction", "truth", "error"],
+        ["prompts, on another image", "prediction", "truth", "error"],
     ]  # fmt: skip
 
 
 def test_the_caption_says_ids_score_and_expressions():
     sample = replace(EXPRESSION, record_id="7")
-    assert pictures._caption(sample, referred(20, 70), "referring") == "IoU 37.5 % on image one, record 7: \u201cboth of them\u201d"
+    assert comparisons._caption(sample, referred(20, 70), "referring") == "IoU 37.5 % on image one, record 7: \u201cboth of them\u201d"
 
 
 def test_comparisons_of_large_pictures_are_reduced():
     size = (300, 3000)
     large = Sample(Image.new("RGB", size[::-1]), 1, size, (), categories=NAMES)
-    assert draw_comparison(large, {"segments": []}, "panoptic").width == pictures.MAX_WIDTH
+    assert draw_comparison(large, {"segments": []}, "panoptic").width == comparisons.MAX_WIDTH
 
 
 class Rows(Sequence):
@@ -218,7 +218,7 @@ def test_half_of_the_pictures_are_the_worst_and_half_the_best(tmp_path):
     rows = Rows([5, 9, 1, 7, 3, 8])
     (tmp_path / "worst_09_old.png").write_bytes(b"")
     (tmp_path / "mine.png").write_bytes(b"")
-    written = write_pictures(tmp_path, rows, "referring", 5)
+    written = write_comparisons(tmp_path, rows, "referring", 5)
     names = ["worst_01_folder_2_it", "worst_02_folder_4_it", "worst_03_folder_0_it", "best_01_folder_1_it", "best_02_folder_5_it"]
     assert [path.stem for path in written] == [*names, "contact_sheet"]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"mine.png"}
@@ -227,8 +227,8 @@ def test_half_of_the_pictures_are_the_worst_and_half_the_best(tmp_path):
 
 def test_the_sheet_has_the_worst_at_the_left_and_the_best_at_the_right(tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr(pictures, "contact_sheet", lambda images, **options: sheets.append((images, options)) or images[0])
-    *written, _ = write_pictures(tmp_path, Rows([5, 9, 1]), "referring", 3)
+    monkeypatch.setattr(comparisons, "contact_sheet", lambda images, **options: sheets.append((images, options)) or images[0])
+    *written, _ = write_comparisons(tmp_path, Rows([5, 9, 1]), "referring", 3)
     worst, second, best = (np.asarray(Image.open(path)) for path in written)
     ((images, options),) = sheets
     assert options["columns"] == 2
@@ -236,7 +236,7 @@ def test_the_sheet_has_the_worst_at_the_left_and_the_best_at_the_right(tmp_path,
 
 
 def test_equal_scores_go_by_index_and_no_row_is_both(tmp_path):
-    written = write_pictures(tmp_path, Rows([4, 4, 4]), "referring", 10)
+    written = write_comparisons(tmp_path, Rows([4, 4, 4]), "referring", 10)
     assert [path.stem for path in written[:-1]] == ["worst_01_folder_0_it", "worst_02_folder_1_it", "best_01_folder_2_it"]
 
 
@@ -244,16 +244,16 @@ def test_instances_are_compared_with_things_alone(tmp_path):
     # Of cat, dog and grass: one of three right and two of three, of cat and dog one of two, and one of three that are true or predicted.
     answers = {"cat": instances((0, 40, CAT, 0.9)), "rest": instances((40, 50, DOG, 0.9), (60, 100, GRASS, 0.9))}
     rows = [(index, replace(CATEGORIES, image_id=id), answer) for index, (id, answer) in enumerate(answers.items())]
-    worst = [write_pictures(tmp_path, rows, "instance", 1, things)[0].stem for things in (None, {CAT, DOG})]
+    worst = [write_comparisons(tmp_path, rows, "instance", 1, things)[0].stem for things in (None, {CAT, DOG})]
     assert worst == ["worst_01_cat", "worst_01_rest"]
 
 
 @pytest.mark.parametrize(("tenths", "number"), [([], 3), ([1], 0)])
 def test_no_picture_of_no_row(tmp_path, tenths, number):
-    with pytest.raises(ValueError, match="expected at least one picture"):
-        write_pictures(tmp_path / "out", Rows(tenths), "referring", number)
+    with pytest.raises(ValueError, match="expected at least one drawing"):
+        write_comparisons(tmp_path / "out", Rows(tenths), "referring", number)
     assert not (tmp_path / "out").exists()
 
 
 def test_every_kind_has_words_for_its_score():
-    assert all(score for score, _ in KINDS.values())
+    assert all(score for score, _ in SCORES.values())

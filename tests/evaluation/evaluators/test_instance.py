@@ -1,4 +1,4 @@
-"""LVIS and Cityscapes instances: what a sample says beyond its segments reaches the metric."""
+"""Instances of COCO, LVIS and Cityscapes: what a sample says beyond its segments reaches the metric."""
 
 import math
 import pickle
@@ -8,10 +8,11 @@ import pytest
 
 from psalm_hf.data import load
 from psalm_hf.data.features import Category
-from psalm_hf.evaluation.evaluators.detection import CityscapesInstanceMeasure, LvisMeasure
+from psalm_hf.evaluation.evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator, areas_of
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Sample, Segment
 from tests.conftest import SAMPLES
+from tests.evaluation.evaluators import four_rows
 
 SIZE = (20, 40)
 
@@ -37,7 +38,7 @@ def sample(categories, image_id, segments=(), tags=()):
 
 def lvis_ap(*tags):
     """A cup that is found, and a surer one in an image with these tags that has none."""
-    measure = LvisMeasure(LVIS)
+    measure = LvisEvaluator(LVIS)
     measure.add(sample(LVIS, "1", [Segment(box(0, 10), 3)]), instances((box(0, 10), 3, 0.5)))
     measure.add(sample(LVIS, "2", tags=tags), instances((box(0, 10), 3, 0.9)))
     return measure.numbers()["instance AP"]
@@ -50,7 +51,7 @@ def test_lvis_judges_by_the_tags_of_a_sample():
 
 
 def test_lvis_numbers_are_named_and_counted():
-    measure = LvisMeasure(LVIS)
+    measure = LvisEvaluator(LVIS)
     measure.add(sample(LVIS, "1", [Segment(box(0, 10), 3), Segment(box(20, 10), 8)]), instances((box(0, 10), 3, 0.5)))
     numbers = measure.numbers()
     assert (numbers["instance AP-common"], numbers["instance AP-rare"]) == (pytest.approx(100), 0)
@@ -60,7 +61,7 @@ def test_lvis_numbers_are_named_and_counted():
 
 
 def test_lvis_takes_the_areas_of_annotations_and_of_results_with_boxes():
-    measure = LvisMeasure(LVIS)
+    measure = LvisEvaluator(LVIS)
     found = instances((box(20, 10), 3, 0.9), (box(0, 10), 3, 0.5))
     for entry, area in zip(found["instances"], (5000, 100), strict=True):
         entry["area"] = area
@@ -72,7 +73,7 @@ def test_lvis_takes_the_areas_of_annotations_and_of_results_with_boxes():
 
 def test_lvis_needs_frequencies():
     with pytest.raises(ValueError, match="2 categories have no frequency, such as 26; give those of the dataset lvis"):
-        LvisMeasure(CITYSCAPES[1:])
+        LvisEvaluator(CITYSCAPES[1:])
 
 
 def cityscapes_sample(image_id="ulm"):
@@ -80,7 +81,7 @@ def cityscapes_sample(image_id="ulm"):
 
 
 def test_cityscapes_excuses_what_lies_on_void_and_leaves_stuff_out():
-    measure = CityscapesInstanceMeasure(CITYSCAPES)
+    measure = CityscapesInstanceEvaluator(CITYSCAPES)
     measure.add(cityscapes_sample(), instances((box(0, 10), 26, 0.5), (box(20, 10), 26, 0.9), (box(30, 10), 7, 0.9)))
     assert measure.numbers() == {"instance AP": 100, "instance AP50": 100}
     assert measure.per_category() == {26: {"AP": 100, "AP50": 100}} and measure.counts() == {"objects": 1}
@@ -89,14 +90,14 @@ def test_cityscapes_excuses_what_lies_on_void_and_leaves_stuff_out():
 
 
 def test_cityscapes_needs_the_void_pixels_and_things():
-    measure = CityscapesInstanceMeasure(CITYSCAPES)
+    measure = CityscapesInstanceEvaluator(CITYSCAPES)
     with pytest.raises(ValueError, match="image ulm: expected one tag 'void:COUNTS', got 0; give a row of cityscapes_instance"):
         measure.add(sample(CITYSCAPES, "ulm"), instances())
     with pytest.raises(ValueError, match="none of the 1 categories is a thing"):
-        CityscapesInstanceMeasure(CITYSCAPES[:1])
+        CityscapesInstanceEvaluator(CITYSCAPES[:1])
 
 
-@pytest.mark.parametrize("new", [lambda: LvisMeasure(LVIS), lambda: CityscapesInstanceMeasure(CITYSCAPES)], ids=["lvis", "cityscapes"])
+@pytest.mark.parametrize("new", [lambda: LvisEvaluator(LVIS), lambda: CityscapesInstanceEvaluator(CITYSCAPES)], ids=["lvis", "cityscapes"])
 def test_workers_add_up(new):
     measure = new()
     category_id = measure.categories[1].id
@@ -119,9 +120,9 @@ def test_workers_add_up(new):
 @pytest.mark.parametrize(
     ("name", "folder", "new"),
     [
-        ("lvis", ".", LvisMeasure),
-        ("cityscapes_instance", "cityscapes", CityscapesInstanceMeasure),
-        ("cityscapes_panoptic", "cityscapes", CityscapesInstanceMeasure),
+        ("lvis", ".", LvisEvaluator),
+        ("cityscapes_instance", "cityscapes", CityscapesInstanceEvaluator),
+        ("cityscapes_panoptic", "cityscapes", CityscapesInstanceEvaluator),
     ],
 )
 def test_truth_as_prediction_gives_100_on_real_samples(name, folder, new, tmp_path):
@@ -132,3 +133,16 @@ def test_truth_as_prediction_gives_100_on_real_samples(name, folder, new, tmp_pa
     numbers = measure.numbers()
     assert numbers["instance AP"] == pytest.approx(100) and numbers["instance AP50"] == pytest.approx(100)
     assert measure.counts()["objects"]
+
+
+def test_instances_are_judged_among_things():
+    measure = InstanceEvaluator(four_rows.CATEGORIES)
+    found = [{"category_id": four_rows.CAT, "score": 0.9, "mask": four_rows.rows(0)}]
+    asked = four_rows.sample(Segment(four_rows.rows(0), four_rows.CAT), Segment(four_rows.rows(1), four_rows.GRASS))
+    measure.add(asked, {"instances": found})
+    assert measure.numbers()["instance AP"] == pytest.approx(100) and measure.counts() == {"things": 1}
+
+
+def test_areas_are_those_of_the_file_that_has_some():
+    assert areas_of([]) is None and areas_of([{"mask": four_rows.rows(0)}]) is None
+    assert areas_of([{"mask": four_rows.rows(0), "area": 7.0}]) == [7.0]

@@ -1,4 +1,4 @@
-"""Answers for which no benchmark prescribes a file: a line of JSON per row."""
+"""Predictions for which no benchmark prescribes a file: a line of JSON per row."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from ...data.features import SampleDataset
 from ...structures import Sample
 
-FILE = "predictions.jsonl"
+_FILE = "predictions.jsonl"
 
 
-class AnswerLines:
-    """`predictions.jsonl`: `{"image_id", "record_id", ...}` and what the answer holds, one line per row.
+class JsonLines:
+    """`predictions.jsonl`: `{"image_id", "record_id", ...}` and the fields of the prediction, one line per row.
 
     An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; regions: `"masks"` and `"scores"`, in the order of the regions; questions
     about shapes: `"text"`.
 
     Args:
-        fields: of an answer, by name.
+        fields: names of those of a prediction.
     """
 
     def __init__(self, fields: tuple[str, ...]):
         self.fields = fields
 
-    def write(self, folder: Path, answers: Iterable[tuple[Sample, Any]]) -> None:
+    def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Line by line."""
-        with (folder / FILE).open("w", encoding="utf-8") as file:
-            for sample, answer in answers:
-                file.write(json.dumps({"image_id": str(sample.image_id), "record_id": sample.record_id, **answer}) + "\n")
+        with (folder / _FILE).open("w", encoding="utf-8") as file:
+            for sample, prediction in predictions:
+                file.write(json.dumps({"image_id": str(sample.image_id), "record_id": sample.record_id, **prediction}) + "\n")
 
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
-        """Row -> answer.
+        """Row -> prediction.
 
         Args:
             path: the file, or the folder that it lies in.
@@ -41,24 +41,24 @@ class AnswerLines:
         Raises:
             ValueError: the file does not hold exactly the rows of the dataset, or a line is none of this format; the message names it.
         """
-        path = path / FILE if path.is_dir() else path
+        path = path / _FILE if path.is_dir() else path
         keys = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
         rows = {key: row for row, key in enumerate(keys)}
-        answers: dict[int, Any] = {}
+        predictions: dict[int, Any] = {}
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                key, answer = self._answer(line, f"{path}, line {number}")
+                key, prediction = self._prediction(line, f"{path}, line {number}")
                 if key not in rows:
                     raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} is none of the {len(rows)} rows measured")
-                if rows[key] in answers:
+                if rows[key] in predictions:
                     raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} was there before; give one line per row")
-                answers[rows[key]] = answer
-        if missing := rows.keys() - {key for key, row in rows.items() if row in answers}:
+                predictions[rows[key]] = prediction
+        if missing := rows.keys() - {key for key, row in rows.items() if row in predictions}:
             image_id, record_id = min(missing, key=rows.__getitem__)
             raise ValueError(f"{path}: no prediction for {len(missing)} rows, such as image {image_id!r}, record {record_id!r}")
-        return answers
+        return predictions
 
-    def _answer(self, line: str, item: str) -> tuple[tuple[str, str | None], Any]:
+    def _prediction(self, line: str, item: str) -> tuple[tuple[str, str | None], Any]:
         try:
             entry = json.loads(line)
             return (entry["image_id"], entry["record_id"]), {field: entry[field] for field in self.fields}

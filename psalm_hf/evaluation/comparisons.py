@@ -1,30 +1,26 @@
-"""Looking at answers: prediction | truth | error of single rows, and the worst and the best rows of a dataset.
+"""Drawings of predictions: prediction | target | error of single rows, and the worst and the best rows of a dataset.
 
-Answers are the plain values that measures take: `{"segments": ...}` for "panoptic" and "semantic", `{"instances": ...}`, `{"mask": ...}`
-for "referring", `{"masks": ...}` for "region". Rows are ranked by `row_score`, a number of one row, because what benchmarks report (PQ, AP,
-mIoU) exists for a whole dataset only.
+Rows are ranked by `row_score`, a number of one row, because the numbers of benchmarks (PQ, AP, mIoU) exist for a whole dataset only. A
+sample of "instance" holds things only: of a panoptic dataset, leave out the segments of stuff first, as `write_comparisons` does.
 
-A sample of "instance" holds things only: of a panoptic dataset, leave out the segments of stuff first, as `write_pictures` does.
-
-Pixels are judged alike for every kind: each category, expression or region has its predicted and its true pixels. A pixel that lacks one
-and has another too many is wrong, one that only lacks is missed, one that only has too many is a false positive.
+Pixels are judged alike for every kind of prediction: each category, expression or region has its predicted and its true pixels. A pixel
+that lacks one and has another too many is wrong, one that only lacks is missed, one that only has too many is a false positive.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..masks import bitmap_from_rle
-from ..structures import Region, Sample, Segment
+from ..structures import Region, Sample
 from ..visualization import (
     Color,
     add_caption,
@@ -36,87 +32,99 @@ from ..visualization import (
     open_image,
 )
 
-# Name of an answer -> what the score of a row is, and what a pixel is that has one thing instead of another.
-KINDS: dict[str, tuple[str, str]] = {
+# Kind of prediction -> what the score of a row is, and what a pixel is that has one thing instead of another.
+SCORES: dict[str, tuple[str, str]] = {
     "panoptic": ("labelled pixels with the right category", "wrong category"),
     "semantic": ("labelled pixels with the right category", "wrong category"),
     "instance": ("mean IoU of the categories", "wrong category"),
     "referring": ("IoU", ""),
     "region": ("mean IoU of the regions", "another region"),
 }
-MIN_SCORE = 0.5  # of the instances that are drawn and ranked by: of the 100 answers to a picture nearly all are below
+MIN_SCORE = 0.5  # of the instances that are drawn and ranked by: of the 100 that are predicted nearly all are below
 
 # Okabe and Ito's colours again, which readers with any colour vision tell apart; what is right has the grey of the photo.
 RIGHT, MISSED, FALSE, WRONG = (190, 190, 190), (86, 180, 233), (213, 94, 0), (240, 228, 66)
 NOT_JUDGED = (60, 60, 60)
 ERROR_OPACITY = 0.75
 MAX_WIDTH = 2400  # of a comparison, in pixels
-SHEET_CELL = (1400, 1400)  # of a comparison in the contact sheet
+COMPARISON_CELL = (1400, 1400)  # of a comparison in the contact sheet
 
 Layer = tuple[np.ndarray, np.ndarray]  # predicted and true pixels of one category, expression or region, (H, W) bool
-Row = tuple[int, Sample, Any]  # index in its dataset, sample, answer
+ComparedRow = tuple[int, Sample, Any]  # index in its dataset, sample, prediction
 
 
-def row_score(sample: Sample, answer: Any, name: str) -> float:
-    """How good one answer is, in [0, 1], to rank rows by. It is no number of a benchmark.
+def row_score(sample: Sample, prediction: Any, name: str) -> float:
+    """Score of one prediction, in [0, 1], to rank rows by. It is no number of a benchmark.
 
     * "panoptic", "semantic": share of the labelled pixels that have the right category; which object they belong to is not looked at.
-      Of a picture without labelled pixels, 1.
+      Of an image without labelled pixels, 1.
     * "instance": mean over the categories that are true or predicted (with a score of at least `MIN_SCORE`) of the IoU of all their pixels.
-    * "referring": IoU with what is meant. Where nothing is meant, 1 if the answer says so, else 0.
+    * "referring": IoU with what is meant. Where nothing is meant, 1 if the prediction says so, else 0.
     * "region": mean IoU of the regions; an object that is not there and is not predicted is an IoU of 1.
 
     What a crowd covers is not judged, but counts in "semantic"; of expressions only crowds without a category are left out, which is how
     ReasonSeg marks pixels to be ignored.
 
     Raises:
-        ValueError: `name` is none of `KINDS`, or the sample has another kind of prompt; a mask of another size than the picture.
+        ValueError: `name` is none of `SCORES`, or the sample has another kind of prompt; a mask of another size than the image.
     """
     _check(sample, name)
-    layers, judged = _layers(sample, answer, name), _judged(sample, name)
-    if name == "referring" and (answer["no_target"] or not any(true.any() for _, true in layers)):
-        return float(answer["no_target"] and not any(true.any() for _, true in layers))
+    layers, judged = _layers(sample, prediction, name), _judged(sample, name)
+    if name == "referring" and (prediction["no_target"] or not any(true.any() for _, true in layers)):
+        return float(prediction["no_target"] and not any(true.any() for _, true in layers))
     if name in ("panoptic", "semantic"):
         right = sum(int(np.count_nonzero(predicted & true & judged)) for predicted, true in layers)
         return right / int(np.count_nonzero(judged)) if judged.any() else 1.0
     return _mean(_iou(predicted & judged, true & judged) for predicted, true in layers)
 
 
-def draw_comparison(sample: Sample, answer: Any, name: str) -> Image.Image:
-    """Prediction | truth | error beside each other, for regions behind the prompts; above them ids, score and expressions, below them what
+def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
+    """Prediction | target | error beside each other, for regions behind the prompts; above them ids, score and expressions, below them what
     the colours of the error mean.
 
     Raises:
-        OSError: the picture cannot be read.
+        OSError: the image cannot be read.
         ValueError: see `row_score`.
     """
     _check(sample, name)
-    layers, judged = _layers(sample, answer, name), _judged(sample, name)
+    layers, judged = _layers(sample, prediction, name), _judged(sample, name)
     image = open_image(sample.image)
-    predicted, true = _predicted(sample, answer, name), _true(sample, name)
-    colors = label_colors([label.removesuffix(" (crowd)") for label, _ in (*true, *predicted)])
+    predicted = _predicted(sample, prediction, name)
+    true = [each for each in _true(sample, name) if each.is_judged or name != "referring"]
+    colors = label_colors([each.label.removesuffix(" (crowd)") for each in (*true, *predicted)])
     colors |= {f"{label} (crowd)": color for label, color in colors.items()}
-    panels = [_panel(image, masks, colors) for masks in (predicted, true)]
+    panels = [
+        draw_segmentation(
+            image,
+            np.array([each.mask for each in drawn], dtype=bool),
+            [each.label for each in drawn],
+            colors=colors,
+            legend=False,
+        )
+        for drawn in (predicted, true)
+    ]
     panels.append(_error_panel(image, layers, judged, panels[0].size))
-    titles = ["prediction" + ": nothing is meant" * (name == "referring" and answer["no_target"]), "truth", "error"]
+    titles = ["prediction" + ": nothing is meant" * (name == "referring" and prediction["no_target"]), "truth", "error"]
     if name == "region":
         panels.insert(0, _prompt_panel(sample, image, colors, panels[0].size))
-        titles.insert(0, "prompts" if sample.region_image is None else "prompts, on another picture")
-    picture = add_caption(draw_panels(panels, titles, columns=len(panels)), _caption(sample, answer, name), _swatches(name, judged))
+        titles.insert(0, "prompts" if sample.region_image is None else "prompts, on another image")
+    picture = add_caption(draw_panels(panels, titles, columns=len(panels)), _caption(sample, prediction, name), _swatches(name, judged))
     return picture.resize([round(side * min(1, MAX_WIDTH / picture.width)) for side in picture.size], Image.Resampling.LANCZOS)
 
 
-def write_pictures(folder: Path, rows: Sequence[Row], name: str, number: int, things: Collection[int] | None = None) -> list[Path]:
+def write_comparisons(
+    folder: Path, rows: Sequence[ComparedRow], name: str, number: int, things: Collection[int] | None = None
+) -> list[Path]:
     """Comparisons of the worst and the best rows: `worst_01_<ids>.png`, ..., `best_01_<ids>.png`, ..., and `contact_sheet.png` with all of
     them, the worst at the left and the best at the right.
 
-    Pictures of these names that are there from before are removed.
+    Files of these names that are there from before are removed.
 
     Args:
         folder: is made if it does not exist.
         rows: read twice, first to rank them, then those that are drawn: a sequence that reads files on demand does.
-        name: of the answers, see `KINDS`.
-        number: pictures in all, half of them (the odd one too) the worst; fewer if there are fewer rows.
+        name: kind of prediction, see `SCORES`.
+        number: drawings in all, half of them (the odd one too) the worst; fewer if there are fewer rows.
         things: ids of the categories that "instance" is about; default all.
 
     Returns:
@@ -126,10 +134,11 @@ def write_pictures(folder: Path, rows: Sequence[Row], name: str, number: int, th
         OSError, ValueError: no rows, or `number` below 1; see `draw_comparison`.
     """
     if number < 1 or not len(rows):
-        raise ValueError(f"pictures: expected at least one picture of at least one row, got {number} of {len(rows)} rows")
-    # Equal scores go by the row's index, so that any division of the work gives the same pictures.
+        raise ValueError(f"visualize: expected at least one drawing of at least one row, got {number} of {len(rows)} rows")
+    # Equal scores go by the row's index, so that any division of the work gives the same drawings.
     ranks = sorted(
-        (row_score(_of_things(sample, name, things), answer, name), index, place) for place, (index, sample, answer) in enumerate(rows)
+        (row_score(_of_things(sample, name, things), prediction, name), index, place)
+        for place, (index, sample, prediction) in enumerate(rows)
     )
     number = min(number, len(ranks))
     groups = {"worst": ranks[: math.ceil(number / 2)], "best": ranks[::-1][: number // 2]}
@@ -140,14 +149,14 @@ def write_pictures(folder: Path, rows: Sequence[Row], name: str, number: int, th
     written = {group: [] for group in groups}
     for group, members in groups.items():
         for rank, (_, _, place) in enumerate(members, 1):
-            _, sample, answer = rows[place]
+            _, sample, prediction = rows[place]
             path = folder / f"{group}_{rank:02}_{_file_name(sample)}.png"
-            draw_comparison(_of_things(sample, name, things), answer, name).save(path)
+            draw_comparison(_of_things(sample, name, things), prediction, name).save(path)
             written[group].append(path)
     # Row by row: the next worst, the next best.
     order = [group[rank] for rank in range(len(written["worst"])) for group in written.values() if rank < len(group)]
     sheet = folder / "contact_sheet.png"
-    contact_sheet([open_image(path) for path in order], columns=min(2, number), cell_size=SHEET_CELL).save(sheet)
+    contact_sheet([open_image(path) for path in order], columns=min(2, number), cell_size=COMPARISON_CELL).save(sheet)
     return [*written["worst"], *written["best"], sheet]
 
 
@@ -158,66 +167,42 @@ def _of_things(sample: Sample, name: str, things: Collection[int] | None) -> Sam
 
 
 def _check(sample: Sample, name: str) -> None:
-    if name not in KINDS:
-        raise ValueError(f"unknown kind of answer {name!r}, expected one of {', '.join(KINDS)}")
+    if name not in SCORES:
+        raise ValueError(f"unknown kind of prediction {name!r}, expected one of {', '.join(SCORES)}")
     expected = {"referring": "sentence", "region": "region"}.get(name, "category")
     if sample.condition != expected:
         raise ValueError(
-            f"image {sample.image_id}: a {name!r} answer is one to a {expected} prompt, but this is a {sample.condition} prompt"
+            f"image {sample.image_id}: a {name!r} prediction is one for a {expected} prompt, but this is a {sample.condition} prompt"
         )
 
 
-def _layers(sample: Sample, answer: Any, name: str) -> list[Layer]:
+class Drawn(NamedTuple):
+    """One mask of a prediction or target; masks of one key (category, expression or region) are compared together."""
+
+    key: int
+    label: str
+    mask: np.ndarray
+    is_judged: bool = True
+
+
+def _layers(sample: Sample, prediction: Any, name: str) -> list[Layer]:
     """Predicted and true pixels of everything that is told apart in a row."""
-    nothing = np.zeros(sample.image_size, dtype=bool)
-    if name == "referring":
-        predicted = nothing if answer["no_target"] else bitmap_from_rle(answer["mask"])
-        return [(predicted, _union((segment.mask_rle for segment in sample.segments if not _is_ignored(segment)), nothing))]
-    if name == "region":
-        true = [nothing if region.segment is None else _mask(sample, region.segment) for region in sample.regions]
-        return list(zip(map(bitmap_from_rle, answer["masks"]), true, strict=True))
-    found, there = defaultdict(list), defaultdict(list)
-    for entry in _entries(answer, name):
-        found[entry["category_id"]].append(entry["mask"])
-    for segment in sample.segments:
-        if name == "semantic" or not segment.is_crowd:
-            there[segment.category_id].append(segment.mask_rle)
-    return [(_union(found[id], nothing), _union(there[id], nothing)) for id in sorted({*found, *there})]
+    predicted, true = _predicted(sample, prediction, name), [each for each in _true(sample, name) if each.is_judged]
+    keys = sorted({each.key for each in (*predicted, *true)})
+    return [tuple(_union(sample, [each for each in drawn if each.key == key]) for drawn in (predicted, true)) for key in keys]
 
 
 def _judged(sample: Sample, name: str) -> np.ndarray:
-    """(H, W) bool: the pixels on which an answer can be right or wrong."""
-    nothing = np.zeros(sample.image_size, dtype=bool)
-    labelled = _union((segment.mask_rle for segment in sample.segments if name == "semantic" or not segment.is_crowd), nothing)
+    """(H, W) bool: the pixels on which a prediction can be right or wrong."""
+    true = _true(sample, name)
+    labelled, ignored = (_union(sample, [each for each in true if each.is_judged == is_judged]) for is_judged in (True, False))
     if name in ("panoptic", "semantic"):
         return labelled
-    if name == "instance":
-        return labelled | ~_union((segment.mask_rle for segment in sample.segments if segment.is_crowd), nothing)
-    if name == "referring":
-        return ~_union((segment.mask_rle for segment in sample.segments if _is_ignored(segment)), nothing)
-    return ~nothing
+    return labelled | ~ignored if name == "instance" else ~ignored
 
 
-def _is_ignored(segment: Segment) -> bool:
-    return segment.is_crowd and segment.category_id is None
-
-
-def _entries(answer: Any, name: str) -> list[dict[str, Any]]:
-    """What an answer with categories says, as far as it is drawn."""
-    if name == "instance":
-        return [entry for entry in answer["instances"] if entry["score"] >= MIN_SCORE]
-    return answer["segments"]
-
-
-def _union(rles: Iterable[dict], nothing: np.ndarray) -> np.ndarray:
-    union = nothing.copy()
-    for rle in rles:
-        union |= bitmap_from_rle(rle)
-    return union
-
-
-def _mask(sample: Sample, index: int) -> np.ndarray:
-    return bitmap_from_rle(sample.segments[index].mask_rle)
+def _union(sample: Sample, drawn: Sequence[Drawn]) -> np.ndarray:
+    return np.any([np.zeros(sample.image_size, dtype=bool), *(each.mask for each in drawn)], axis=0)
 
 
 def _iou(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -226,30 +211,40 @@ def _iou(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """1 of nothing: where nothing is asked for and nothing is answered, nothing is wrong."""
+    """Mean, 1 of nothing: where nothing is asked for and nothing is predicted, nothing is wrong."""
     values = list(values)
     return math.fsum(values) / len(values) if values else 1.0
 
 
-def _predicted(sample: Sample, answer: Any, name: str) -> list[tuple[str, np.ndarray]]:
-    """Label and pixels of everything that is drawn as prediction."""
+def _predicted(sample: Sample, prediction: Any, name: str) -> list[Drawn]:
     if name == "referring":
-        return [] if answer["no_target"] else [("answer", bitmap_from_rle(answer["mask"]))]
+        return [] if prediction["no_target"] else [Drawn(0, "answer", bitmap_from_rle(prediction["mask"]))]
     if name == "region":
-        return [(str(number), bitmap_from_rle(rle)) for number, rle in enumerate(answer["masks"], 1)]
-    return [(_short(sample, entry["category_id"]), bitmap_from_rle(entry["mask"])) for entry in _entries(answer, name)]
+        return [Drawn(number, str(number), bitmap_from_rle(rle)) for number, rle in enumerate(prediction["masks"], 1)]
+    return [
+        Drawn(entry["category_id"], _short(sample, entry["category_id"]), bitmap_from_rle(entry["mask"]))
+        for entry in prediction["instances" if name == "instance" else "segments"]
+        if name != "instance" or entry["score"] >= MIN_SCORE
+    ]
 
 
-def _true(sample: Sample, name: str) -> list[tuple[str, np.ndarray]]:
-    """The same of the truth."""
+def _true(sample: Sample, name: str) -> list[Drawn]:
+    masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
     if name == "region":
         nothing = np.zeros(sample.image_size, dtype=bool)
-        segments = [region.segment for region in sample.regions]
-        return [(str(number), nothing if index is None else _mask(sample, index)) for number, index in enumerate(segments, 1)]
+        segments = enumerate((region.segment for region in sample.regions), 1)
+        return [Drawn(number, str(number), nothing if index is None else masks[index]) for number, index in segments]
+    pairs = list(zip(sample.segments, masks, strict=True))
+    if name == "referring":
+        return [Drawn(0, "meant", mask, not segment.is_crowd or segment.category_id is not None) for segment, mask in pairs]
     return [
-        ("meant" if name == "referring" else _short(sample, segment.category_id) + " (crowd)" * segment.is_crowd, _mask(sample, index))
-        for index, segment in enumerate(sample.segments)
-        if not (name == "referring" and _is_ignored(segment))
+        Drawn(
+            segment.category_id,
+            _short(sample, segment.category_id) + " (crowd)" * segment.is_crowd,
+            mask,
+            name == "semantic" or not segment.is_crowd,
+        )
+        for segment, mask in pairs
     ]
 
 
@@ -258,14 +253,8 @@ def _short(sample: Sample, category_id: int) -> str:
     return sample.categories[category_id].split(",")[0]
 
 
-def _panel(image: Image.Image, masks: Sequence[tuple[str, np.ndarray]], colors: dict[str, Color]) -> Image.Image:
-    labels = [label for label, _ in masks]
-    bitmaps = np.array([mask for _, mask in masks], dtype=bool)
-    return draw_segmentation(image, bitmaps, labels, colors=colors, legend=False)
-
-
 def _prompt_panel(sample: Sample, image: Image.Image, colors: dict[str, Color], size: tuple[int, int]) -> Image.Image:
-    """The prompts on the picture that they are drawn on, which is brought into the size of the other panels."""
+    """The prompts on their image, which is brought into the size of the other panels."""
     drawn_on = image if sample.region_image is None else open_image(sample.region_image)
     numbers = [str(number) for number in range(1, len(sample.regions) + 1)]
     as_masks = all(region.kind == "mask" for region in sample.regions)
@@ -314,13 +303,13 @@ def _swatches(name: str, judged: np.ndarray) -> dict[str, Color]:
     if name not in ("panoptic", "semantic"):  # there, what is predicted on labelled pixels stands where something else is true
         swatches["false positive"] = FALSE
     if name != "referring":
-        swatches[KINDS[name][1]] = WRONG
+        swatches[SCORES[name][1]] = WRONG
     return swatches | ({} if judged.all() else {"not judged": NOT_JUDGED})
 
 
-def _caption(sample: Sample, answer: Any, name: str) -> str:
+def _caption(sample: Sample, prediction: Any, name: str) -> str:
     ids = f"image {sample.image_id}" + (f", record {sample.record_id}" if sample.record_id not in (None, sample.image_id) else "")
-    score = f"{KINDS[name][0]} {100 * row_score(sample, answer, name):.1f} %"
+    score = f"{SCORES[name][0]} {100 * row_score(sample, prediction, name):.1f} %"
     expressions = " | ".join(f"\u201c{text.strip()}\u201d" for text in sample.expressions)
     return f"{score} on {ids}" + f": {expressions}" * bool(expressions)
 
