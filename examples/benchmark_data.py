@@ -98,7 +98,7 @@ def time_loader(options: argparse.Namespace) -> None:
     processor_class = type(processor)
     parts = {
         "rows to samples (masks)": (features, "sample_from_row"),
-        "decode pictures": (collating, "_open_pictures"),
+        "decode pictures": (collating, "_open_images"),
         "resize and normalise pictures": (type(processor.image_processor), "_preprocess"),
         "targets": (processor_class, "_targets"),
         "prompts: tokens": (processor_class, "_tokens"),

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from .masks import area, box_from_bitmap, rle_from_bitmap
-from .tasks import TASKS
 from .visualization import draw_panels, draw_segmentation, label_colors
 
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
@@ -22,7 +21,7 @@ class Prompt:
     """What is asked of the picture, all of one kind.
 
     Attributes:
-        task: a row of `psalm_hf.tasks.TASKS`.
+        task: "panoptic", "semantic", "instance", "referring" or "interactive".
         names: categories, expressions, or how the regions are called; a segment's `label_id` counts them.
         stuff: those of the categories whose segments are fused.
         regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of a picture.
@@ -87,7 +86,8 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
 
 def read_segments(processor, outputs, sizes, prompt: Prompt, mask_threshold: float) -> list[dict]:
     """Post-processed outputs of one prompt as one list, whatever the task, see `segment`."""
-    post_process = partial(getattr(processor, TASKS[prompt.task].post_process), outputs, target_sizes=sizes)
+    name = "region" if prompt.task == "interactive" else prompt.task
+    post_process = partial(getattr(processor, f"post_process_{name}_segmentation"), outputs, target_sizes=sizes)
     if prompt.task == "referring":
         thresholds = {"threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
         answers = of_its_kind(post_process(mask_threshold=mask_threshold, **thresholds))

@@ -91,9 +91,9 @@ def segment_picture(arguments: list[str] | None) -> None:
 def open_picture(options: argparse.Namespace) -> "Image.Image":
     """The picture of the command line, or a drawn one."""
     if options.image is None:
-        from ..data.shapes.scene import example_picture
+        from ..data.shapes.scene import example_image
 
-        return example_picture()
+        return example_image()
     from ..model.image_processing_psalm import load_image
 
     image = load_image(options.image)

@@ -1,4 +1,4 @@
-"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and pictures are read."""
+"""Collator: samples -> one batch for the model. The processor does the work; here images are read, and every sample becomes a row."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..structures import Sample, Segment
+from ..structures import CATEGORY, CONVERSATION, REGION, SENTENCE, Sample, Segment
+from .segment_map import UNREADABLE
 
-# Where a sample's prompt goes in a call of the processor: one entry per image.
+# Condition -> keyword of the processor, and its entry for a sample.
 _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
-    "category": ("categories", lambda sample: list(sample.categories.values())),
-    # All sentences of a sample mean the same, so they are one row: a list in the list of expressions.
-    "sentence": ("expressions", lambda sample: [list(sample.expressions)]),
-    "region": ("regions", lambda sample: [region.as_prompt() for region in sample.regions]),
-    "conversation": ("conversations", lambda sample: [dict(message) for message in sample.conversation]),
+    CATEGORY: ("categories", lambda sample: list(sample.categories.values())),
+    # All expressions of a sample mean the same, so they are one row: a list in the list of expressions.
+    SENTENCE: ("expressions", lambda sample: [list(sample.expressions)]),
+    REGION: ("regions", lambda sample: [region.as_prompt() for region in sample.regions]),
+    CONVERSATION: ("conversations", lambda sample: [dict(message) for message in sample.conversation]),
 }
 
 
 class PsalmCollator:
-    """`collator(samples)` is the batch, one row per sample and in the order of the samples.
+    """Collator of samples: `collator(samples)` is the batch, one row per sample and in the order of the samples.
 
-    Category rows get the instruction of the samples' task. A picture that several samples share (same `image_id`, and the same path,
-    bytes or pixels) is in the batch once. Crowds are no targets, and neither are regions that point at them. What is random depends on
-    `seed` and the images of the batch alone, so that a run that resumes sees the same batches.
+    Rows with categories get the instruction of the task of the samples. An image that several samples share (same `image_id`, and the same
+    path or pixels) is in the batch once. Crowds are no targets, and neither are regions that mean them. Random draws depend on `seed` and
+    the images of the batch alone, so that a run that resumes sees the same batches.
 
     Args:
         processor: a `PsalmProcessor`.
@@ -36,11 +37,11 @@ class PsalmCollator:
             message is the assistant's.
         shuffle_categories: write the categories in random order.
         prompt_style: see `PsalmProcessor`; default its own. "plain" for captions (first stage of training).
-        seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
+        seed: of the random draws: the shuffle, and a processor with `region_sampling="released"`.
 
     Raises:
-        ValueError: when called: no samples, samples of different kinds or tasks, a picture that cannot be read or has another size than the
-            sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
+        ValueError: when called: no samples, samples of different kinds or tasks, an image that cannot be read or has another size than its
+            sample says, a region without segment, an expression or regions that mean crowds only; all that the processor refuses. The
             message names the image id.
     """
 
@@ -61,15 +62,15 @@ class PsalmCollator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         condition = _only_condition(samples)
-        if condition == "region" and self.with_targets:
+        if condition == REGION and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
         keyword, prompt_of = _PROMPTS[condition]
-        positions = _picture_positions(samples)
-        pictures = _open_pictures(samples, positions)
-        drawn_on = [_open_region_picture(sample) for sample in samples]
+        positions = _image_positions(samples)
+        images = _open_images(samples, positions)
+        drawn_on = [_open_region_image(sample) for sample in samples]
         try:
             inputs = self.processor(
-                images=pictures,
+                images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
                 task=_only_task(samples),
                 prompt_style=self.prompt_style,
@@ -81,7 +82,7 @@ class PsalmCollator:
         except ValueError as error:
             ids = ", ".join(f"{index} = {sample.image_id}" for index, sample in enumerate(samples))
             raise ValueError(f"{error} (images of this batch: {ids})") from error
-        return _share_pictures(dict(inputs), positions)
+        return _share_images(dict(inputs), positions)
 
 
 def _only_condition(samples: Sequence[Sample]) -> str:
@@ -107,8 +108,8 @@ def _only_task(samples: Sequence[Sample]) -> str:
     return samples[0].task
 
 
-def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
-    """For every sample the first sample that has the same picture, possibly itself; None without a picture."""
+def _image_positions(samples: Sequence[Sample]) -> list[int | None]:
+    """Position of the first sample with the same image, for every sample; None without an image."""
     firsts: dict[str | int, list[int]] = defaultdict(list)
     positions: list[int | None] = []
     for number, sample in enumerate(samples):
@@ -116,7 +117,7 @@ def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
             positions.append(None)
             continue
         # Ids of different datasets may coincide, so they only say where to look.
-        same = (first for first in firsts[sample.image_id] if _is_same_picture(samples[first].image, sample.image))
+        same = (first for first in firsts[sample.image_id] if _is_same_image(samples[first].image, sample.image))
         first = next(same, number)
         if first == number:
             firsts[sample.image_id].append(number)
@@ -124,13 +125,13 @@ def _picture_positions(samples: Sequence[Sample]) -> list[int | None]:
     return positions
 
 
-def _is_same_picture(one: Any, other: Any) -> bool:
+def _is_same_image(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and one == other)
 
 
-def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
+def _open_images(samples: Sequence[Sample], positions: Sequence[int | None]) -> list[Image.Image | None]:
     opened = {
-        first: open_picture(samples[first].image, f"image {samples[first].image_id}")
+        first: stored_image(samples[first].image, f"image {samples[first].image_id}")
         for first in dict.fromkeys(positions)
         if first is not None
     }
@@ -140,52 +141,50 @@ def _open_pictures(samples: Sequence[Sample], positions: Sequence[int | None]) -
     return [None if first is None else opened[first] for first in positions]
 
 
-def _open_region_picture(sample: Sample) -> Image.Image | None:
+def _open_region_image(sample: Sample) -> Image.Image | None:
     if sample.region_image is None:
         return None
     name = f"region image of image {sample.image_id}"
-    picture = open_picture(sample.region_image, name)
-    _check_size(picture, sample.region_image_size, name)
-    return picture
+    image = stored_image(sample.region_image, name)
+    _check_size(image, sample.region_image_size, name)
+    return image
 
 
-def _check_size(picture: Image.Image, image_size: Sequence[int], name: str) -> None:
-    if (picture.height, picture.width) != tuple(image_size):
+def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> None:
+    if (image.height, image.width) != tuple(image_size):
         raise ValueError(
-            f"{name}: the picture is {picture.height} x {picture.width}, but the sample says {tuple(image_size)}; sizes are "
+            f"{name}: the image is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
             f"(height, width) as stored in the file, before any rotation"
         )
 
 
-def open_picture(image: Any, item: str) -> Image.Image:
-    """A sample's picture as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
+def stored_image(image: Any, item: str) -> Image.Image:
+    """Image of a sample as stored and decoded: an EXIF orientation is not applied, because masks and prompts are drawn without it.
 
     Args:
         image: path, encoded bytes, or a PIL image, which is returned as it is.
-        item: how the message calls it.
+        item: name of the image in the message.
 
     Raises:
         ValueError: it cannot be read.
     """
-    if isinstance(image, Image.Image):
-        return image
     try:
-        picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        picture.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
+        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        opened.load()
+    except (*UNREADABLE, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
         raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
-    return picture
+    return opened
 
 
 def _targets(sample: Sample) -> dict[str, Any] | None:
-    if sample.condition == "conversation":
+    if sample.condition == CONVERSATION:
         return None
-    if sample.condition == "region":
+    if sample.condition == REGION:
         return {"masks": [_meant_by(sample, index).mask_rle for index in range(len(sample.regions))]}
     kept = [index for index, segment in enumerate(sample.segments) if not segment.is_crowd]
     masks = [sample.segments[index].mask_rle for index in kept]
-    if sample.condition == "category":
+    if sample.condition == CATEGORY:
         labels = sample.class_labels
         return {"masks": masks, "class_labels": [labels[index] for index in kept]}
     if sample.segments and not kept:
@@ -211,8 +210,8 @@ def _without_crowd_regions(sample: Sample) -> Sample:
     return replace(sample, regions=kept)
 
 
-def _share_pictures(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:
-    """Keeps every picture once; `image_index` follows."""
+def _share_images(batch: dict[str, Any], positions: Sequence[int | None]) -> dict[str, Any]:
+    """Batch in which every image is once; `image_index` follows."""
     given = [first for first in positions if first is not None]  # in the order of `pixel_values`
     distinct = list(dict.fromkeys(given))
     if len(distinct) < len(given):

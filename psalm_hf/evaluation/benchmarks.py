@@ -17,7 +17,7 @@ from ..data.benchmarks.label_lists import RELEASED_RULES
 from ..data.features import Category, SampleDataset
 from ..data.mixture import with_condition
 from ..data.shapes.stream import scene_of
-from ..data.shapes.two_views import DIRECTIONS as TWO_VIEWS
+from ..data.shapes.two_views import VIEW_DIRECTIONS
 from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
 from ..structures import REGION_KINDS, Sample
@@ -190,7 +190,7 @@ def open_part(
         chosen["rotations"] = _ROTATIONS[choices["passes"]]
     split = part.split or split
     options = {**part.options, **chosen, **options}
-    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options else {}  # no more are drawn than judged
+    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options() else {}  # no more are drawn than judged
     asked |= {name: value for name, value in options.items() if name != "condition"}
     dataset = load(part.dataset, split, data_dir, **asked)
     if "condition" in options:
@@ -449,7 +449,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "davis2017": Benchmark((Part("davis2017", answered="video"),), _video, _VIDEO),
         "moving_shapes": Benchmark((Part("moving_shapes", answered="video"),), _video, _VIDEO, "test"),
         "two_view_shapes": Benchmark(
-            tuple(Part("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
+            tuple(Part("two_view_shapes", direction, {"direction": direction}) for direction in VIEW_DIRECTIONS),
             lambda datasets, choices: [TwoViewMeasure(choices["visible_above"])],
             _both({"visible_above": 0.5}),
             "test",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..data.collator import open_picture
+from ..data.collator import stored_image
 from ..data.features import SampleDataset
 from ..masks import rle_from_bitmap
 from ..structures import Sample
@@ -92,7 +92,7 @@ def follow(session: PsalmVideoSession, dataset: SampleDataset, rows: Sequence[in
         name = f"image {sample.image_id}"
         numbers = object_numbers(sample)
         try:
-            found = session.track(open_picture(sample.image, name), visible=_shown(sample) if oracle else None)
+            found = session.track(stored_image(sample.image, name), visible=_shown(sample) if oracle else None)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         yield {
@@ -105,7 +105,7 @@ def _first_frame(sample: Sample) -> Any:
     name = f"image {sample.image_id}"
     if sample.region_image is None:
         raise ValueError(f"{name}: its regions are drawn on itself, not on the first frame of a video; give rows of DAVIS or moving_shapes")
-    return open_picture(sample.region_image, f"first frame of {name}")
+    return stored_image(sample.region_image, f"first frame of {name}")
 
 
 def _shown(sample: Sample) -> list[int]:

@@ -28,6 +28,8 @@ PLACEHOLDERS = (IMAGE_TOKEN, REGION_TOKEN, MASK_QUERY_TOKEN)
 BACKGROUND = "background"
 IGNORED_LABEL = -100
 TASKS = ("panoptic", "semantic", "instance")
+# Kinds of condition; the position is the code in `condition_type`. The same names: psalm_hf.structures.
+CONDITIONS = ("category", "sentence", "region", "conversation")
 
 SYSTEM_MESSAGE = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "

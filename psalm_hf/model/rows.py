@@ -18,6 +18,7 @@ from torch import Tensor
 from .image_processing_psalm import Size, to_rgb
 from .prompts import (
     BACKGROUND,
+    CONDITIONS,
     IMAGE_TOKEN,
     Piece,
     category_order,
@@ -29,7 +30,7 @@ from .prompts import (
 )
 from .regions import place_region, region_mask, region_weights
 
-KINDS = ("category", "sentence", "region", "conversation")  # the position is the row's `condition_type`
+KINDS = CONDITIONS  # the position is the row's `condition_type`
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from psalm_hf import PsalmModel, checkpoints, segments, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
-from psalm_hf.data.shapes.scene import example_picture, make_scene
+from psalm_hf.data.shapes.scene import example_image, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE
@@ -288,7 +288,7 @@ def test_the_bundled_picture_is_what_its_script_draws():
     assert defaults.output == EXAMPLES / "pictures" / "shapes.png"
     with Image.open(defaults.output) as bundled:
         assert (np.asarray(bundled) == np.asarray(drawn.draw_shapes_picture(defaults.split, defaults.scene))).all()
-        assert (np.asarray(bundled) == np.asarray(example_picture())).all()
+        assert (np.asarray(bundled) == np.asarray(example_image())).all()
 
 
 def test_the_village_is_what_its_script_draws():

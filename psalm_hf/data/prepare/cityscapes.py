@@ -41,7 +41,7 @@ def write_train_ids(job: tuple[Path, Path]) -> None:
     """The map of train ids of one image."""
     import numpy as np
 
-    from ..benchmarks.cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CITYSCAPES
     from ..preparation import read_pixels, write_picture
 
     source, path = job
@@ -49,7 +49,7 @@ def write_train_ids(job: tuple[Path, Path]) -> None:
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError(f"{source}: expected grey of 8 bits; it is no map of label ids")
     train_ids = np.full(256, 255, dtype=np.uint8)
-    train_ids[[category.id for category in CATEGORIES]] = range(len(CATEGORIES))
+    train_ids[[category.id for category in CITYSCAPES]] = range(len(CITYSCAPES))
     write_picture(path, train_ids[labels])
 
 
@@ -57,13 +57,13 @@ def write_panoptic(job: tuple[Path, Path]) -> dict[str, Any]:
     """The panoptic PNG of one image; returned are its entries of `images` and `annotations`."""
     import numpy as np
 
-    from ..benchmarks.cityscapes import CATEGORIES, LABEL_IDS, LICENSE_PLATE
+    from ..benchmarks.cityscapes import CITYSCAPES, LABEL_IDS, LICENSE_PLATE
     from ..benchmarks.label_maps import present_values
     from ..preparation import box_and_area, read_pixels, write_picture
 
     source, path = job
     instances = read_pixels(source).astype(np.int32)
-    things = {category.id: category.is_thing for category in CATEGORIES}
+    things = {category.id: category.is_thing for category in CITYSCAPES}
     segments_info, evaluated = [], np.zeros(instances.shape, dtype=bool)
     for value in present_values(instances):
         label = value if value < 1000 else value // 1000
@@ -94,7 +94,7 @@ def prepare_train_ids(ground_truth: Path, split: str, num_proc: int, overwrite: 
 
 
 def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..benchmarks.cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CITYSCAPES
     from ..preparation import do_all, files_in, write_json
 
     name = f"cityscapes_panoptic_{split}"
@@ -113,7 +113,7 @@ def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: b
             "supercategory": LOOKS[category.id][0],
             "isthing": int(category.is_thing),
         }
-        for category in CATEGORIES
+        for category in CITYSCAPES
     ]
     content = {
         "images": [entry["image"] for entry in made],

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...data.benchmarks.davis import LAST_FRAME
 from ...data.benchmarks.ego_exo4d import read_take
-from ...data.region_files import tagged_objects
+from ...data.region_files import LAST_FRAME, tagged_objects
 from ...metrics import Correspondence, IdentitySwitches, VideoObjects, label_map
 from ...metrics.correspondence import COMPARED_SIDE, VISIBLE_CONFIDENCE
 from ...structures import Sample

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...data.benchmarks.davis import LAST_FRAME, VOID
+from ...data.benchmarks.davis import UNSURE as VOID
 from ...data.features import SampleDataset
-from ...data.region_files import tagged_objects
+from ...data.region_files import LAST_FRAME, tagged_objects
 from ...data.segment_map import read_segment_map
 from ...masks import bitmap_from_rle, rle_from_bitmap
 from ...structures import Sample
