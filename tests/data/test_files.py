@@ -226,7 +226,7 @@ def test_a_link_may_lead_out_of_the_folder(folder, tmp_path):
         ('{"names": ["cup"], "notes": []}', "notes train: no records in notes.json; see the docs page Notes"),
         ('{"names": ["cup"]}', "notes train: .*notes.json has no notes; see the docs page Notes"),
         ("[]", "notes train: .*notes.json has no notes"),
-        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again, see the docs page Notes"),
+        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again; see the docs page Notes"),
     ],
 )
 def test_a_file_that_holds_no_dataset_is_refused(content, message, folder, tmp_path):
