@@ -22,9 +22,9 @@ REPEATED_BY_THE_MODEL = {"TASKS", "CONDITIONS", "REGION_KINDS", *map(str.upper, 
 IDIOMS = {"logger"}
 # Names that two things still share.
 KNOWN_TWINS = {
-    "BACKGROUND", "CHOICES", "CocoPanoptic", "Evaluation", "FILE", "FOLDER", "FOLDERS", "follow", "IGNORED", "Instances", "KINDS", "Numbers",
-    "Part", "POLICIES", "prepare", "prepare_panoptic", "prepare_split", "read_instances", "read_json", "read_run", "RELEASED", "Row",
-    "SHEET_CELL", "UNLABELLED", "WHOLE", "write", "write_json", "write_map",
+    "BACKGROUND", "CHOICES", "CocoPanoptic", "Evaluation", "FILE", "FOLDER", "FOLDERS", "follow", "IGNORED", "Instances", "KINDS",
+    "Numbers", "Part", "POLICIES", "prepare", "prepare_panoptic", "prepare_split", "read_instances", "read_json", "read_run", "RELEASED",
+    "Row", "SHEET_CELL", "UNLABELLED", "WHOLE", "write", "write_json", "write_map",
 }  # fmt: skip
 
 # First words of docstrings that name neither a thing nor an action.
