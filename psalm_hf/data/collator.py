@@ -61,7 +61,9 @@ class PsalmCollator:
         self.seed = seed
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        condition = _only_condition(samples)
+        if not samples:
+            raise ValueError("collator: no samples; a batch has at least one")
+        condition = _only(samples, "condition")
         if condition == REGION and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
         keyword, prompt_of = _PROMPTS[condition]
@@ -72,7 +74,7 @@ class PsalmCollator:
             inputs = self.processor(
                 images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
-                task=_only_task(samples),
+                task=_only(samples, "task"),
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
@@ -85,27 +87,16 @@ class PsalmCollator:
         return _share_images(dict(inputs), positions)
 
 
-def _only_condition(samples: Sequence[Sample]) -> str:
-    if not samples:
-        raise ValueError("collator: no samples; a batch has at least one")
-    condition = samples[0].condition
+def _only(samples: Sequence[Sample], what: str) -> str:
+    """Condition or task, of which a batch has one."""
+    first = getattr(samples[0], what)
     for sample in samples:
-        if sample.condition != condition:
+        if getattr(sample, what) != first:
             raise ValueError(
-                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {samples[0].image_id} in the same batch has "
-                f"{condition}; a batch has one kind, let the sampler draw all of a batch from one task"
+                f"image {sample.image_id}: its {what} is {getattr(sample, what)}, but that of image {samples[0].image_id} in the same "
+                f"batch is {first}; a batch has one {what}, let the sampler draw all of a batch from one source"
             )
-    return condition
-
-
-def _only_task(samples: Sequence[Sample]) -> str:
-    for sample in samples:
-        if sample.task != samples[0].task:
-            raise ValueError(
-                f"image {sample.image_id}: its task is {sample.task}, but that of image {samples[0].image_id} in the same batch is "
-                f"{samples[0].task}; a batch has one task"
-            )
-    return samples[0].task
+    return first
 
 
 def _image_positions(samples: Sequence[Sample]) -> list[int | None]:

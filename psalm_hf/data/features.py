@@ -251,29 +251,11 @@ def row_from_sample(sample: Sample, *, with_categories: bool = False) -> dict[st
         "image_id": str(sample.image_id),
         "image_size": None if sample.image_size is None else list(sample.image_size),
         "condition": sample.condition,
-        "segments": [
-            {
-                "mask": _write_rle(segment.mask_rle),
-                "map_values": None,
-                "category_id": segment.category_id,
-                "is_crowd": segment.is_crowd,
-                "annotation_id": segment.annotation_id,
-                "area": segment.area,
-            }
-            for segment in sample.segments
-        ],
+        "segments": [segment_entry(**{**vars(segment), "mask_rle": _write_rle(segment.mask_rle)}) for segment in sample.segments],
         "segment_map": None,
         "categories": [{"id": id, "name": name} for id, name in sample.categories.items()] if with_categories else None,
         "expressions": list(sample.expressions),
-        "regions": [
-            {
-                "kind": region.kind,
-                "points": None if region.points is None else [list(point) for point in region.points],
-                "mask": None if region.mask_rle is None else _write_rle(region.mask_rle),
-                "segment": region.segment,
-            }
-            for region in sample.regions
-        ],
+        "regions": [region_entry(region, region.segment) for region in sample.regions],
         "conversation": [dict(message) for message in sample.conversation],
         "record_id": sample.record_id,
         "choices": list(sample.choices),
@@ -281,6 +263,36 @@ def row_from_sample(sample: Sample, *, with_categories: bool = False) -> dict[st
         "region_image": _write_image(sample.region_image),
         "region_image_size": None if sample.region_image_size is None else list(sample.region_image_size),
         "tags": list(sample.tags),
+    }
+
+
+def segment_entry(
+    mask_rle: Mapping[str, Any] | None = None,
+    category_id: int | None = None,
+    *,
+    map_values: Sequence[int] | None = None,
+    is_crowd: bool = False,
+    annotation_id: int | None = None,
+    area: float | None = None,
+) -> dict[str, Any]:
+    """Segment as rows store it: with a mask, whose RLE has str counts, or with the values of its pixels in the segment map of the row."""
+    return {
+        "mask": mask_rle,
+        "map_values": map_values,
+        "category_id": category_id,
+        "is_crowd": is_crowd,
+        "annotation_id": annotation_id,
+        "area": area,
+    }
+
+
+def region_entry(region: Region, segment: int | None) -> dict[str, Any]:
+    """Region as rows store it; `segment` is the position of the segment that it means, None if there is none."""
+    return {
+        "kind": region.kind,
+        "points": None if region.points is None else [list(point) for point in region.points],
+        "mask": None if region.mask_rle is None else _write_rle(region.mask_rle),
+        "segment": segment,
     }
 
 

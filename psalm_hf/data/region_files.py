@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..structures import Region
-from .features import SplitConfig
+from .features import SplitConfig, region_entry
 from .files import FileBuilder
 
 LAST_FRAME = "last_frame"  # tag of the last frame of a video, which the benchmark does not score
@@ -39,24 +39,9 @@ class RegionBuilder(FileBuilder):
             super()._check(row, names)
 
 
-def region_entry(region: Region, segment: int | None) -> dict[str, Any]:
-    """Region as rows store it, with str counts; `segment` is the position of the segment that it means, None if there is none."""
-    return {
-        "kind": region.kind,
-        "points": None if region.points is None else [list(point) for point in region.points],
-        "mask": region.mask_rle,
-        "segment": segment,
-    }
-
-
 def mask_entry(rle: Mapping[str, Any], segment: int | None) -> dict[str, Any]:
-    """Region of the kind "mask" as rows store it; the RLE has str counts."""
+    """Region of the kind "mask" as rows store it."""
     return region_entry(Region("mask", mask_rle=dict(rle)), segment)
-
-
-def object_segment(number: int, **masks: Any) -> dict[str, Any]:
-    """Segment of an object without category, as rows store it; `masks` is `mask` or `map_values`."""
-    return {**masks, "category_id": None, "is_crowd": False, "annotation_id": number}
 
 
 def object_tag(name: str | int) -> str:

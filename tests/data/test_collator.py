@@ -224,7 +224,7 @@ CROWD = (Segment(mask(0, 9), is_crowd=True),)
         ([], "no samples"),
         (
             [sentence(image_id="a1"), Sample(picture(), "b2", SIZE, categories=NAMES)],
-            "image b2: its prompt is of kind category, but image a1 in the same batch has sentence",
+            "image b2: its condition is category, but that of image a1 in the same batch is sentence",
         ),
         ([sentence(image_id="a1", image="/nowhere/a.jpg")], "image a1: cannot be read from '/nowhere/a.jpg'"),
         ([sentence(image_id="a1", image=b"no picture")], "image a1: cannot be read from 10 bytes"),

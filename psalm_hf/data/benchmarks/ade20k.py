@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from ..features import Category
+from ..features import Category, segment_entry
 from ..files import FileBuilder
 from ..segment_map import read_segment_map
 from .coco import CocoPanoptic
@@ -142,12 +142,7 @@ class Ade20kInstance(Ade20kBuilder, LabelMapBuilder):
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
         """Segments in the order of the numbers of the objects, which are their annotation ids."""
         return [
-            {
-                "map_values": instance.values,
-                "category_id": instance.category - 1,
-                "is_crowd": False,
-                "annotation_id": instance.number,
-            }
+            segment_entry(category_id=instance.category - 1, map_values=instance.values, annotation_id=instance.number)
             for instance in instances_of(values)
         ]
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ...masks import rle_from_bitmap
-from ..features import Category
+from ..features import Category, segment_entry
 from .label_lists import joined_names
-from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder, map_segment
+from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder
 
 # In the order of their train ids 0..18, with the dataset's own ids. Source: labels.py of cityscapesScripts.
 CITYSCAPES = (
@@ -120,7 +120,8 @@ class CityscapesPanoptic(CityscapesBuilder):
             if value not in LICENSE_PLATE and label not in LABEL_IDS:
                 raise ValueError(f"the map has the value {value}, of label {label}; labels are {LABEL_IDS[0]} to {LABEL_IDS[-1]}")
             if label in categories:
-                segments.append(map_segment(value, label, is_crowd=categories[label].is_thing and value < 1000))
+                is_crowd = categories[label].is_thing and value < 1000
+                segments.append(segment_entry(category_id=label, map_values=[value], is_crowd=is_crowd, annotation_id=value))
         return segments
 
     def tags(self, segment_map: np.ndarray) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from ...structures import CATEGORY
-from ..features import Category
+from ..features import Category, segment_entry
 from ..files import FileBuilder, KeepEmptyConfig, mask
 
 
@@ -50,13 +50,10 @@ class CocoBuilder(FileBuilder):
 
     def records(self) -> list[ImageRecord]:
         """Images in the order of the file; at the end, annotations of images that are not listed."""
-        annotations = defaultdict(list)
-        for annotation in self._content["annotations"]:
-            annotations[annotation.get("image_id")].append(annotation)
-        records = [ImageRecord(image, annotations.pop(image.get("id"), [])) for image in self._content["images"]]
-        if not self.config.keeps_empty:
-            records = [record for record in records if not self.is_empty(record)]
-        return records + [ImageRecord(None, orphans) for orphans in annotations.values()]
+        records = image_records(self._content["images"], self._content["annotations"])
+        if self.config.keeps_empty:
+            return records
+        return [record for record in records if record.image is None or not self.is_empty(record)]
 
     def is_empty(self, record: ImageRecord) -> bool:
         """True if nothing but crowds is annotated."""
@@ -90,6 +87,15 @@ class CocoBuilder(FileBuilder):
         return self.json(self.file, keys=("images", "annotations", "categories"))
 
 
+def image_records(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[ImageRecord]:
+    """Records of images, in their order; at the end, annotations of images that are not listed."""
+    of_image = defaultdict(list)
+    for annotation in annotations:
+        of_image[annotation.get("image_id")].append(annotation)
+    records = [ImageRecord(image, of_image.pop(image.get("id"), [])) for image in images]
+    return records + [ImageRecord(None, orphans) for orphans in of_image.values()]
+
+
 def image_name(file: str, record: ImageRecord) -> str:
     """Name of a record in messages: the file and the image id."""
     return f"{file}, image {record.annotations[0]['image_id'] if record.image is None else record.image['id']}"
@@ -111,13 +117,8 @@ def instance_segment(
         rle = read_mask(annotation["segmentation"], size)
     except ValueError as error:
         raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
-    return {
-        "mask": rle,
-        "category_id": annotation["category_id"],
-        "is_crowd": bool(annotation.get("iscrowd", 0)),
-        "annotation_id": annotation.get("id"),
-        "area": annotation.get("area"),
-    }
+    facts = {"is_crowd": bool(annotation.get("iscrowd", 0)), "annotation_id": annotation.get("id"), "area": annotation.get("area")}
+    return segment_entry(rle, annotation["category_id"], **facts)
 
 
 class CocoInstance(CocoBuilder):
@@ -160,12 +161,12 @@ class CocoPanoptic(CocoBuilder):
     def mapped_segments(self, segments_info: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One segment for each entry of `segments_info`."""
         return [
-            {
-                "map_values": [info["id"]],
-                "category_id": info["category_id"],
-                "is_crowd": bool(info.get("iscrowd", 0)),
-                "annotation_id": info["id"],
-            }
+            segment_entry(
+                category_id=info["category_id"],
+                map_values=[info["id"]],
+                is_crowd=bool(info.get("iscrowd", 0)),
+                annotation_id=info["id"],
+            )
             for info in segments_info
         ]
 
@@ -202,4 +203,4 @@ class CocoSemantic(CocoPanoptic):
         ids = sorted(values, key=self._positions.__getitem__)
         if self.config.masks == "semseg":
             values = {category_id: [self._positions[category_id]] for category_id in ids}
-        return [{"map_values": values[category_id], "category_id": category_id, "is_crowd": False} for category_id in ids]
+        return [segment_entry(category_id=category_id, map_values=values[category_id]) for category_id in ids]

@@ -6,7 +6,6 @@ The prompts are drawn from the instance annotations while the rows are made, or 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,10 +14,11 @@ import numpy as np
 
 from ...masks import area, bitmap_from_rle, rle_from_bitmap
 from ...structures import REGION, REGION_KINDS, Region, RegionKind
+from ..features import region_entry, segment_entry
 from ..files import FileConfig, mask
-from ..region_files import RegionBuilder, region_entry
+from ..region_files import RegionBuilder
 from ..visual_prompts import Rules, draw_prompt
-from .coco import ImageRecord, image_name
+from .coco import ImageRecord, image_name, image_records
 from .released_masks import Rasterisation, released_interactive_mask
 
 
@@ -111,7 +111,7 @@ class CocoInteractive(RegionBuilder):
             if region is None:
                 continue
             regions.append(region_entry(region, segment=len(segments)))
-            segments.append({"mask": rle, "category_id": annotation["category_id"], "is_crowd": False, "annotation_id": annotation["id"]})
+            segments.append(segment_entry(rle, annotation["category_id"], annotation_id=annotation["id"]))
         return {
             **self.image(f"{self.config.split}2017/{image['file_name']}", size),
             "image_id": str(image["id"]),
@@ -136,11 +136,7 @@ class CocoInteractive(RegionBuilder):
 
 def images_with_annotations(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[ImageRecord]:
     """Records of the images that have annotations, in the order of `images`; at the end, annotations of images that are not listed."""
-    of_image = defaultdict(list)
-    for annotation in annotations:
-        of_image[annotation.get("image_id")].append(annotation)
-    records = [ImageRecord(image, of_image.pop(image["id"])) for image in images if image.get("id") in of_image]
-    return records + [ImageRecord(None, orphans) for orphans in of_image.values()]
+    return [record for record in image_records(images, annotations) if record.annotations]
 
 
 def kinds_at_random(seed: int, annotation_id: int) -> list[RegionKind]:

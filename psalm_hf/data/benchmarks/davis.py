@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...structures import REGION
+from ..features import segment_entry
 from ..files import FileConfig
-from ..region_files import LAST_FRAME, OracleConfig, RegionBuilder, mask_entry, object_segment, object_tag
+from ..region_files import LAST_FRAME, OracleConfig, RegionBuilder, mask_entry, object_tag
 from ..segment_map import read_segment_map, rles_from_segment_map
 
 UNSURE = 255  # value of pixels that are of no object, nor of the background
@@ -102,7 +103,7 @@ class Davis2017(RegionBuilder):
             "image_id": f"{sequence}/{frame}",
             "record_id": f"{sequence}/{frame}",
             "condition": REGION,
-            "segments": [object_segment(number, map_values=[number]) for number in shown],
+            "segments": [segment_entry(map_values=[number], annotation_id=number) for number in shown],
             "segment_map": segment_map,
             "regions": [mask_entry(prompts[number], shown.index(number) if number in shown else None) for number in asked],
             "region_image": first_image["image"],

@@ -16,8 +16,9 @@ import numpy as np
 
 from ...masks import area, bitmap_from_rle, rle_from_bitmap
 from ...structures import REGION
+from ..features import segment_entry
 from ..files import FileConfig
-from ..region_files import OracleConfig, RegionBuilder, mask_entry, object_segment, object_tag
+from ..region_files import OracleConfig, RegionBuilder, mask_entry, object_tag
 
 FRAME_FOLDER = "processed"
 DIRECTIONS = {"ego2exo": "egoexo", "exo2ego": "exoego"}  # -> part of the name of the file of pairs
@@ -132,7 +133,7 @@ class EgoExo4D(RegionBuilder):
             regions.append(mask_entry(prompt, None if found is None else len(segments)))
             tags.append(object_tag(name))
             if found is not None:
-                segments.append(object_segment(number, mask=found))
+                segments.append(segment_entry(found, annotation_id=number))
         return {
             **image,
             "image_id": f"{take}/{target}/{frame}",

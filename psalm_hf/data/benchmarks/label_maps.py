@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ...structures import CATEGORY
+from ..features import segment_entry
 from ..files import FileBuilder, KeepEmptyConfig
 from ..segment_map import read_segment_map
 from .label_lists import NameRule
@@ -99,11 +100,6 @@ class LabelMapBuilder(FileBuilder):
         return self.config.keeps_empty or not all(segment["is_crowd"] for segment in row["segments"])
 
 
-def map_segment(value: int, category_id: int, is_crowd: bool = False) -> dict[str, Any]:
-    """Segment of the pixels of one value of a map, which is its annotation id too."""
-    return {"map_values": [value], "category_id": category_id, "is_crowd": is_crowd, "annotation_id": value}
-
-
 class SemanticMapBuilder(LabelMapBuilder):
     """Base of the datasets with maps of categories. A subclass gives `labels`."""
 
@@ -133,7 +129,7 @@ class SemanticMapBuilder(LabelMapBuilder):
             if self._labels[value] is not None:
                 of_category[self._labels[value]].append(value)
         return [
-            {"map_values": of_category[category_id], "category_id": category_id, "is_crowd": False}
+            segment_entry(category_id=category_id, map_values=of_category[category_id])
             for category_id in self._category_ids
             if category_id in of_category
         ]

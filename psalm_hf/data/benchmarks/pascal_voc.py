@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..features import Category
+from ..features import Category, segment_entry
 from ..segment_map import read_segment_map
 from .label_lists import joined_names
-from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder, map_segment
+from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder
 
 _FOLDERS = {"train": ("training",), "val": ("validation",), "trainval": ("training", "validation")}  # of the layout d2
 _BORDER = 255  # of the objects
@@ -129,5 +129,6 @@ class VocInstance(VocBuilder):
             if not known.size:
                 others = ", ".join(map(str, np.unique(found)))
                 raise ValueError(f"object {value} has no class in {relative}, but {others}; expected 1 to {len(VOC_NAMES)}")
-            segments.append(map_segment(value, category_id=int(np.bincount(known).argmax())))
+            category_id = int(np.bincount(known).argmax())
+            segments.append(segment_entry(category_id=category_id, map_values=[value], annotation_id=value))
         return segments

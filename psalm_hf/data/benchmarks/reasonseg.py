@@ -13,6 +13,7 @@ import numpy as np
 
 from ...masks import bitmap_from_polygons, rle_from_bitmap
 from ...structures import SENTENCE
+from ..features import segment_entry
 from ..files import FileBuilder, KeepEmptyConfig
 from .released_masks import Rasterisation, fill_polygons
 
@@ -151,7 +152,7 @@ def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int], raster
     for value, bitmap in reversed(sorted(painted, key=lambda entry: entry[1].sum())):
         canvas[bitmap] = value
     return [
-        {"mask": rle_from_bitmap(canvas == value), "category_id": None, "is_crowd": value == _IGNORE, "annotation_id": None}
+        segment_entry(rle_from_bitmap(canvas == value), is_crowd=value == _IGNORE)
         for value in (_TARGET, _IGNORE)
         if (canvas == value).any()
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...masks import rle_from_bitmap
 from ...structures import CATEGORY, CONVERSATION, SENTENCE
-from ..features import Category, sample_from_row
+from ..features import Category, sample_from_row, segment_entry
 from ..files import mask
 from ..segment_map import read_segment_map
 from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
@@ -103,7 +103,7 @@ class OwnJsonl(OwnTaskBuilder):
             rle = self._png_mask(entry, image_size) if isinstance(entry, str) else mask(entry, tuple(image_size))
         except ValueError as error:
             raise ValueError(f"mask {index}: {error}") from error
-        return {"mask": rle, "category_id": None, "is_crowd": False}
+        return segment_entry(rle)
 
     def _png_mask(self, relative: str, image_size: list[int]) -> dict:
         bitmap = read_segment_map(self.path(relative)) != 0

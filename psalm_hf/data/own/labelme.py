@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...masks import bitmap_from_box, bitmap_from_polygons, rle_from_bitmap
 from ...structures import CATEGORY
-from ..features import Category
+from ..features import Category, segment_entry
 from ..files import KeepEmptyConfig
 from ..segment_map import UNREADABLE
 from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
@@ -105,11 +105,11 @@ class OwnLabelme(OwnTaskBuilder):
             # Labelme numbers groups, but says nothing about two labels in one group: they stay two objects.
             grouped.setdefault(("alone", index) if group is None else (label, group), []).append(shape)
         return [
-            {
-                "mask": rle_from_bitmap(np.logical_or.reduce([_bitmap(shape, image_size) for shape in members])),
-                "category_id": self._ids[members[0]["label"]],
-                "is_crowd": any((shape.get("flags") or {}).get("crowd", False) for shape in members),
-            }
+            segment_entry(
+                rle_from_bitmap(np.logical_or.reduce([_bitmap(shape, image_size) for shape in members])),
+                self._ids[members[0]["label"]],
+                is_crowd=any((shape.get("flags") or {}).get("crowd", False) for shape in members),
+            )
             for members in grouped.values()
         ]
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...structures import CATEGORY
-from ..features import Category
+from ..features import Category, segment_entry
 from ..segment_map import read_segment_map
 from .config import OwnBuilder, OwnConfig, read_category_file
 
@@ -107,7 +107,7 @@ class OwnPairs(OwnBuilder):
             **image,
             "image_id": record.stem,
             "condition": CATEGORY,
-            "segments": [{"map_values": [value], "category_id": value, "is_crowd": False} for value in values],
+            "segments": [segment_entry(category_id=value, map_values=[value]) for value in values],
             "segment_map": path,
         }
 

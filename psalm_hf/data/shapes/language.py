@@ -30,7 +30,6 @@ SIZE_RATIO = 1.3  # two areas whose ratio is below are the same size
 SIDES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}  # where coordinates (x, y) grow
 SUPERLATIVES = {"leftmost": "left", "rightmost": "right", "topmost": "top", "bottommost": "bottom"}
 RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
-OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 ORDINALS = {2: "second", 3: "third", 4: "fourth"}
 NUMBER_WORDS = {2: "two", 3: "three"}
 

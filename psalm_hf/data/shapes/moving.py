@@ -16,8 +16,8 @@ from PIL import Image
 
 from ...masks import rle_from_bitmap
 from ...structures import REGION
-from ..features import encode_png
-from ..region_files import LAST_FRAME, OracleConfig, mask_entry, object_segment, object_tag
+from ..features import encode_png, segment_entry
+from ..region_files import LAST_FRAME, OracleConfig, mask_entry, object_tag
 from .builder import DrawnBuilder, DrawnConfig
 from .scene import CLIP, GAP, HELD_OUT, LARGE, MAX_TILT, PATTERNS, SMALL, SPLITS, TRIES, UNITS, Canvas, Dice, Plan, check_range, palette
 
@@ -249,7 +249,7 @@ def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool) -> Iterator[di
             "image_size": image_size,
             "record_id": f"{clip.name}/{number:05}",
             "condition": REGION,
-            "segments": [object_segment(one, mask=rle) for one, rle in shown.items()],
+            "segments": [segment_entry(rle, annotation_id=one) for one, rle in shown.items()],
             "regions": [mask_entry(prompts[one], order.index(one) if one in shown else None) for one in asked],
             "region_image": {"bytes": images[0], "path": None},
             "region_image_size": image_size,

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ...masks import rle_from_bitmap
 from ...structures import REGION
-from ..features import encode_png
-from ..region_files import OracleConfig, mask_entry, object_segment, object_tag
+from ..features import encode_png, segment_entry
+from ..region_files import OracleConfig, mask_entry, object_tag
 from .builder import DrawnBuilder, DrawnConfig
 from .scene import (
     HELD_OUT,
@@ -149,7 +149,7 @@ def _row(query: View, target: View, visible_only: bool) -> dict[str, Any]:
         "image_id": target.name,
         "image_size": list(target.image.shape[:2]),
         "condition": REGION,
-        "segments": [object_segment(number, mask=rle_from_bitmap(target.masks[number])) for number in shown],
+        "segments": [segment_entry(rle_from_bitmap(target.masks[number]), annotation_id=number) for number in shown],
         "regions": [mask_entry(rle_from_bitmap(query.masks[number]), shown.index(number) if number in shown else None) for number in asked],
         "region_image": {"bytes": encode_png(Image.fromarray(query.image)), "path": None},
         "region_image_size": list(query.image.shape[:2]),
