@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .data.benchmarks.davis import object_numbers, paint_objects, save_painted
+from .data.benchmarks.davis import annotated_objects, paint_objects, save_painted
 from .data.preparation import write_file
 from .data.segment_map import read_segment_map
 from .masks import rle_from_bitmap
@@ -33,7 +33,7 @@ def read_objects(
     objects: dict[int, dict[str, Any]] = {}
     if first_mask:
         annotation = read_segment_map(first_mask)
-        objects = {number: {"mask": annotation == number} for number in object_numbers(annotation)}
+        objects = {number: {"mask": annotation == number} for number in annotated_objects(annotation)}
         if wrong := [number for number in objects if not 0 < number < 255]:
             raise ValueError(
                 f"--first-mask {first_mask}: has the object {wrong[0]}, but numbers go from 1 to 254; it may be a coloured "

@@ -1,9 +1,9 @@
-"""The forms a mask takes, and the ways between them: COCO RLE <-> bitmap <-> polygon, and the box around it.
+"""Forms of a mask, and the ways between them: COCO RLE <-> bitmap <-> polygon, and the box around it.
 
 * bitmap: (H, W) bool.
 * RLE: `{"size": [H, W], "counts": ...}`, run lengths in COLUMN-major order starting with zeros. `counts` is a list of ints
-  (uncompressed, as crowd annotations in COCO files) or a str / bytes (compressed, LEB128-like; COCO mask API). What is returned
-  here always has str counts, which JSON can hold.
+  (uncompressed, as crowd annotations in COCO files) or a str / bytes (compressed, LEB128-like; COCO mask API). Functions here return
+  str counts, which JSON can hold.
 * polygons: list of flat [x0, y0, x1, y1, ...] whose union is the mask.
 * box: (x0, y0, x1, y1) along pixel EDGES: the box around the single pixel of row 2, column 5 is (5, 2, 6, 3), its width x1 - x0 = 1.
 """
@@ -21,7 +21,7 @@ def rle_from_bitmap(bitmap: np.ndarray) -> dict:
     """Compressed RLE of a bitmap.
 
     Args:
-        bitmap: (H, W), bool or numeric; what is not zero belongs to the mask.
+        bitmap: (H, W), bool or numeric; pixels that are not zero belong to the mask.
 
     Returns:
         `{"size": [H, W], "counts": str}`.
@@ -46,7 +46,7 @@ def bitmap_from_rle(rle: dict) -> np.ndarray:
 
 
 def compress_rle(rle: dict) -> dict:
-    """The same mask with compressed str counts.
+    """RLE of the same mask with compressed str counts.
 
     Raises:
         ValueError: not an RLE, or its runs do not add up to H * W pixels.
@@ -56,7 +56,7 @@ def compress_rle(rle: dict) -> dict:
 
 
 def uncompress_rle(rle: dict) -> dict:
-    """The same mask with counts as a list of run lengths: zeros first, then ones, and so on; they add up to H * W.
+    """RLE of the same mask with counts as a list of run lengths: zeros first, then ones, and so on; they add up to H * W.
 
     Raises:
         ValueError: not an RLE, or its runs do not add up to H * W pixels.
@@ -73,11 +73,11 @@ def bitmap_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[
     """Union of polygons, rasterised as the COCO mask API does.
 
     Args:
-        polygons: flat [x0, y0, x1, y1, ...] of at least three corners each; none at all is an empty mask.
+        polygons: flat [x0, y0, x1, y1, ...] of at least three corners each; without any polygon the mask is empty.
         image_size: (H, W).
 
     Returns:
-        (H, W) bool. What lies outside the image is cut off.
+        (H, W) bool. Parts outside of the image are cut off.
 
     Raises:
         ValueError: a polygon with fewer than three corners, an odd number of values, or a value that is not finite.
@@ -95,9 +95,9 @@ def bitmap_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[
 
 
 def polygons_from_bitmap(bitmap: np.ndarray) -> list[list[int]]:
-    """Outlines along the pixel edges: rasterising them gives the bitmap back exactly.
+    """Polygons of a mask along the edges of its pixels: they rasterise to exactly the same bitmap.
 
-    A polygon has no way to say "hole", so a part with holes comes as several polygons, cut through each hole.
+    A polygon cannot have a hole, so a part with holes becomes several polygons, which are cut through each hole.
 
     Args:
         bitmap: (H, W), bool or numeric.
@@ -123,7 +123,7 @@ def box_from_bitmap(bitmap: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def bitmap_from_box(box: Sequence[float], image_size: tuple[int, int]) -> np.ndarray:
-    """Filled box: the pixels whose centre lies inside.
+    """Filled box: the pixels whose centre is inside.
 
     Args:
         box: (x0, y0, x1, y1) along pixel edges; may reach outside of the image.
@@ -144,7 +144,7 @@ def area(rle: dict) -> int:
 
 
 def _for_coco(rle: dict) -> dict:
-    """RLE with bytes counts, checked: where runs are missing, pycocotools returns whatever lies in memory."""
+    """RLE with bytes counts, checked: if runs are missing, pycocotools returns whatever is in memory."""
     try:
         (height, width), counts = rle["size"], rle["counts"]
     except (KeyError, TypeError, ValueError):

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from .masks import area, box_from_bitmap, rle_from_bitmap
-from .tasks import TASKS
+from .structures import CATEGORY, REGION, SENTENCE
 from .visualization import draw_panels, draw_segmentation, label_colors
 
+_KINDS = {"referring": SENTENCE, "interactive": REGION}  # the other tasks have categories
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
 
@@ -21,7 +22,7 @@ class Prompt:
     """Prompts on the image, all of one kind.
 
     Attributes:
-        task: a row of `psalm_hf.tasks.TASKS`.
+        task: "panoptic", "semantic", "instance", "referring" or "interactive".
         names: categories, expressions, or how the regions are called; a segment's `label_id` counts them.
         stuff: those of the categories whose segments are fused.
         regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of an image.
@@ -65,7 +66,7 @@ def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_th
     return [
         [
             {"label": prompt.names[one.index], "label_id": one.index, "score": one.score, "mask": one.mask.cpu().numpy()}
-            for one in by_kind[TASKS[prompt.task].condition]
+            for one in by_kind[_KINDS.get(prompt.task, CATEGORY)]
         ]
         for prompt in prompts
     ]

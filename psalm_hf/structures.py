@@ -1,11 +1,11 @@
-"""What one training or evaluation example is: an image, and the prompts and targets that belong to it.
+"""Records of one example for training or evaluation: an image, its prompt and its targets; and the names of the four kinds of condition.
 
-Plain records without torch, so that builders, worker processes and metrics can import them cheaply. What contradicts itself is refused
-where the record is made, because only there does the message know the image.
+They need no torch, so that builders, worker processes and metrics import them cheaply. A record that contradicts itself is refused when it
+is made, because only then does the message know the image.
 
 Conventions: sizes are (height, width); points are (x, y) and boxes (x0, y0, x1, y1) in pixels of the image as stored in its file;
-masks are COCO RLE at the original image size; category ids are the dataset's own, `Sample.class_labels` is the one place that maps
-them to positions.
+masks are COCO RLE at the original image size; category ids are the dataset's own, and only `Sample.class_labels` maps them to
+positions.
 """
 
 from __future__ import annotations
@@ -13,34 +13,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Condition = Literal["category", "sentence", "region", "conversation"]
 RegionKind = Literal["point", "box", "scribble", "mask"]
 
 Task = Literal["panoptic", "semantic", "instance"]
 
-TASKS: tuple[Task, ...] = ("panoptic", "semantic", "instance")
-REGION_KINDS: tuple[RegionKind, ...] = ("point", "box", "scribble", "mask")
+# The kinds of condition: what a prompt names. `model.prompts` has them too, with their codes and words for a checkpoint.
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+CATEGORY, SENTENCE, REGION, CONVERSATION = CONDITIONS
+TASKS: tuple[Task, ...] = get_args(Task)
+REGION_KINDS: tuple[RegionKind, ...] = get_args(RegionKind)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One annotated object or stuff region.
+    """Annotated object, or region of stuff.
 
     Attributes:
         mask_rle: COCO RLE `{"size": [height, width], "counts": str | bytes | list[int]}` at the original image size.
-        category_id: the dataset's own id; None where only the mask matters (expressions, visual prompts).
+        category_id: the dataset's own id; None if only the mask matters (expressions, visual prompts).
         is_crowd: a group that was annotated as one; no training target, and ignored by the metrics.
-        annotation_id: the dataset's own id of the annotation, where it has one; of a video, the object's id.
-        area: in pixels, as the annotation says, which need not be that of the mask (COCO: of the polygons); None = that of the mask. AP
-            by object size goes by it.
+        annotation_id: the dataset's own id of the annotation; in a video, the id of the object; None if there is none.
+        area: in pixels, from the annotation; it may differ from that of the mask (COCO: it is that of the polygons). None = that of the
+            mask. AP by object size uses it.
 
     Raises:
         ValueError: `mask_rle` is not an RLE.
     """
 
-    mask_rle: dict
+    mask_rle: dict = field(repr=False)
     category_id: int | None = None
     is_crowd: bool = False
     annotation_id: int | None = None
@@ -52,24 +55,24 @@ class Segment:
 
 @dataclass(frozen=True)
 class Region:
-    """One visual prompt, either drawn with coordinates or given as the set pixels of a mask.
+    """Visual prompt, either drawn with coordinates or given as the pixels of a mask.
 
     Attributes:
         kind: "point" (one or several points on the same object), "box", "scribble" (a line through two or more points) or "mask".
         points: (x, y) pixels, one or more for "point", two or more for "scribble", the corners (x0, y0), (x1, y1) for "box".
-        mask_rle: COCO RLE of the prompt's pixels at the original image size; the only form of a "mask".
-        segment: index into `Sample.segments` of the object that is meant; None at inference.
+        mask_rle: COCO RLE of the pixels of the prompt at the original image size; the only form of a "mask".
+        segment: index into `Sample.segments` of the object that it means; None at inference.
 
     Points and scribbles are stored as drawn: the processor enlarges them.
 
     Raises:
         ValueError: unknown kind, both or neither of `points` and `mask_rle`, too few points, a coordinate that is not finite, or a box
-            whose corners are not in the order (left, top), (right, bottom).
+            with corners in another order than (left, top), (right, bottom).
     """
 
     kind: RegionKind
     points: tuple[tuple[float, float], ...] | None = None
-    mask_rle: dict | None = None
+    mask_rle: dict | None = field(default=None, repr=False)
     segment: int | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Region:
                 raise ValueError(f"region of kind 'box': expected x0 < x1 and y0 < y1, got ({x0}, {y0}, {x1}, {y1})")
 
     def as_prompt(self) -> dict[str, Any]:
-        """The region as the processor takes it: `{"points" | "point" | "box" | "scribble" | "mask": ...}`."""
+        """Prompt of the region for the processor: `{"points" | "point" | "box" | "scribble" | "mask": ...}`."""
         if self.mask_rle is not None:
             # A box drawn as pixels is used as it is, like a mask; points and scribbles are still enlarged.
             return {"mask" if self.kind == "box" else self.kind: self.mask_rle}
@@ -108,26 +111,26 @@ class Region:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with ONE kind of prompt, and the segments that answer it.
+    """Image with ONE kind of prompt, and the segments that are its targets.
 
     Attributes:
-        image: path of the file, its encoded bytes, or a PIL image; None only for a conversation without an image.
-        image_id: the dataset's id; error messages and predictions carry it.
+        image: path of the file, or a PIL image; None only for a conversation without an image.
+        image_id: the dataset's id; error messages and predictions have it.
         image_size: (height, width) of the image as stored in its file; None only without an image.
-        segments: the annotated objects. For `categories`: everything that is annotated. For `expressions`: what the expressions mean,
-            possibly several or none. For `regions`: what the regions point at.
-        categories: category id -> name, in the order in which the categories are prompted; without "background".
-        task: what is asked for with categories: "panoptic", "semantic" or "instance" segmentation.
-        expressions: one or more sentences that all mean the same segments.
-        regions: visual prompts. Several of them may point at the same segment.
+        segments: annotated objects. For `categories` all of them; for `expressions` those that the expressions mean, one, several or
+            none; for `regions` those that the regions mean.
+        categories: category id -> name, in the order of the prompt; without "background".
+        task: the task of a prompt with categories: "panoptic", "semantic" or "instance".
+        expressions: one or more expressions that all mean the same segments.
+        regions: visual prompts. Several of them may mean the same segment.
         conversation: messages `{"role": "user" | "assistant", "content": str}` that take turns.
-        record_id: the dataset's id of what is asked (question, expression, object), where several samples share an image.
+        record_id: the dataset's id of the question, expression or object, if several samples share an image.
         choices: of a multiple-choice question, in the order of their letters A, B, ...
-        answers: all answers that people gave to the question, or the one that is right; what is trained on stands in `conversation`.
-        region_image, region_image_size: the picture that the regions are drawn on, if it is another one: an earlier frame, another view.
-        tags: by which results can be printed apart, and what evaluators know beyond the segments; which ones, the dataset's page says.
+        answers: all answers that people gave to the question, or the right one; training uses those in `conversation`.
+        region_image, region_image_size: the image that the regions are drawn on, if it is another one: an earlier frame, another view.
+        tags: names of groups for which results can be printed apart, and facts for evaluators; the dataset's page lists them.
 
-    Exactly one of categories, expressions, regions and conversation is given; `condition` says which.
+    Exactly one of categories, expressions, regions and conversation is given; `condition` is its kind.
 
     Raises:
         ValueError: the fields contradict each other. The message names the image, and the segment or region by its index.
@@ -168,22 +171,22 @@ class Sample:
 
     @property
     def condition(self) -> Condition:
-        """Which kind of prompt this is."""
+        """Kind of the prompt."""
         if self.categories:
-            return "category"
+            return CATEGORY
         if self.expressions:
-            return "sentence"
-        return "region" if self.regions else "conversation"
+            return SENTENCE
+        return REGION if self.regions else CONVERSATION
 
     @property
     def class_labels(self) -> tuple[int, ...]:
-        """Position in `categories` of each segment's category id, in the order of `segments`; empty for other conditions."""
+        """Positions in `categories` of the category ids, in the order of `segments`; () for other conditions."""
         position = {category_id: index for index, category_id in enumerate(self.categories)}
         return tuple(position[segment.category_id] for segment in self.segments) if position else ()
 
     def _check_image(self) -> None:
         if self.image is None or self.image_size is None:
-            if self.condition != "conversation":
+            if self.condition != CONVERSATION:
                 raise ValueError(f"image {self.image_id}: {self.condition} prompts need an image and its image_size")
             return
         if len(self.image_size) != 2 or min(self.image_size) < 1:

@@ -62,11 +62,11 @@ def open_dialogue(options: argparse.Namespace) -> "Dialogue":
     """Loads the checkpoint and encodes the image, which is opened before."""
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
-    from ..data.shapes.scene import example_picture
+    from ..data.shapes.scene import example_image
     from ..dialogue import Dialogue
     from ..model.image_processing_psalm import load_image
 
-    image = load_image(options.image) if options.image else example_picture()
+    image = load_image(options.image) if options.image else example_image()
     settings = {name: getattr(options, name) for name in ("output", "max_new_tokens", "temperature", "threshold")}
     dialogue = Dialogue(*load_model(options), write, **settings)
     dialogue.show(image, options.image or "drawn shapes")

@@ -88,9 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
 def open_picture(options: argparse.Namespace) -> "Image.Image":
     """Opens the image of the command line, or draws one."""
     if options.image is None:
-        from ..data.shapes.scene import example_picture
+        from ..data.shapes.scene import example_image
 
-        return example_picture()
+        return example_image()
     from ..model.image_processing_psalm import load_image
 
     image = load_image(options.image)

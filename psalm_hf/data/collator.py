@@ -1,4 +1,4 @@
-"""Samples -> one batch for the model. The processor does the work; here every sample becomes its row, and images are read."""
+"""Collator: samples -> one batch for the model. The processor does the work; here images are read, and every sample becomes a row."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..structures import Sample, Segment
+from ..structures import CATEGORY, CONVERSATION, REGION, SENTENCE, Sample, Segment
+from .segment_map import UNREADABLE
 
-# Where a sample's prompt goes in a call of the processor: one entry per image.
+# Condition -> keyword of the processor, and its entry for a sample.
 _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
-    "category": ("categories", lambda sample: list(sample.categories.values())),
-    # All sentences of a sample mean the same, so they are one row: a list in the list of expressions.
-    "sentence": ("expressions", lambda sample: [list(sample.expressions)]),
-    "region": ("regions", lambda sample: [region.as_prompt() for region in sample.regions]),
-    "conversation": ("conversations", lambda sample: [dict(message) for message in sample.conversation]),
+    CATEGORY: ("categories", lambda sample: list(sample.categories.values())),
+    # All expressions of a sample mean the same, so they are one row: a list in the list of expressions.
+    SENTENCE: ("expressions", lambda sample: [list(sample.expressions)]),
+    REGION: ("regions", lambda sample: [region.as_prompt() for region in sample.regions]),
+    CONVERSATION: ("conversations", lambda sample: [dict(message) for message in sample.conversation]),
 }
 
 
 class PsalmCollator:
-    """`collator(samples)` is the batch, one row per sample and in the order of the samples.
+    """Collator of samples: `collator(samples)` is the batch, one row per sample and in the order of the samples.
 
     Category rows get the instruction of the samples' task. An image that several samples share is in the batch once, see `open_images`.
     Crowds are no targets, and neither are regions that point at them. What is random depends on `seed` and the images of the batch alone,
@@ -36,11 +37,11 @@ class PsalmCollator:
             message is the assistant's.
         shuffle_categories: write the categories in random order.
         prompt_style: see `PsalmProcessor`; default its own. "plain" for captions (first stage of training).
-        seed: of what is random: the shuffle, and a processor with `region_sampling="released"`.
+        seed: of the random draws: the shuffle, and a processor with `region_sampling="released"`.
 
     Raises:
-        ValueError: when called: no samples, samples of different kinds or tasks, an image that cannot be read or has another size than the
-            sample says, a region without segment, only crowds where an expression or region points; whatever the processor refuses. The
+        ValueError: when called: no samples, samples of different kinds or tasks, an image that cannot be read or has another size than its
+            sample says, a region without segment, an expression or regions that mean crowds only; all that the processor refuses. The
             message names the image id.
     """
 
@@ -60,16 +61,18 @@ class PsalmCollator:
         self.seed = seed
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        _check_alike(samples)
-        if samples[0].condition == "region" and self.with_targets:
+        if not samples:
+            raise ValueError("collator: no samples; a batch has at least one")
+        condition = _only(samples, "condition")
+        if condition == REGION and self.with_targets:
             samples = [_without_crowd_regions(sample) for sample in samples]
-        keyword, prompt_of = _PROMPTS[samples[0].condition]
+        keyword, prompt_of = _PROMPTS[condition]
         images, region_images = open_images(samples)
         try:
             inputs = self.processor(
                 images=images,
                 targets=[_targets(sample) for sample in samples] if self.with_targets else None,
-                task=samples[0].task,
+                task=_only(samples, "task"),
                 prompt_style=self.prompt_style,
                 shuffle_categories=self.shuffle_categories,
                 seed=zlib.crc32(repr((self.seed, [sample.image_id for sample in samples])).encode()),
@@ -82,21 +85,16 @@ class PsalmCollator:
         return dict(inputs)
 
 
-def _check_alike(samples: Sequence[Sample]) -> None:
-    if not samples:
-        raise ValueError("collator: no samples; a batch has at least one")
-    first = samples[0]
+def _only(samples: Sequence[Sample], what: str) -> str:
+    """Condition or task, of which a batch has one."""
+    first = getattr(samples[0], what)
     for sample in samples:
-        if sample.condition != first.condition:
+        if getattr(sample, what) != first:
             raise ValueError(
-                f"image {sample.image_id}: its prompt is of kind {sample.condition}, but image {first.image_id} in the same batch has "
-                f"{first.condition}; a batch has one kind, let the sampler draw all of a batch from one task"
+                f"image {sample.image_id}: its {what} is {getattr(sample, what)}, but that of image {samples[0].image_id} in the same "
+                f"batch is {first}; a batch has one {what}, let the sampler draw all of a batch from one source"
             )
-        if sample.task != first.task:
-            raise ValueError(
-                f"image {sample.image_id}: its task is {sample.task}, but that of image {first.image_id} in the same batch is "
-                f"{first.task}; a batch has one task"
-            )
+    return first
 
 
 def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], list[Image.Image | None]]:
@@ -139,34 +137,32 @@ def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> Non
 
 
 def open_stored_image(image: Any, item: str) -> Image.Image:
-    """A sample's image as stored: an EXIF orientation is not applied, because masks and prompts know nothing of it.
+    """Image of a sample as stored and decoded: an EXIF orientation is not applied, because masks and prompts are drawn without it.
 
     Args:
         image: path, encoded bytes, or a PIL image, which is returned as it is.
-        item: how the message calls it.
+        item: name of the image in the message.
 
     Raises:
         ValueError: it cannot be read.
     """
-    if isinstance(image, Image.Image):
-        return image
     try:
-        opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
         opened.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
+    except (*UNREADABLE, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)
         raise ValueError(f"{item}: cannot be read from {name} ({type(error).__name__}: {error})") from error
     return opened
 
 
 def _targets(sample: Sample) -> dict[str, Any] | None:
-    if sample.condition == "conversation":
+    if sample.condition == CONVERSATION:
         return None
-    if sample.condition == "region":
+    if sample.condition == REGION:
         return {"masks": [_meant_by(sample, index).mask_rle for index in range(len(sample.regions))]}
     kept = [index for index, segment in enumerate(sample.segments) if not segment.is_crowd]
     masks = [sample.segments[index].mask_rle for index in kept]
-    if sample.condition == "category":
+    if sample.condition == CATEGORY:
         labels = sample.class_labels
         return {"masks": masks, "class_labels": [labels[index] for index in kept]}
     if sample.segments and not kept:

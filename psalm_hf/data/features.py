@@ -1,15 +1,15 @@
-"""The row schema: what every builder yields, however its files look, and the way from a row to a `Sample` and back.
+"""Rows: their columns, the base of all builders that make them, and the way from a row to a `Sample` and back.
 
-A row is one `Sample`: one picture with one kind of prompt. Rows hold plain values that Arrow stores, None where there is nothing to say.
+A row is one `Sample`: one image with one kind of prompt. It holds plain values that Arrow stores; None where there is nothing to say.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import datasets
 import pyarrow as pa
@@ -18,8 +18,8 @@ from datasets.builder import Key
 from PIL import Image
 
 from ..masks import compress_rle
-from ..structures import Region, Sample, Segment, Task
-from .segment_map import read_segment_map, rles_from_segment_map
+from ..structures import CATEGORY, Region, Sample, Segment, Task
+from .segment_map import UNREADABLE, read_segment_map, rles_from_segment_map
 
 ROWS_PER_TABLE = 100  # small, because a stream waits for a whole table before its first row
 
@@ -27,11 +27,11 @@ _RLE = {"size": List(Value("int32")), "counts": Value("string")}
 
 ROW_FEATURES = Features(
     {
-        # Never decoded by datasets, which would rotate a picture by its EXIF orientation, but not its masks.
+        # Never decoded by datasets, which would turn an image by its EXIF orientation, but not its masks.
         "image": datasets.Image(decode=False),
         "image_id": Value("string"),
-        "image_size": List(Value("int32")),  # [height, width]; None without a picture
-        "condition": Value("string"),  # "category", "sentence", "region" or "conversation"
+        "image_size": List(Value("int32")),  # [height, width]; None without an image
+        "condition": Value("string"),  # one of `structures.CONDITIONS`
         # A segment has either a mask, or values: then it has the pixels of the row's segment map that have one of these values.
         "segments": List(
             {
@@ -43,7 +43,7 @@ ROW_FEATURES = Features(
                 "area": Value("float64"),  # as the annotation says, where that may differ from the mask
             }
         ),
-        "segment_map": Value("string"),  # path of a picture as `read_segment_map` takes it; decoded when the row becomes a sample
+        "segment_map": Value("string"),  # path of a file as `read_segment_map` takes it; decoded when the row becomes a sample
         "categories": List({"id": Value("int64"), "name": Value("string")}),  # of this row alone; None = those of the dataset
         "expressions": List(Value("string")),
         "regions": List({"kind": Value("string"), "points": List(List(Value("float64"))), "mask": _RLE, "segment": Value("int32")}),
@@ -51,7 +51,7 @@ ROW_FEATURES = Features(
         "record_id": Value("string"),  # of the question, expression or object, where several rows share an image
         "choices": List(Value("string")),  # of a multiple-choice question
         "answers": List(Value("string")),  # to the last question
-        "region_image": datasets.Image(decode=False),  # what the regions are drawn on, if it is another picture
+        "region_image": datasets.Image(decode=False),  # what the regions are drawn on, if it is another image
         "region_image_size": List(Value("int32")),
         "tags": List(Value("string")),  # by which results can be printed apart, such as the kind of an expression
     }
@@ -60,9 +60,13 @@ ROW_FEATURES = Features(
 
 @dataclass(frozen=True)
 class Category:
-    """A category of a dataset: its own id, its name as it is prompted, and whether it is a thing (countable) or stuff.
+    """Category of a dataset.
 
-    `frequency`: LVIS alone: whether it is rare ("r"), common ("c") or frequent ("f") in the training split.
+    Attributes:
+        id: the dataset's own.
+        name: text that prompts it.
+        is_thing: True for things, which can be counted; False for stuff.
+        frequency: of LVIS alone: "r" (rare), "c" (common) or "f" (frequent) in its training split.
     """
 
     id: int
@@ -72,29 +76,62 @@ class Category:
 
 
 @dataclass
-class RowConfig(datasets.BuilderConfig):
-    """What every builder is asked for: one split, so that nobody waits for the others."""
+class SplitConfig(datasets.BuilderConfig):
+    """Options of a builder: one split, so that nobody waits for the others. A subclass adds those of its dataset.
+
+    Raises:
+        ValueError: the type of an option is a `Literal`, and its value is none of it.
+    """
 
     split: str = "train"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, hint in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, option, None), get_args(hint)
+            if get_origin(hint) is Literal and value not in allowed:
+                raise ValueError(f"{self.name}: unknown {option} {value!r}, expected one of {', '.join(map(str, allowed))}")
 
-class RowBuilder(datasets.ArrowBasedBuilder):
-    """Base of the builders. A subclass gives `categories`, `shards` and `_generate_examples(**shards)`, which yields (key, row).
+    @property
+    def is_training(self) -> bool:
+        """True for a split to train on."""
+        return self.split in ("train", "trainval")
 
-    What a row has nothing of may be left out. For datasets that are files see `FileBuilder`.
+
+class SplitBuilder(datasets.ArrowBasedBuilder):
+    """Base of the builders of rows. A subclass gives `shards` and `_generate_examples(**shards)`, which yields (key, row).
+
+    A row may leave out the columns that it has nothing for. Builders that read files: see `FileBuilder`.
+
+    Attributes:
+        summary: the dataset in a line.
+        docs_page: title of its page of the documentation, or the beginning of it.
+        splits: names that `load` takes as `split`; () = any name.
+        needs_files: True if `load` needs a `data_dir`.
+        task: the task of rows with categories.
     """
 
-    BUILDER_CONFIG_CLASS = RowConfig
-    task: ClassVar[Task] = "panoptic"  # what rows with categories ask for
+    BUILDER_CONFIG_CLASS = SplitConfig
     VERSION = datasets.Version("1.4.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    summary: ClassVar[str]
+    docs_page: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    needs_files: ClassVar[bool] = False
+    task: ClassVar[Task] = "panoptic"
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options of the dataset, as `load` takes them."""
+        shared = {field.name for field in fields(SplitConfig)}
+        return tuple(field.name for field in fields(cls.BUILDER_CONFIG_CLASS) if field.name not in shared)
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """Of the rows whose own `categories` are None, in the order in which they are prompted."""
-        raise NotImplementedError
+        """Categories of the rows that have none of their own, in the order of the prompt; () for datasets without."""
+        return ()
 
     def shards(self) -> dict[str, list]:
-        """Arguments of `_generate_examples`: lists of equal length that processes and streams divide among themselves."""
+        """Arguments of `_generate_examples`: lists of equal length, which processes and streams divide among themselves."""
         raise NotImplementedError
 
     def _info(self) -> datasets.DatasetInfo:
@@ -116,13 +153,13 @@ class RowBuilder(datasets.ArrowBasedBuilder):
 
 
 class SampleDataset:
-    """The rows of one split as samples: `dataset[0]`, `len(dataset)`, `for sample in dataset`.
+    """Rows of one split as samples: `dataset[0]`, `len(dataset)`, `for sample in dataset`.
 
     Attributes:
         rows: `datasets.Dataset`, or `datasets.IterableDataset` if streamed, in the schema of `ROW_FEATURES`. To select, shuffle, shard or
             filter, do it with the rows and wrap them again.
         categories: of the dataset.
-        task: what its rows with categories ask for.
+        task: the task of its rows with categories.
     """
 
     def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, categories: Sequence[Category], task: Task = "panoptic"):
@@ -141,55 +178,57 @@ class SampleDataset:
         return map(self.sample, self.rows)
 
     def first_images(self, number: int) -> SampleDataset:
-        """The rows on the first `number` pictures; not of a stream.
+        """Rows of the first `number` images; not for a stream.
 
         Raises:
-            ValueError: fewer than one picture.
+            ValueError: `number` is below 1.
         """
         if number < 1:
-            raise ValueError(f"expected at least 1 picture, got {number}")
+            raise ValueError(f"expected at least 1 image, got {number}")
         ids = self.rows["image_id"]
         kept = set(list(dict.fromkeys(ids))[:number])
         rows = self.rows.select([index for index, image_id in enumerate(ids) if image_id in kept])
         return SampleDataset(rows, self.categories, self.task)
 
     def sample(self, row: Mapping[str, Any]) -> Sample:
-        """A row of this dataset as a sample."""
+        """Sample of a row of this dataset."""
         return sample_from_row(row, self._names, self.task)
 
 
 def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None = None, task: Task = "panoptic") -> Sample:
-    """A row as a sample; the row stays as it is.
+    """Sample of a row; the row stays as it is. If its masks are in a segment map, the map is decoded.
 
     Args:
-        row: in the schema of `ROW_FEATURES`, where what is missing counts as None. `image` is `{"bytes", "path"}`, a path, encoded
-            bytes or a PIL image; of bytes and path, bytes are taken, because a path may lead into an archive. Where masks lie in a
-            segment map, the map is decoded.
-        categories: id -> name of the dataset, for rows with condition "category" and no categories of their own.
-        task: of the dataset.
+        row: columns of `ROW_FEATURES`; a missing one counts as None. `image` and `region_image` are `{"bytes", "path"}`, a path, encoded
+            bytes or a PIL image. If there are bytes, a path beside them is ignored: it may lead into an archive.
+        categories: id -> name of the dataset, for rows of the condition "category" without categories of their own.
+        task: the task of the dataset.
+
+    Returns:
+        A sample whose images are paths or PIL images; encoded bytes become a PIL image, which decodes them when its pixels are read.
 
     Raises:
-        ValueError: the row contradicts itself, or its segment map; the message names its image.
+        ValueError: the row contradicts itself or its segment map, or its bytes are no image; the message names the image.
     """
     condition = row["condition"]
     own = row.get("categories")
     names = dict(categories or {}) if own is None else {entry["id"]: entry["name"] for entry in own}
-    if condition == "category" and not names:
-        raise ValueError(f"image {row['image_id']}: a row with condition 'category' needs categories, its own or the dataset's")
+    if condition == CATEGORY and not names:
+        raise ValueError(f"image {row['image_id']}: a row with condition {CATEGORY!r} needs categories, its own or the dataset's")
     image_size = row.get("image_size")
     sample = Sample(
-        image=_read_image(row.get("image")),
+        image=_read_image(row, "image"),
         image_id=row["image_id"],
         image_size=None if image_size is None else tuple(image_size),
         segments=_read_segments(row),
-        categories=names if condition == "category" else {},
+        categories=names if condition == CATEGORY else {},
         expressions=tuple(row.get("expressions") or ()),
         regions=tuple(_read_region(entry) for entry in row.get("regions") or ()),
         conversation=tuple(dict(message) for message in row.get("conversation") or ()),
         record_id=row.get("record_id"),
         choices=tuple(row.get("choices") or ()),
         answers=tuple(row.get("answers") or ()),
-        region_image=_read_image(row.get("region_image")),
+        region_image=_read_image(row, "region_image"),
         region_image_size=None if row.get("region_image_size") is None else tuple(row["region_image_size"]),
         tags=tuple(row.get("tags") or ()),
         task=task,
@@ -200,41 +239,23 @@ def sample_from_row(row: Mapping[str, Any], categories: Mapping[int, str] | None
 
 
 def row_from_sample(sample: Sample, *, with_categories: bool = False) -> dict[str, Any]:
-    """A sample as a row.
+    """Row of a sample.
 
     Args:
         sample: its image may be a path, encoded bytes, or a PIL image, which is stored as PNG.
-        with_categories: write the categories into the row. Leave them out where they are the dataset's: 133 names in every row of COCO
-            would be most of it.
+        with_categories: write the categories into the row. False if they are those of the dataset: the 133 names would be most of every
+            row of COCO.
     """
     return {
         "image": _write_image(sample.image),
         "image_id": str(sample.image_id),
         "image_size": None if sample.image_size is None else list(sample.image_size),
         "condition": sample.condition,
-        "segments": [
-            {
-                "mask": _write_rle(segment.mask_rle),
-                "map_values": None,
-                "category_id": segment.category_id,
-                "is_crowd": segment.is_crowd,
-                "annotation_id": segment.annotation_id,
-                "area": segment.area,
-            }
-            for segment in sample.segments
-        ],
+        "segments": [segment_entry(**{**vars(segment), "mask_rle": _write_rle(segment.mask_rle)}) for segment in sample.segments],
         "segment_map": None,
         "categories": [{"id": id, "name": name} for id, name in sample.categories.items()] if with_categories else None,
         "expressions": list(sample.expressions),
-        "regions": [
-            {
-                "kind": region.kind,
-                "points": None if region.points is None else [list(point) for point in region.points],
-                "mask": None if region.mask_rle is None else _write_rle(region.mask_rle),
-                "segment": region.segment,
-            }
-            for region in sample.regions
-        ],
+        "regions": [region_entry(region, region.segment) for region in sample.regions],
         "conversation": [dict(message) for message in sample.conversation],
         "record_id": sample.record_id,
         "choices": list(sample.choices),
@@ -245,17 +266,53 @@ def row_from_sample(sample: Sample, *, with_categories: bool = False) -> dict[st
     }
 
 
+def segment_entry(
+    mask_rle: Mapping[str, Any] | None = None,
+    category_id: int | None = None,
+    *,
+    map_values: Sequence[int] | None = None,
+    is_crowd: bool = False,
+    annotation_id: int | None = None,
+    area: float | None = None,
+) -> dict[str, Any]:
+    """Segment as rows store it: with a mask, whose RLE has str counts, or with the values of its pixels in the segment map of the row."""
+    return {
+        "mask": mask_rle,
+        "map_values": map_values,
+        "category_id": category_id,
+        "is_crowd": is_crowd,
+        "annotation_id": annotation_id,
+        "area": area,
+    }
+
+
+def region_entry(region: Region, segment: int | None) -> dict[str, Any]:
+    """Region as rows store it; `segment` is the position of the segment that it means, None if there is none."""
+    return {
+        "kind": region.kind,
+        "points": None if region.points is None else [list(point) for point in region.points],
+        "mask": None if region.mask_rle is None else _write_rle(region.mask_rle),
+        "segment": segment,
+    }
+
+
 def encode_png(image: Image.Image) -> bytes:
-    """A picture without loss; quickly rather than small."""
+    """PNG of an image; written fast, so not as small as it could be."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _read_image(image: Any) -> Any:
+def _read_image(row: Mapping[str, Any], column: str) -> Any:
+    image = row.get(column)
     if isinstance(image, Mapping):
-        return image["bytes"] if image.get("bytes") is not None else image.get("path")
-    return image
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if not isinstance(image, bytes):
+        return image
+    try:
+        return Image.open(io.BytesIO(image))
+    except UNREADABLE as error:
+        raise ValueError(f"{column} of image {row['image_id']}: {len(image)} bytes that are no image ({error})") from error
 
 
 def _write_image(image: Any) -> dict[str, Any] | None:

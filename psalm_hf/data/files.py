@@ -1,8 +1,8 @@
-"""Datasets that are files below one folder: what their builders share.
+"""Base of the builders that read files below one folder.
 
-A builder reads its annotation files once per process and lists their records; each record becomes one row. Pictures are only looked at
-(header and size), segment maps are not decoded. A record that is broken ends the building with an error that names it, or is left out
-and counted.
+A builder reads its annotation files once per process and lists their records; each record becomes one row. Of an image, the header alone
+is read, for its size; segment maps are not decoded. A broken record ends the building with an error that names it, or is left out and
+counted.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco
 
 from ..masks import compress_rle
-from .features import Category, RowBuilder, RowConfig, sample_from_row
+from ..structures import CATEGORY
+from .features import Category, SplitBuilder, SplitConfig, sample_from_row
+from .segment_map import UNREADABLE
 
 SHARDS = 64  # of a split: many processes and workers divide it evenly
-ON_ERROR = ("raise", "skip")
+_ORIENTATION = 0x0112  # of EXIF
+_TURNED = range(2, 9)  # its values for an image that viewers turn or mirror
 ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that editors of Windows write at the beginning
 
 # What a builder has read, by its cache folder. Not in the builder: builders are pickled into processes, and processes that are forked
@@ -36,47 +39,54 @@ _READ: dict[str, dict[str, Any]] = {}
 
 
 @dataclass
-class FileConfig(RowConfig):
+class FileConfig(SplitConfig):
     """Options of all datasets of files.
 
     Attributes:
-        on_error: what happens to a broken record: "raise", or "skip": it is left out, and their number is printed, whenever the rows are
-            loaded.
-        check_images: decode every picture and every mask while the rows are made. Slow, but finds truncated files before a training does.
+        on_error: "raise": a broken record is an error; "skip": it is left out, and each time the rows are loaded, the number of such
+            records is printed.
+        check_images: decode every image and every mask while the rows are made. Slow, but it finds truncated files before a training does.
     """
 
-    on_error: str = "raise"
+    on_error: Literal["raise", "skip"] = "raise"
     check_images: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.on_error not in ON_ERROR:
-            raise ValueError(f"{self.name}: unknown on_error {self.on_error!r}, expected one of {', '.join(ON_ERROR)}")
+
+@dataclass
+class KeepEmptyConfig(FileConfig):
+    """`keep_empty`: keep images without segments, crowds not counted. None = yes in splits for evaluation, no in those for training."""
+
+    keep_empty: bool | None = None
+
+    @property
+    def keeps_empty(self) -> bool:
+        """`keep_empty`, decided."""
+        return not self.is_training if self.keep_empty is None else self.keep_empty
 
 
 @dataclass
 class LeftOut:
-    """How many broken records the cached rows leave out, of how many, and what is wrong with the first. Kept beside the rows: one file of
-    each process that made some."""
+    """Number of broken records that the cached rows leave out, number of all, and the problem of the first. It is kept beside the rows,
+    in one file for each process that made some of them."""
 
     number: int = 0
     total: int = 0
     first_problem: str | None = None
 
     def write(self, folder: str, first: int) -> None:
-        """`first`: record that the process began with."""
+        """Writes what one process found; `first` is the record that it began with."""
         (Path(folder) / f"left_out-{first:09d}.json").write_text(json.dumps(vars(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: str) -> LeftOut:
-        """Of all processes."""
+        """Sums up the files of all processes."""
         parts = [cls(**json.loads(file.read_text(encoding="utf-8"))) for file in cls._files(folder)]
         problems = [part.first_problem for part in parts if part.first_problem is not None]
         return cls(sum(part.number for part in parts), sum(part.total for part in parts), problems[0] if problems else None)
 
     @classmethod
     def remove(cls, folder: str) -> None:
-        """What `write` has written."""
+        """Removes the files of all processes."""
         for file in cls._files(folder):
             file.unlink()
 
@@ -86,61 +96,69 @@ class LeftOut:
 
 
 class BrokenRecordError(DatasetGenerationError, ValueError):
-    """A record is broken; the message names it. Of this kind, because `datasets` hides any other error behind one of its own, whose cause
-    is lost between processes."""
+    """Broken record, which the message names. (`datasets` hides errors of other types behind one of its own, and between processes the
+    cause of that is lost.)"""
 
 
-class FileBuilder(RowBuilder):
-    """Base of the builders that read files. A subclass gives
+class FileBuilder(SplitBuilder):
+    """Base of the builders that read files. A subclass gives `file`, `records`, `describe` and `row`, and the rest if it differs.
 
-    * `docs_page`, title of the page of the documentation that error messages point to;
-    * `annotation_files()`, paths below `data_dir` that its rows are made of. When one of them changes, the rows are made again;
-    * `read_categories()` and `records()`, which read them with `json`;
-    * `describe(record)`, a record's file and id as messages name it;
-    * `row(record)`, the row: a dict with the columns of `ROW_FEATURES`, made with `picture`, `segment_map` and `mask`. It may raise
-      ValueError, KeyError or TypeError for a broken record, and must not change it.
+    Attributes:
+        published: split -> result of `counts` for a complete copy.
+        counted: name of the records in `counts`.
     """
 
     BUILDER_CONFIG_CLASS = FileConfig
-    docs_page: ClassVar[str]
-    published: ClassVar[Mapping[str, Mapping[str, int]]] = {}  # split -> what `counts` gives for a complete copy
+    needs_files = True
+    published: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    counted: ClassVar[str] = "records"
+    file: str  # the annotation file, below `data_dir`
 
     def annotation_files(self) -> Sequence[str]:
-        raise NotImplementedError
+        """Paths below `data_dir` of the files that the rows are made of. If one of them changes, the rows are made again."""
+        return (self.file,)
 
     def read_categories(self) -> tuple[Category, ...]:
-        raise NotImplementedError
+        """Categories in the order of the prompt, from the annotation files; () if nothing is prompted by categories."""
+        return ()
 
     def records(self) -> Sequence[Any]:
+        """Records of the annotation files, in the order of the rows. `json` and `lines` read the files."""
         raise NotImplementedError
 
     def describe(self, record: Any) -> str:
+        """Name of a record in messages: its file and id."""
         raise NotImplementedError
 
     def row(self, record: Any) -> dict[str, Any]:
+        """Row of a record: columns of `ROW_FEATURES`, made with `image`, `segment_map` and `mask`. It does not change the record.
+
+        Raises:
+            ValueError, KeyError, TypeError: the record is broken.
+        """
         raise NotImplementedError
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row that is in order is one of the dataset; for what is only known when it is made."""
+        """True if a row without errors belongs to the dataset. For conditions that no record shows before its row is made."""
         return True
 
     def counts(self) -> dict[str, int]:
-        """How much of what the annotation files list, by which a copy can be compared with the published one."""
-        return {"records": len(self._records)}
+        """Numbers of what the annotation files list, to be compared with `published`."""
+        return {self.counted: len(self._records)}
 
     def records_of(self, first: int, end: int) -> Iterator[Any]:
-        """The records of a span. (Where `records` lists files of many records each, those of the files.)"""
+        """Records of a span. (If `records` lists files of many records each: the records of these files.)"""
         return (self._records[position] for position in range(first, end))
 
     def checked_rows(self, first: int, end: int) -> Iterator[dict[str, Any] | ValueError]:
-        """For every record of a span its row, or what is wrong with it; the message names file and id."""
+        """One row for every record of a span, or the error of a broken one; its message names file and id."""
         names = {category.id: category.name for category in self.categories}
         for position, record in enumerate(self.records_of(first, end), first):
             try:
                 row = self.row(record)
                 self._check(row, names)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                problem = ValueError(self._message(record, position, error))
+                problem = ValueError(self._problem(record, position, error))
                 problem.__cause__ = error
                 yield problem
             else:
@@ -148,12 +166,16 @@ class FileBuilder(RowBuilder):
 
     @property
     def title(self) -> str:
-        """Dataset and split, as messages name them."""
+        """Name of dataset and split in messages."""
         return f"{self.config.name} {self.config.split}"
+
+    def message(self, text: str) -> str:
+        """Message of an error that concerns the whole dataset: title, text, and the page of the documentation."""
+        return f"{self.title}: {text}; see the docs page {self.docs_page}"
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """In the order in which they are prompted. Kept beside the cached rows, so that those can be loaded without the annotations."""
+        """Categories in the order of the prompt. They are kept beside the cached rows, so that these load without the annotations."""
         kept = Path(self.cache_dir) / "categories.json"
         if kept.is_file():
             return tuple(Category(**entry) for entry in json.loads(kept.read_text(encoding="utf-8")))
@@ -165,10 +187,10 @@ class FileBuilder(RowBuilder):
         return categories
 
     def path(self, relative: str) -> str:
-        """A file of the dataset, whether it exists or not.
+        """Path of a file of the dataset, which need not exist.
 
         Raises:
-            ValueError: it would lie outside of `data_dir`. (A link inside of `data_dir` may lead anywhere.)
+            ValueError: it is outside of `data_dir`. (A link inside of `data_dir` may lead anywhere.)
         """
         if not isinstance(relative, str) or not relative:
             raise ValueError(f"expected a path below the data folder, got {relative!r}")
@@ -176,56 +198,55 @@ class FileBuilder(RowBuilder):
             raise ValueError(f"path {relative!r} leaves the data folder {self.config.data_dir}; paths are relative to it, without '..'")
         return f"{self.config.data_dir}/{relative}"  # datasets puts its own os.path.join, slower by far, into modules of builders
 
+    def first_existing(self, *candidates: str) -> str:
+        """First of some paths below `data_dir` at which there is a file; the first of all if there is none."""
+        return next((relative for relative in candidates if os.path.isfile(self.path(relative))), candidates[0])
+
     def json(self, relative: str, keys: Sequence[str] = ()) -> Any:
-        """A JSON file, read once per process. It is shared: whoever changes it, changes it for all.
+        """Content of a JSON file. It is read once per process and shared, so nobody may change it.
 
         Args:
-            keys: what the top level must have.
+            keys: keys that the top level must have.
 
         Raises:
             ValueError: not JSON, or a key is missing.
         """
-
         return self._once(relative, lambda: self._read_json(relative, keys))
 
     def lines(self, relative: str) -> list[tuple[int, str]]:
-        """Number, from 1, and text of the lines of a text file that are not blank; for JSON lines, each of which is a record."""
+        """Lines of a text file that are not blank: number, from 1, and text."""
         with open(self.path(relative), encoding=ENCODING) as file:
             return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
 
-    def picture(self, relative: str, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """The columns `image` and `image_size` of a row.
+    def image(self, relative: str, image_size: tuple[int, int] | None = None, *, drawn_on_turned: str = "") -> dict[str, Any]:
+        """Columns `image` and `image_size` of a row.
 
         Args:
-            image_size: (height, width) as the annotation has it; None where it says nothing.
+            image_size: (height, width) in the annotation; None if it has none.
+            drawn_on_turned: the program that showed the image turned by its EXIF orientation when the masks were drawn; "" = none, the
+                masks lie on the image as it is stored.
 
         Raises:
-            ValueError: no such picture, its header cannot be read, or its size is another. The size is the stored one: an EXIF
-                orientation turns the picture, but not its masks.
+            ValueError: no such file, its header cannot be read, or the stored size is another; it has an EXIF orientation, and the masks
+                lie on the turned image.
         """
-        found = self._size_of(relative, "image", image_size)
+        found = self._size_of(relative, "image", image_size, drawn_on_turned)
         return {"image": {"bytes": None, "path": self.path(relative)}, "image_size": list(found)}
 
-    def picture_bytes(self, content: bytes, name: str) -> dict[str, Any]:
-        """The columns `image` and `image_size` of a row whose picture is no file of its own; `name` is what messages call it.
+    def image_bytes(self, content: bytes, name: str) -> dict[str, Any]:
+        """Columns `image` and `image_size` of a row whose image is not a file of its own; messages call it `name`.
 
         Raises:
             ValueError: the header cannot be read.
         """
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                size = picture.height, picture.width
-                if self.config.check_images:
-                    picture.load()
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise ValueError(f"image {name} cannot be read ({error})") from error
+        size = self._opened_size(io.BytesIO(content), f"image {name}")
         return {"image": {"bytes": content, "path": None}, "image_size": list(size)}
 
     def segment_map(self, relative: str, image_size: tuple[int, int]) -> str:
-        """The column `segment_map` of a row: a picture of the same size, as `read_segment_map` takes it.
+        """Column `segment_map` of a row: path of a map of the same size as the image.
 
         Raises:
-            ValueError: see `picture`.
+            ValueError: no such file, its header cannot be read, or its size is another.
         """
         self._size_of(relative, "segment map", image_size)
         return self.path(relative)
@@ -256,7 +277,7 @@ class FileBuilder(RowBuilder):
             print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Make the rows, or find them in the cache; and print how many records they leave out, which nobody sees in them."""
+        """Makes the rows, or finds them in the cache; and prints the number of records that they leave out, which nobody sees in them."""
         super().download_and_prepare(*args, **kwargs)
         found = LeftOut.read(self.cache_dir)
         if found.number:
@@ -273,7 +294,8 @@ class FileBuilder(RowBuilder):
 
     @property
     def _is_making_rows(self) -> bool:
-        """And not streaming them: datasets writes to a folder of this name, which becomes `cache_dir` when it is complete."""
+        """True while rows are written, False while they are streamed. `datasets` writes to a folder of this name, and renames it at the
+        end to `cache_dir`."""
         return str(self._output_dir).endswith(".incomplete")
 
     @property
@@ -281,17 +303,15 @@ class FileBuilder(RowBuilder):
         def read() -> Sequence[Any]:
             records = self.records()
             if not records:
-                raise ValueError(f"{self.title}: no records in {self.annotation_files()[0]}; see the docs page {self.docs_page}")
+                raise ValueError(self.message(f"no records in {self.annotation_files()[0]}"))
             return records
 
         return self._once("records", read)
 
     def _info(self) -> Any:
         if not os.path.isdir(self.config.data_dir):
-            raise FileNotFoundError(
-                f"{self.title}: the folder {self.config.data_dir} does not exist; give the one that holds {self.annotation_files()[0]} "
-                f"as data_dir, see the docs page {self.docs_page}"
-            )
+            where = f"give the one that holds {self.annotation_files()[0]} as data_dir"
+            raise FileNotFoundError(self.message(f"the folder {self.config.data_dir} does not exist; {where}"))
         # Part of the name of the cached rows. datasets itself only looks at the arguments, and would give the rows of an older file.
         self.hash = self._fingerprint()
         return super()._info()
@@ -302,10 +322,7 @@ class FileBuilder(RowBuilder):
             try:
                 status = os.stat(self.path(relative))
             except FileNotFoundError:
-                raise FileNotFoundError(
-                    f"{self.title}: there is no {relative} in {self.config.data_dir}; "
-                    f"see the docs page {self.docs_page} for the files and where they lie"
-                ) from None
+                raise FileNotFoundError(self.message(f"there is no {relative} in {self.config.data_dir}")) from None
             stamps.append((relative, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
@@ -314,14 +331,10 @@ class FileBuilder(RowBuilder):
             with open(self.path(relative), encoding=ENCODING) as file:
                 content = json.load(file)
         except ValueError as error:
-            raise ValueError(
-                f"{self.title}: {self.path(relative)} is not a JSON file ({error}); download it again, see the docs page {self.docs_page}"
-            ) from error
+            raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); download it again")) from error
         missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
         if missing:
-            raise ValueError(
-                f"{self.title}: {self.path(relative)} has no {', '.join(missing)}; see the docs page {self.docs_page} for what it is"
-            )
+            raise ValueError(self.message(f"{self.path(relative)} has no {', '.join(missing)}"))
         return content
 
     def _once(self, name: str, read: Callable[[], Any]) -> Any:
@@ -334,16 +347,26 @@ class FileBuilder(RowBuilder):
             read_before[name] = read()
         return read_before[name]
 
-    def _size_of(self, relative: str, what: str, expected: tuple[int, int] | None) -> tuple[int, int]:
+    def _opened_size(self, source: Any, item: str, drawn_on_turned: str = "") -> tuple[int, int]:
         try:
-            with Image.open(self.path(relative)) as picture:
-                size = picture.height, picture.width
+            with Image.open(source) as image:
+                size = image.height, image.width
+                orientation = image.getexif().get(_ORIENTATION) if drawn_on_turned else None
                 if self.config.check_images:
-                    picture.load()
+                    image.load()
         except FileNotFoundError:
-            raise ValueError(f"{what} {relative} does not exist in {self.config.data_dir}") from None
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise ValueError(f"{what} {relative} cannot be read ({error})") from error
+            raise ValueError(f"{item} does not exist in {self.config.data_dir}") from None
+        except UNREADABLE as error:
+            raise ValueError(f"{item} cannot be read ({error})") from error
+        if orientation in _TURNED:
+            raise ValueError(
+                f"{item} has the EXIF orientation {orientation}: {drawn_on_turned} turns it, and the shapes are drawn on that; save it "
+                f"turned and without EXIF"
+            )
+        return size
+
+    def _size_of(self, relative: str, what: str, expected: tuple[int, int] | None, drawn_on_turned: str = "") -> tuple[int, int]:
+        size = self._opened_size(self.path(relative), f"{what} {relative}", drawn_on_turned)
         if expected is not None and tuple(expected) != size:
             raise ValueError(
                 f"{what} {relative} is {size[0]} x {size[1]}, but its annotation says {expected[0]} x {expected[1]}; "
@@ -353,7 +376,7 @@ class FileBuilder(RowBuilder):
 
     def _check(self, row: Mapping[str, Any], names: Mapping[int, str]) -> None:
         for index, segment in enumerate(row.get("segments") or ()):
-            if row["condition"] == "category" and row.get("categories") is None and segment["category_id"] not in names:
+            if row["condition"] == CATEGORY and row.get("categories") is None and segment["category_id"] not in names:
                 raise ValueError(f"segment {index} has the unknown category id {segment['category_id']!r}")
             for field in ("category_id", "annotation_id"):
                 value = segment.get(field)
@@ -369,7 +392,7 @@ class FileBuilder(RowBuilder):
         if self.config.check_images:
             sample_from_row(row, names)
 
-    def _message(self, record: Any, position: int, error: Exception) -> str:
+    def _problem(self, record: Any, position: int, error: Exception) -> str:
         try:
             place = self.describe(record)
         except (KeyError, TypeError, AttributeError, IndexError):  # broken records may have no id
@@ -379,11 +402,11 @@ class FileBuilder(RowBuilder):
 
 
 def mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
-    """A mask of an annotation in COCO's forms, as rows store it.
+    """Mask of an annotation of COCO, as rows store it.
 
     Args:
         segmentation: list of polygons, flat [x0, y0, x1, y1, ...] of at least three corners each; or RLE, compressed or not.
-        image_size: (height, width) of the picture.
+        image_size: (height, width) of the image.
 
     Returns:
         Compressed RLE, equal to that of pycocotools.

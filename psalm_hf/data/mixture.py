@@ -1,4 +1,4 @@
-"""Which samples make the batches of a training run: one task per optimizer step, drawn by weight, everything from a seed."""
+"""Mixture of sources for a training run: one task per optimizer step, drawn by weight, everything from a seed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from ..spelling import did_you_mean
-from ..structures import Condition, Sample
-from . import DATASETS, load
+from ..structures import CONDITIONS, Sample
 from .features import SampleDataset
+from .load import dataset_builder, load
 from .shapes.stream import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 100
 
 
 class EndlessEpochs:
-    """The samples of a dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
+    """Samples of a dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
 
     Args:
         dataset: has a length and `[index]`.
@@ -46,24 +46,23 @@ def _order(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 class StreamedEpochs:
-    """The samples of a streamed dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
+    """Samples of a streamed dataset again and again, every epoch in an order of its own: `source[n]` for any n >= 0.
 
-    Whoever reads it (each worker of each process) goes through a stream of its own and passes over the rows that others ask for. So
-    sample n is a function of the arguments and n alone, whatever the number of workers and processes, and none is seen twice in an epoch.
+    Every reader (each worker of each process) reads a stream of its own and passes over the rows of the others. So the arguments and n
+    alone decide sample n, for any number of workers and processes, and no sample comes twice in an epoch.
 
-    What it costs: rows are paths and RLEs, some thousands per second; pictures are opened later, by whoever needs them. The first `[n]`
-    of a run that resumes reads the rows before it, at most one epoch to learn its length and what comes before n in its own. Growing n
-    reads on, a smaller one starts its epoch again. Every reader keeps `shuffle_buffer` rows.
+    Costs: rows are paths and RLEs, some thousands per second; images are opened later. The first `[n]` of a run that resumes reads the
+    rows before it: at most one epoch to learn its length, and those before n in its own epoch. A larger n reads on, a smaller one starts
+    its epoch again. Every reader keeps `shuffle_buffer` rows.
 
-    Rows that hold their pictures (tar shards of captions) are another matter: every reader reads every picture from the disk, resuming
-    reads them all again, and the buffer holds pictures. Unpack such shards into a folder, or leave streaming out; else take few workers
-    and a small buffer.
+    Rows that hold their images (tar shards of captions) cost more: every reader reads every image from the disk, resuming reads them all
+    again, and the buffer holds images. Unpack such shards into a folder, or leave streaming out; else use few workers and a small buffer.
 
     Args:
-        dataset: its `rows` are a `datasets.IterableDataset`.
+        dataset: a dataset whose `rows` are a `datasets.IterableDataset`.
         seed: of the orders.
-        shuffle_buffer: rows among which the next one is drawn; the shards of the dataset are shuffled too.
-        condition: only such rows; None where all rows have the same.
+        shuffle_buffer: number of rows among which the next one is drawn; the shards of the dataset are shuffled too.
+        condition: only such rows; None if all rows have the same.
 
     Raises:
         ValueError: there are no rows; when it is read: rows of several conditions, and none is chosen.
@@ -86,7 +85,7 @@ class StreamedEpochs:
         return self.dataset.sample(row)
 
     def _read(self, epoch: int, position: int) -> dict[str, Any] | None:
-        """A row by its place in its epoch; None if the epoch ends before."""
+        """Row at a position of an epoch; None if the epoch ends before."""
         if epoch != self._epoch or position < self._position:
             shuffled = self.dataset.rows.shuffle(generator=np.random.default_rng((self.seed, epoch)), buffer_size=self.shuffle_buffer)
             self._epoch, self._position, self._rows = epoch, 0, self._wanted(shuffled)
@@ -116,19 +115,19 @@ def _several_conditions(found: Sequence[str]) -> str:
 
 
 def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed: int) -> Sequence[Sample]:
-    """Samples without end, from what a config says of a source.
+    """Samples of a source without end, from its entry in a config.
 
     Args:
         name: of the source. For "shapes" it is the task.
-        options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir`,
-            whatever else `load` takes, and `condition` for those that mix them: only such rows; for "shapes" what `ShapesStream` takes.
-            With `streaming: true` no rows are stored, see `StreamedEpochs`, also for `shuffle_buffer`.
-        image_size: side of the pictures that "shapes" draws.
+        options: `dataset`, one of `list_datasets()`, default "shapes"; for datasets of files `split` (default "train"), `data_dir`, all
+            other arguments of `load`, and `condition`, for datasets of several kinds: only such rows; for "shapes" the arguments of
+            `ShapesStream`. With `streaming: true` no rows are stored, see `StreamedEpochs`, also for `shuffle_buffer`.
+        image_size: side of the images that "shapes" draws.
         seed: of the order of a dataset of files.
 
     Raises:
-        ValueError, FileNotFoundError: what `check_source` refuses; see `load`; rows of several conditions and none is chosen, or none of
-            that one. The message names the source.
+        ValueError, FileNotFoundError: see `check_source` and `load`; rows of several conditions and none is chosen, or no rows of the
+            chosen one. The message names the source.
     """
     check_source(name, options)
     options = {"dataset": "shapes", **options}
@@ -143,10 +142,10 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
 
 
 def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
-    """The rows of one condition of a dataset of files, once.
+    """Rows of one condition of a dataset of files, once.
 
     Args:
-        name: by which errors call it.
+        name: name of the source in errors.
         options: `dataset`, `split`, `data_dir` and so on, see `open_source`; not streamed.
 
     Raises:
@@ -161,7 +160,7 @@ def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
 
 @contextmanager
 def named_source(name: str, dataset: str) -> Iterator[None]:
-    """Errors of what is done inside say which source they are about."""
+    """Adds the name of the source to the errors inside."""
     try:
         yield
     except ValueError as error:
@@ -171,7 +170,7 @@ def named_source(name: str, dataset: str) -> Iterator[None]:
 
 
 def with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:
-    """The rows of one condition; None = all, which must have the same.
+    """Rows of one condition; None = all, which must have the same.
 
     Raises:
         ValueError: no such rows; rows of several conditions and none is chosen.
@@ -190,7 +189,7 @@ def with_condition(samples: SampleDataset, condition: str | None) -> SampleDatas
 
 
 def check_mixture(weights: Mapping[str, float], batch_sizes: Mapping[str, int], sources: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses what no run can make batches of, as far as it shows before anything is read or built; arguments as a config has them.
+    """Checks the mixture of a config before anything is read or built.
 
     Args:
         weights: source -> share of the steps.
@@ -214,7 +213,7 @@ def check_mixture(weights: Mapping[str, float], batch_sizes: Mapping[str, int], 
 
 
 def check_source(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses what `open_source` cannot open, as far as it shows without reading any file.
+    """Checks the arguments of `open_source` without reading any file.
 
     Args:
         name, options: see `open_source`.
@@ -227,12 +226,11 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
     if not isinstance(options, Mapping):
         raise ValueError(f"source {name}: expected options such as {{dataset: own_jsonl, data_dir: FOLDER}}, got {options!r}")
     dataset = options.get("dataset", "shapes")
-    if dataset not in DATASETS:
-        raise ValueError(
-            f"source {name}: unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(str(dataset), DATASETS)}"
-        )
-    entry, is_shapes = DATASETS[dataset], dataset == "shapes"
-    known = ("dataset", *(field.name for field in fields(ShapesStream))) if is_shapes else (*_OF_SOURCES, *entry.options)
+    try:
+        entry, is_shapes = dataset_builder(dataset), dataset == "shapes"
+    except ValueError as error:
+        raise ValueError(f"source {name}: {error}") from None
+    known = ("dataset", *(field.name for field in fields(ShapesStream))) if is_shapes else (*_OF_SOURCES, *entry.options())
     if unknown := sorted(options.keys() - set(known)):
         raise ValueError(
             f"source {name}: {dataset} has no option {', '.join(unknown)}, expected {', '.join(known)}{did_you_mean(unknown[0], known)}"
@@ -243,8 +241,7 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
         except ValueError as error:
             raise ValueError(f"source {name}: {error}; a source without dataset is the task of its name of shapes") from error
         return
-    conditions = get_args(Condition)
-    for option, default, allowed in (("split", "train", entry.splits), ("condition", None, (None, *conditions))):
+    for option, default, allowed in (("split", "train", entry.splits), ("condition", None, (None, *CONDITIONS))):
         value = options.get(option, default)
         if allowed and value not in allowed:
             raise ValueError(
@@ -277,10 +274,10 @@ def _check_shares(weights: Mapping[str, float], batch_sizes: Mapping[str, int]) 
 
 
 class TaskSources(Dataset):
-    """Several sources of samples under the names of their tasks; `sources[("panoptic", 7)]` is sample 7 of that task.
+    """Sources of samples by the names of their tasks; `sources[("panoptic", 7)]` is sample 7 of that task.
 
     Args:
-        sources: task -> anything whose `[index]` is a `Sample`, endless streams included.
+        sources: task -> sequence of samples; it may be endless.
     """
 
     def __init__(self, sources: Mapping[str, Sequence[Sample]]):
@@ -294,11 +291,11 @@ class TaskSources(Dataset):
 class OneTaskPerBatch(Sampler[list[Position]]):
     """Batches of positions for `TaskSources`: those of an optimizer step from one task, samples of a task in their own order.
 
-    Prompts of different kinds share no class axis, so a batch with targets holds one kind. The sequence is a function of the arguments
-    alone: a run that resumes at batch n skips n batches and goes on with the same ones.
+    Prompts of different kinds share no class axis, so a batch with targets has one kind. The arguments alone decide the sequence: a run
+    that resumes at batch n skips n batches and goes on with the same ones.
 
     Args:
-        weights: task -> how often it is drawn, relative to the others; 0 = never.
+        weights: task -> its share of the draws, relative to the others; 0 = never.
         batch_sizes: task -> samples of a batch.
         num_steps: optimizer steps of the run.
         seed: of the draws.
@@ -319,7 +316,7 @@ class OneTaskPerBatch(Sampler[list[Position]]):
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """What the sequence of batches follows from; their number only says where it ends."""
+        """Arguments that decide the sequence of batches, without their number, which only ends it."""
         return {
             "weights": list(self.weights.items()),  # in order: draws follow it
             "batch_sizes": dict(self.batch_sizes),

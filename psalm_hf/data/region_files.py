@@ -1,22 +1,37 @@
-"""What datasets of visual prompts share: what a row's region is, and that a picture in which nothing is pointed at is no row."""
+"""Rows of datasets of visual prompts: regions, the tags that name their objects, and the base of the builders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..structures import Region
+from .features import SplitConfig, region_entry
 from .files import FileBuilder
 
+LAST_FRAME = "last_frame"  # tag of the last frame of a video, which the benchmark does not score
 _OBJECT_TAG = "object:"
 
 
+@dataclass
+class OracleConfig(SplitConfig):
+    """`oracle`: point only at objects that the image shows, which tells the model that they are there. None = yes in training, because
+    nothing can be learnt from absent objects; no in evaluation."""
+
+    oracle: bool | None = None
+
+    @property
+    def visible_only(self) -> bool:
+        """`oracle`, decided."""
+        return self.is_training if self.oracle is None else self.oracle
+
+
 class RegionBuilder(FileBuilder):
-    """Base of the builders whose rows are asked for by regions. Whether any is left may only be known when the row is made; rows without
-    are left out, in evaluation too, because they ask for nothing."""
+    """Base of the builders whose rows are prompted by regions. Rows without a region are left out, in evaluation too, because they ask for
+    nothing; only the row itself may show that it has none."""
 
     def checked_rows(self, first: int, end: int) -> Iterator[dict[str, Any] | ValueError]:
-        """As of any dataset of files, but fewer than there are records."""
         return (row for row in super().checked_rows(first, end) if isinstance(row, ValueError) or row["regions"])
 
     def _check(self, row: Mapping[str, Any], names: Mapping[int, str]) -> None:
@@ -24,23 +39,13 @@ class RegionBuilder(FileBuilder):
             super()._check(row, names)
 
 
-def region_entry(region: Region, segment: int | None) -> dict[str, Any]:
-    """A region as rows store it, with str counts."""
-    return {
-        "kind": region.kind,
-        "points": None if region.points is None else [list(point) for point in region.points],
-        "mask": region.mask_rle,
-        "segment": segment,
-    }
-
-
 def mask_entry(rle: Mapping[str, Any], segment: int | None) -> dict[str, Any]:
-    """A region of kind "mask" as rows store it; the RLE has str counts."""
+    """Region of the kind "mask" as rows store it."""
     return region_entry(Region("mask", mask_rle=dict(rle)), segment)
 
 
 def object_tag(name: str | int) -> str:
-    """The tag that says which object a region means; a row has one per region, in their order."""
+    """Tag that names the object of a region; a row has one per region, in their order."""
     return f"{_OBJECT_TAG}{name}"
 
 

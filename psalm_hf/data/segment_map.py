@@ -1,6 +1,6 @@
-"""Segment maps: pictures whose pixel values say which segment a pixel belongs to, as in COCO panoptic, ADE20K, Cityscapes, VOC and DAVIS.
+"""Segment maps: files of images whose pixel values are numbers of segments, as in COCO panoptic, ADE20K, Cityscapes, VOC and DAVIS.
 
-Rows hold the path of such a map and the values of every segment; the map is decoded when a row becomes a sample.
+A row holds the path of its map and the values of every segment. The map is decoded when the row becomes a sample.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..masks import compress_rle
 
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a file that is no image
 _ONE_NUMBER = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")  # modes of PIL
 
 
 def read_segment_map(path: str | Path) -> np.ndarray:
-    """The value of every pixel: R + 256 G + 65536 B of a colour picture (alpha is ignored), else the number that the file stores: grey
-    of up to 16 bits, or the index into the palette, never its colour.
+    """Values of the pixels of a map.
 
     Returns:
-        (H, W) int32.
+        (H, W) int32. A map in colours has R + 256 G + 65536 B (alpha is ignored). Any other has the numbers that the file stores: grey of
+        up to 16 bits, or indices into a palette, never its colours.
 
     Raises:
         ValueError: the file cannot be decoded, or its pixels are of another type.
@@ -33,7 +34,7 @@ def read_segment_map(path: str | Path) -> np.ndarray:
             if picture.mode not in ("RGB", "RGBA"):
                 raise ValueError(f"pixels of type {picture.mode}; expected grey, a palette or RGB")
             pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ValueError(f"segment map {path} cannot be read ({error})") from error
     values = pixels[..., 0].astype(np.int32)
     values |= pixels[..., 1].astype(np.int32) << 8
@@ -46,13 +47,13 @@ def rles_from_segment_map(segment_map: np.ndarray, values: Sequence[Sequence[int
 
     Args:
         segment_map: (H, W) integers.
-        values: for every segment the values whose pixels it has; several for a category that many objects share.
+        values: one entry per segment: the values of its pixels. A category of many objects has several.
 
     Returns:
-        For every segment its compressed RLE, equal to that of the bitmap.
+        One compressed RLE per segment, equal to that of its bitmap.
 
     Raises:
-        ValueError: no pixel has one of the values of a segment.
+        ValueError: a segment without a pixel.
     """
     height, width = segment_map.shape
     # The runs of all segments are found at once; a bitmap per segment would read the whole map for each.
@@ -66,7 +67,7 @@ def rles_from_segment_map(segment_map: np.ndarray, values: Sequence[Sequence[int
         if not chosen.any():
             raise ValueError(f"no pixel of the segment map has the value {', '.join(map(str, wanted))}")
         first, end = starts[chosen], ends[chosen]
-        # Where one value of a segment borders on another of its values, the run goes on.
+        # A run goes on if the next one has another value of the same segment.
         first, end = first[np.append(True, first[1:] != end[:-1])], end[np.append(first[1:] != end[:-1], True)]
         counts = np.diff(np.stack([first, end], axis=1).ravel(), prepend=0).tolist()
         if end[-1] < pixels.size:

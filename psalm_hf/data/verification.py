@@ -1,4 +1,4 @@
-"""Checks a dataset on disk: every record, every picture and mask, and the published counts; draws some rows."""
+"""Checks of a dataset on disk: every record, every image and mask, and the published counts; and drawings of some rows."""
 
 import multiprocessing
 import os
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from tqdm import tqdm
 from ..masks import area
 from ..spelling import did_you_mean
 from ..visualization import contact_sheet, draw_sample
-from . import DATASETS
 from .features import ROW_FEATURES, sample_from_row
 from .files import FileBuilder
+from .load import dataset_builder
 from .preparation import write_file
 
 CHUNK = 16  # records that a process checks at a time
@@ -42,17 +41,17 @@ def verify(
     Args:
         dataset: a name of `list_datasets()`.
         folder: its data_dir; none for datasets without files.
-        splits: default all whose files are there.
+        splits: splits to check; () = all whose files are there.
         options: of the dataset.
-        limit: broken records of a split that are printed; the rest is counted.
+        limit: number of broken records of a split that are printed; the rest is counted.
         num_proc: processes.
-        num_shown: rows of each split that are drawn, spread evenly, into the folder `output`.
+        num_shown: number of rows of each split that are drawn, spread evenly, into the folder `output`.
 
     Returns:
-        Whether no record is broken and no count differs from the published one.
+        True if no record is broken and no count differs from the published one.
 
     Raises:
-        ValueError: an unknown dataset, split or option, with what was probably meant; no split is there.
+        ValueError: an unknown dataset, split or option, with a similar known one; no split is there.
         FileNotFoundError: the folder, or a file of a split that was asked for, does not exist.
     """
     results = []
@@ -67,10 +66,12 @@ def verify(
 
 
 def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Refuses, before any file is read, what `verify` cannot do."""
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}, expected one of {', '.join(DATASETS)}{did_you_mean(dataset, DATASETS)}")
-    entry = DATASETS[dataset]
+    """Checks the arguments of `verify` before any file is read.
+
+    Raises:
+        ValueError, FileNotFoundError: see `verify`.
+    """
+    entry = dataset_builder(dataset)
     if entry.needs_files and (folder is None or not os.path.isdir(folder)):
         raise FileNotFoundError(f"the folder {folder} does not exist; give the data_dir of {dataset}, see the docs page {entry.docs_page}")
     if not entry.splits and not splits:
@@ -81,7 +82,7 @@ def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], 
             f"{dataset}: unknown split {', '.join(unknown)}, expected some of {', '.join(entry.splits)}"
             + did_you_mean(unknown[0], entry.splits)
         )
-    known = [option for option in entry.options if option not in ("check_images", "on_error")]  # which are decided here
+    known = [option for option in entry.options() if option not in ("check_images", "on_error")]  # which are decided here
     if unknown := sorted(options.keys() - set(known)):
         raise ValueError(
             f"{dataset}: unknown option {', '.join(unknown)}, expected {', '.join(known) or 'none'}{did_you_mean(unknown[0], known)}"
@@ -89,23 +90,22 @@ def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], 
 
 
 def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], options: Mapping[str, Any], cache_dir: str) -> Iterator[Any]:
-    """A builder for each split to be checked; says which are left out because their files are absent.
+    """Builders of the splits to be checked; prints those that are left out because their files are absent.
 
     Raises:
         ValueError, FileNotFoundError: see `verify`.
     """
     check_names(dataset, folder, splits, options)
-    entry = DATASETS[dataset]
-    builder_class = getattr(import_module(f".{entry.module}", __package__), entry.builder)
-    for split in splits or entry.splits:
+    builder_class = dataset_builder(dataset)
+    for split in splits or builder_class.splits:
         try:
             yield builder_class(
                 cache_dir=cache_dir,
                 config_name=dataset,
-                data_dir=os.path.abspath(folder) if entry.needs_files else None,
+                data_dir=os.path.abspath(folder) if builder_class.needs_files else None,
                 split=split,
                 **options,
-                **({"check_images": True} if entry.needs_files else {}),
+                **({"check_images": True} if builder_class.needs_files else {}),
             )
         except FileNotFoundError as error:
             if splits:
@@ -115,7 +115,7 @@ def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], opt
 
 @dataclass
 class Report:
-    """What was found in some records; reports add up."""
+    """Counts and problems of some records; reports add up."""
 
     problems: list[str] = field(default_factory=list)
     rows: int = 0
@@ -126,7 +126,7 @@ class Report:
     images: set[str] = field(default_factory=set)
 
     def add(self, row: dict[str, Any], empty_masks: int) -> None:
-        """A row that is in order."""
+        """Counts a row without problems."""
         segments = row.get("segments") or ()
         self.rows += 1
         self.segments += len(segments)
@@ -145,8 +145,8 @@ class Report:
         return self
 
 
-class Rows:
-    """The records of one split, whether they come from files or are drawn; given to every process."""
+class SplitCheck:
+    """Records of one split, from files or drawn; every process gets them."""
 
     def __init__(self, builder: Any):
         self.builder = builder
@@ -156,7 +156,7 @@ class Rows:
         return sum(end - first for first, end in self.spans)
 
     def checked(self, position: int) -> Iterator[dict[str, Any] | ValueError]:
-        """The rows of a record, or what is wrong with it. Of a file dataset there is one."""
+        """Rows of a record, or its error. A record of files has one row."""
         if not isinstance(self.builder, FileBuilder):
             for _, row in self.builder._generate_examples(spans=[[position, position + 1]]):
                 yield row
@@ -170,8 +170,8 @@ class Rows:
             yield self.problem(position, error, number)
 
     def problem(self, position: int, error: Exception, number: int = 0) -> ValueError:
-        """What is wrong with a record that `checked_rows` found in order, with its file and id. (`number`: which of those at this position,
-        where that is a file of many records.)"""
+        """Error of a record in which `checked_rows` found none, with its file and id. (`number`: the record among those of this position,
+        which may be a file of many.)"""
         try:
             record = next(islice(self.builder.records_of(position, position + 1), number, None))
             place = self.builder.describe(record)
@@ -180,7 +180,7 @@ class Rows:
         return ValueError(f"{self.builder.title}: {place}: {type(error).__name__}: {error}")
 
     def check(self, span: tuple[int, int]) -> Report:
-        """All records from the first to the last but one."""
+        """Checks the records from the first of a span to the one before its end."""
         report = Report()
         for position in range(*span):
             for number, row in enumerate(self.checked(position)):
@@ -196,10 +196,10 @@ class Rows:
         return report
 
 
-_rows: Rows  # of a worker process
+_rows: SplitCheck  # of a worker process
 
 
-def _take(rows: Rows) -> None:
+def _take(rows: SplitCheck) -> None:
     global _rows
     _rows = rows
 
@@ -208,8 +208,8 @@ def _check(span: tuple[int, int]) -> Report:
     return _rows.check(span)
 
 
-def check_rows(rows: Rows, num_proc: int, title: str) -> Report:
-    """The whole split, in `num_proc` processes, with a progress bar."""
+def check_rows(rows: SplitCheck, num_proc: int, title: str) -> Report:
+    """Checks the whole split, in `num_proc` processes, with a progress bar."""
     chunks = [(first, min(first + CHUNK, len(rows))) for first in range(0, len(rows), CHUNK)]
     report = Report()
     with tqdm(total=len(rows), desc=title, unit=" records", mininterval=0.5) as bar:
@@ -226,7 +226,7 @@ def check_rows(rows: Rows, num_proc: int, title: str) -> Report:
 
 
 def category_problems(builder: Any) -> list[str]:
-    """Ids that are given twice, and names that cannot be told apart in a prompt."""
+    """Problems of the categories: ids that are given twice, and names that are the same in a prompt."""
     problems = []
     for what, counted in (
         ("id", Counter(category.id for category in builder.categories)),
@@ -237,7 +237,7 @@ def category_problems(builder: Any) -> list[str]:
 
 
 def compare_counts(found: dict[str, int], published: dict[str, int]) -> tuple[list[str], bool]:
-    """Lines to be printed, and whether nothing differs."""
+    """Lines to be printed, and True if no count differs."""
     lines, equal = [], True
     for name, number in found.items():
         if name not in published:
@@ -251,28 +251,28 @@ def compare_counts(found: dict[str, int], published: dict[str, int]) -> tuple[li
     return lines + [f"  {name}: not counted, published are {published[name]:,}" for name in missing], equal and not missing
 
 
-def show(rows: Rows, number: int, output: Path, name: str) -> int:
-    """Draw some rows; broken ones are passed over. Returns how many."""
+def show(rows: SplitCheck, number: int, output: Path, name: str) -> int:
+    """Draws some rows, without broken ones, and returns their number."""
     names = {category.id: category.name for category in rows.builder.categories}
-    pictures = []
+    drawings = []
     for turn in range(number):
         # The first row that is in order, in a part of the records of its own.
         for position in range(turn * len(rows) // number, (turn + 1) * len(rows) // number):
             row = next(rows.checked(position), None)  # a record in which there is nothing to ask for has none
             if row is not None and not isinstance(row, ValueError):
-                pictures.append(draw_sample(sample_from_row(row, names)))
-                write_file(output / f"{name}_{position}.png", partial(pictures[-1].save, format="PNG"))
+                drawings.append(draw_sample(sample_from_row(row, names)))
+                write_file(output / f"{name}_{position}.png", partial(drawings[-1].save, format="PNG"))
                 break
-    if pictures:
-        write_file(output / f"{name}.png", partial(contact_sheet(pictures).save, format="PNG"))
-    return len(pictures)
+    if drawings:
+        write_file(output / f"{name}.png", partial(contact_sheet(drawings).save, format="PNG"))
+    return len(drawings)
 
 
 def verify_split(builder: Any, *, limit: int, num_proc: int, num_shown: int, output: Path | None) -> bool:
-    """Print what is wrong, the counts and a summary. Returns whether all is well."""
+    """Prints problems, counts and a summary. Returns True if all is well."""
     title = f"{builder.config.name} {builder.config.split}"
     try:
-        rows = Rows(builder)
+        rows = SplitCheck(builder)
         problems = category_problems(builder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # the annotation file as a whole
         print(f"{error}\n{title}: BROKEN, no record can be read")

@@ -17,7 +17,7 @@ from ..data.benchmarks.label_lists import RELEASED_RULES
 from ..data.features import Category, SampleDataset
 from ..data.mixture import with_condition
 from ..data.shapes.stream import scene_of
-from ..data.shapes.two_views import DIRECTIONS as TWO_VIEWS
+from ..data.shapes.two_views import VIEW_DIRECTIONS
 from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
 from ..structures import REGION_KINDS, Sample
@@ -201,7 +201,7 @@ def open_part(
     chosen = {option: _ROTATIONS.get(choices[choice], choices[choice]) for choice, option in _DATASET_OPTIONS.items() if choice in choices}
     split = part.split or split
     options = {**part.options, **chosen, **options}
-    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options else {}  # no more are drawn than evaluated
+    asked = {"num_images": limit} if limit and "num_images" in DATASETS[part.dataset].options() else {}  # no more are drawn than evaluated
     asked |= {name: value for name, value in options.items() if name != "condition"}
     dataset = load(part.dataset, split, data_dir, **asked)
     if "condition" in options:
@@ -491,7 +491,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
             (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
         ),
         "two_view_shapes": Benchmark(
-            tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in TWO_VIEWS),
+            tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in VIEW_DIRECTIONS),
             lambda datasets, choices: [TwoViewEvaluator(choices["visible_above"])],
             _both({"visible_above": 0.5}),
             "test",

@@ -112,7 +112,7 @@ class Evaluation:
         self.choices = choices_of(benchmark, protocol, own)
         if processor is not None:
             self.choices = with_processor(self.choices, own, processor)
-        if "image_size" in DATASETS[self.benchmark.parts[0].dataset].options:  # another size is another image
+        if "image_size" in DATASETS[self.benchmark.parts[0].dataset].options():  # another size is another image
             further = {"image_size": processor.image_processor.image_size if processor else IMAGE_SIZE} | further
         self.split = split or self.benchmark.split
         self.description = {

@@ -27,7 +27,8 @@ PLACEHOLDERS = (IMAGE_TOKEN, REGION_TOKEN, MASK_QUERY_TOKEN)
 
 BACKGROUND_NAME = "background"
 IGNORED_LABEL = -100
-ROW_KINDS = ("category", "sentence", "region", "conversation")  # the position is the row's `condition_type`
+# Kinds of condition; the position is the row's `condition_type`. The same names: psalm_hf.structures.
+ROW_KINDS = ("category", "sentence", "region", "conversation")
 CATEGORY, SENTENCE, REGION, CONVERSATION = range(4)
 CATEGORY_TASKS = ("panoptic", "semantic", "instance")
 

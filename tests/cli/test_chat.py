@@ -9,7 +9,7 @@ from PIL import Image
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, checkpoints
 from psalm_hf.cli import chat
-from psalm_hf.data.shapes.scene import example_picture
+from psalm_hf.data.shapes.scene import example_image
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.dialogue import COMMANDS, Dialogue, converse
 from psalm_hf.tiny import build_tiny
@@ -86,7 +86,7 @@ def test_a_picture_is_encoded_once(dialogue, vision_calls, picture, tmp_path):
 def test_masks_are_those_of_a_call_with_the_picture(trained, said, monkeypatch):
     model, processor = trained
     dialogue, drawn = Dialogue(model, processor, said.append, threshold=0.5), []
-    dialogue.show(example_picture(), "drawn shapes")
+    dialogue.show(example_image(), "drawn shapes")
     monkeypatch.setattr(dialogue, "_draw", lambda *found: drawn.append(found))
     converse(dialogue, ["/segment the purple triangle", "/categories star, triangle, grass"])
     with torch.no_grad():

@@ -12,7 +12,7 @@ from psalm_hf import PsalmModel, checkpoints, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
 from psalm_hf.data.preparation import write_file
-from psalm_hf.data.shapes.scene import example_picture, make_scene
+from psalm_hf.data.shapes.scene import example_image, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.model.rows import RowInfo
 from psalm_hf.tiny import build_tiny
@@ -290,4 +290,4 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_the_bundled_picture_is_the_one_that_is_drawn_without_an_image():
     with Image.open(EXAMPLES / "pictures" / "shapes.png") as bundled:
-        assert (np.asarray(bundled) == np.asarray(example_picture())).all()
+        assert (np.asarray(bundled) == np.asarray(example_image())).all()

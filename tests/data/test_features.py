@@ -2,19 +2,23 @@
 
 import copy
 import io
+import pickle
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, row_from_sample, sample_from_row
+from psalm_hf import PsalmImageProcessor
+from psalm_hf.data import load
+from psalm_hf.data.features import ROW_FEATURES, Category, SampleDataset, encode_png, row_from_sample, sample_from_row
 from psalm_hf.data.segment_map import read_segment_map, rles_from_segment_map
 from psalm_hf.masks import rle_from_bitmap, uncompress_rle
 from psalm_hf.structures import Region, Sample, Segment
 
 SIZE = (2, 3)
 MASK = rle_from_bitmap(np.array([[1, 0, 0], [1, 1, 0]]))
+PNG = encode_png(Image.fromarray(np.arange(18, dtype=np.uint8).reshape(*SIZE, 3)))
 CATEGORIES = (Category(7, "cup"), Category(3, "wall", is_thing=False))
 NAMES = {7: "cup", 3: "wall"}
 
@@ -51,7 +55,7 @@ SAMPLES = {
     "question": Sample(
         "a.jpg", "1", SIZE, conversation=({"role": "user", "content": "?"},), record_id="8", choices=("a", "b"), answers=("B", "both")
     ),
-    "bytes": Sample(b"not looked into", "1", SIZE, expressions=("it",)),
+    "image": Sample(Image.open(io.BytesIO(PNG)), "1", SIZE, expressions=("it",)),
 }
 
 
@@ -89,18 +93,31 @@ def test_a_pil_image_becomes_a_png_of_the_same_pixels():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))), pixels)
 
 
-@pytest.mark.parametrize(
-    "stored, read",
-    [
-        ({"bytes": None, "path": "a.jpg"}, "a.jpg"),
-        ({"bytes": b"x", "path": "inside_of_a_tar.jpg"}, b"x"),
-        ("a.jpg", "a.jpg"),
-        (b"x", b"x"),
-    ],
-)
-def test_an_image_is_a_path_or_bytes_in_any_of_the_forms_in_which_datasets_gives_it(stored, read):
+@pytest.mark.parametrize("stored", [{"bytes": None, "path": "a.jpg"}, "a.jpg"])
+def test_a_path_stays_one_in_any_of_the_forms_in_which_datasets_gives_it(stored):
     row = row_from_sample(SAMPLES["sentence"]) | {"image": stored}
-    assert sample_from_row(row).image == read
+    assert sample_from_row(row).image == "a.jpg"
+
+
+@pytest.mark.parametrize("column", ["image", "region_image"])
+@pytest.mark.parametrize("stored", [{"bytes": PNG, "path": "inside_of_a_tar.png"}, PNG])
+def test_bytes_become_an_image_that_the_processor_takes(stored, column):
+    row = row_from_sample(SAMPLES["regions on another picture"]) | {column: stored}
+    image = getattr(sample_from_row(row), column)
+    assert image.tobytes() == bytes(range(18)) and pickle.loads(pickle.dumps(image)) == image
+    assert len(repr(sample_from_row(row))) < 1000
+    with pytest.raises(ValueError, match=f"{column} of image 1: 4 bytes that are no image"):
+        sample_from_row(row | {column: b"lost"})
+
+
+@pytest.mark.parametrize("name", ["shapes", "moving_shapes", "two_view_shapes"])
+def test_the_processor_takes_the_images_of_drawn_samples(name, tmp_path):
+    sample = next(iter(load(name, "test", streaming=True, cache_dir=tmp_path)))
+    images = [image for image in (sample.image, sample.region_image) if image is not None]
+    assert len(images) == 1 + (name != "shapes")
+    for image in images:
+        assert PsalmImageProcessor()(image, return_tensors="pt")["pixel_values"].shape[:2] == (1, 3)
+    assert len(repr(sample)) < 3000
 
 
 def test_uncompressed_masks_are_stored_compressed():

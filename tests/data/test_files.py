@@ -13,8 +13,7 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
-from psalm_hf import data
-from psalm_hf.data import files, load
+from psalm_hf.data import DATASETS, files, load
 from psalm_hf.data.features import Category
 from psalm_hf.data.files import FileBuilder, mask
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap, uncompress_rle
@@ -28,6 +27,7 @@ class Notes(FileBuilder):
     """`notes.json`: {"names", "notes": [{"id", "file", "size", "mask", "category"}]}."""
 
     docs_page = "Notes"
+    splits = ("train",)
 
     def annotation_files(self):
         return ["notes.json"]
@@ -42,7 +42,7 @@ class Notes(FileBuilder):
         return f"notes.json, note {record['id']}"
 
     def row(self, record):
-        picture = self.picture(record["file"], record["size"])
+        picture = self.image(record["file"], record["size"])
         rle = mask(record["mask"], record.get("mask_size", picture["image_size"]))
         segment = {"mask": rle, "category_id": record["category"], "is_crowd": False, "annotation_id": record.get("annotation")}
         return {**picture, "image_id": str(record["id"]), "condition": "category", "segments": [segment]}
@@ -50,11 +50,8 @@ class Notes(FileBuilder):
 
 @pytest.fixture(autouse=True)
 def notes_in_the_table(monkeypatch):
-    entry = data.DatasetEntry(
-        module="files", builder="Notes", splits=("train",), options=(), needs_files=True, docs_page="Notes", summary=""
-    )
     monkeypatch.setattr(files, "Notes", Notes, raising=False)
-    monkeypatch.setattr(data, "DATASETS", {"notes": entry})
+    monkeypatch.setattr(DATASETS, "_places", {"notes": ("files", "Notes")})
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
@@ -229,7 +226,7 @@ def test_a_link_may_lead_out_of_the_folder(folder, tmp_path):
         ('{"names": ["cup"], "notes": []}', "notes train: no records in notes.json; see the docs page Notes"),
         ('{"names": ["cup"]}', "notes train: .*notes.json has no notes; see the docs page Notes"),
         ("[]", "notes train: .*notes.json has no notes"),
-        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again, see the docs page Notes"),
+        ('{"names": ["cup"], "no', "notes train: .*notes.json is not a JSON file .*; download it again; see the docs page Notes"),
     ],
 )
 def test_a_file_that_holds_no_dataset_is_refused(content, message, folder, tmp_path):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from ..features import Category
+from ..features import Category, segment_entry
 from ..files import FileBuilder
 from ..segment_map import read_segment_map
-from .coco import CocoConfig, CocoPanoptic
-from .label_lists import check_name_rule, joined_names
-from .label_maps import LabelMapBuilder, LabelMapConfig, MapRecord, SemanticMapBuilder, present_values
+from .coco import CocoPanoptic
+from .label_lists import joined_names
+from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder, present_values
 
-FOLDERS = {"train": "training", "val": "validation"}
-PUBLISHED = {"train": {"images": 20210}, "val": {"images": 2000}}
-NAMES = "objectInfo150.txt"
-MASKS = ("raw", "detectron2")
+NAMES_FILE = "objectInfo150.txt"
+_FOLDERS = {"train": "training", "val": "validation"}
 
 # The number 1..150 of class 1..100 of `annotations_instance`: the things. Source: ade20k_instance_catid_mapping.txt of Mask2Former.
 # fmt: off
@@ -30,7 +28,7 @@ CLASS_OF_INSTANCE = (
 
 
 class Instance(NamedTuple):
-    """An object in a map of `annotations_instance`: its number, its class 1..150, and the values of its pixels."""
+    """Object in a map of `annotations_instance`: its number, its class 1..150, and the values of its pixels."""
 
     number: int
     category: int
@@ -38,7 +36,7 @@ class Instance(NamedTuple):
 
 
 def instances_of(values: Sequence[int]) -> list[Instance]:
-    """The objects of a map of `annotations_instance`, by their numbers.
+    """Objects of a map of `annotations_instance`, in the order of their numbers.
 
     Args:
         values: R + 256 G + 65536 B of its pixels: R = class 1..100, G = number of the object from 1, 0 = none; B says nothing.
@@ -63,7 +61,7 @@ def instances_of(values: Sequence[int]) -> list[Instance]:
 
 
 def names_from_lines(lines: Sequence[tuple[int, str]]) -> dict[int, str]:
-    """Class 1..150 -> its first synonym, from the numbered lines of objectInfo150.txt.
+    """Names of the classes: class 1..150 -> its first synonym, from the numbered lines of objectInfo150.txt.
 
     Raises:
         ValueError: another file.
@@ -72,152 +70,112 @@ def names_from_lines(lines: Sequence[tuple[int, str]]) -> dict[int, str]:
     for number, line in lines[1:]:
         fields = line.rstrip("\n").split("\t")
         if len(fields) != 5 or not fields[0].strip().isdigit():
-            raise ValueError(f"{NAMES}, line {number}: expected Idx, Ratio, Train, Val, Name between tabs, got {line!r:.80}")
+            raise ValueError(f"{NAMES_FILE}, line {number}: expected Idx, Ratio, Train, Val, Name between tabs, got {line!r:.80}")
         names[int(fields[0])] = fields[4].split(",")[0].strip()
     if sorted(names) != list(range(1, 151)):
-        raise ValueError(f"{NAMES}: expected the classes 1 to 150, got {len(names)} others")
+        raise ValueError(f"{NAMES_FILE}: expected the classes 1 to 150, got {len(names)} others")
     return names
 
 
-def ade20k_categories(builder: FileBuilder, first_id: int) -> tuple[Category, ...]:
-    """The 150 categories, numbered from `first_id`."""
-    try:
-        names = names_from_lines(builder.lines(NAMES))
-    except ValueError as error:
-        raise ValueError(f"{builder.title}: {error}; see the docs page {builder.docs_page}") from error
-    if builder.config.names == "synonyms":
-        names = dict(enumerate(joined_names("ade20k"), 1))
-    return tuple(Category(number - 1 + first_id, name, is_thing=number in CLASS_OF_INSTANCE) for number, name in names.items())
-
-
 @dataclass
-class Ade20kSemanticConfig(LabelMapConfig):
+class Ade20kSemanticConfig(NamesConfig):
     """`masks`: "raw": `annotations`, 1..150 and 0; "detectron2": `annotations_detectron2`, 0..149 and 255."""
 
-    masks: str = "raw"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.masks not in MASKS:
-            raise ValueError(f"{self.name}: unknown masks {self.masks!r}, expected one of {', '.join(MASKS)}")
+    masks: Literal["raw", "detectron2"] = "raw"
 
 
-class Ade20kSemantic(SemanticMapBuilder):
-    """One mask per category; ids 1..150, those of objectInfo150.txt, whichever maps are read."""
+class Ade20kBuilder(FileBuilder):
+    """Base of the three: names, splits and folders of ADE20K.
+
+    Attributes:
+        first_id: id of the first of the 150 categories.
+    """
+
+    docs_page = "ADE20K"
+    published = {"train": {"images": 20210}, "val": {"images": 2000}}
+    first_id: ClassVar[int] = 0
+
+    def annotation_files(self) -> tuple[str, ...]:
+        return (NAMES_FILE, *self.folders)
+
+    def read_categories(self) -> tuple[Category, ...]:
+        try:
+            names = names_from_lines(self.lines(NAMES_FILE))
+        except ValueError as error:
+            raise ValueError(self.message(str(error))) from error
+        if self.config.names == "synonyms":
+            names = dict(enumerate(joined_names("ade20k"), 1))
+        return tuple(Category(number - 1 + self.first_id, name, number in CLASS_OF_INSTANCE) for number, name in names.items())
+
+
+class Ade20kSemantic(Ade20kBuilder, SemanticMapBuilder):
+    """ADE20K with one mask per category; ids 1..150, those of objectInfo150.txt, for both kinds of maps."""
 
     BUILDER_CONFIG_CLASS = Ade20kSemanticConfig
-    docs_page = "ADE20K"
-    published = PUBLISHED
+    summary = "ADE20K: 150 categories, things and stuff"
+    first_id = 1
 
     @property
     def folders(self) -> tuple[str, str]:
-        """Of the images and of the maps."""
         maps = "annotations_detectron2" if self.config.masks == "detectron2" else "annotations"
-        return f"images/{FOLDERS[self.config.split]}", f"{maps}/{FOLDERS[self.config.split]}"
-
-    def annotation_files(self) -> tuple[str, ...]:
-        """The names and the folders."""
-        return (NAMES, *self.folders)
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """150, things and stuff."""
-        return ade20k_categories(self, 1)
-
-    def records(self) -> list[MapRecord]:
-        """By name."""
-        return self.pairs(*self.folders)
+        return f"images/{_FOLDERS[self.config.split]}", f"{maps}/{_FOLDERS[self.config.split]}"
 
     def labels(self) -> Mapping[int, int | None]:
-        """0 (255 in derived maps) is everything else."""
         if self.config.masks == "detectron2":
             return {number - 1: number for number in range(1, 151)} | {255: None}
         return {number: number for number in range(1, 151)} | {0: None}
 
 
-class Ade20kInstance(LabelMapBuilder):
-    """One mask per object, from `annotations_instance`; 100 of the ids 0..149, as in the derived files."""
+class Ade20kInstance(Ade20kBuilder, LabelMapBuilder):
+    """ADE20K with one mask per object, from `annotations_instance`; 100 of the ids 0..149, as in the derived files."""
 
+    summary = "ADE20K: objects of 100 categories"
     task = "instance"
-    docs_page = "ADE20K"
-    published = PUBLISHED
 
     @property
     def folders(self) -> tuple[str, str]:
-        """Of the images and of the maps."""
-        return f"images/{FOLDERS[self.config.split]}", f"annotations_instance/{FOLDERS[self.config.split]}"
-
-    def annotation_files(self) -> tuple[str, ...]:
-        """The names and the folders."""
-        return (NAMES, *self.folders)
+        return f"images/{_FOLDERS[self.config.split]}", f"annotations_instance/{_FOLDERS[self.config.split]}"
 
     def read_categories(self) -> tuple[Category, ...]:
-        """The things."""
-        return tuple(category for category in ade20k_categories(self, 0) if category.is_thing)
-
-    def records(self) -> list[MapRecord]:
-        """By name."""
-        return self.pairs(*self.folders)
+        return tuple(category for category in super().read_categories() if category.is_thing)
 
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
-        """By the numbers of the objects, which are their annotation ids."""
+        """Segments in the order of the numbers of the objects, which are their annotation ids."""
         return [
-            {
-                "map_values": instance.values,
-                "category_id": instance.category - 1,
-                "is_crowd": False,
-                "annotation_id": instance.number,
-            }
+            segment_entry(category_id=instance.category - 1, map_values=instance.values, annotation_id=instance.number)
             for instance in instances_of(values)
         ]
 
 
-@dataclass
-class Ade20kPanopticConfig(CocoConfig):
-    """`names`: see `LabelMapConfig`."""
+class Ade20kPanoptic(Ade20kBuilder, CocoPanoptic):
+    """ADE20K with things and stuff that do not overlap, from the files that `psalm prepare ade20k` writes; ids 0..149.
 
-    names: str = "first"
+    Categories are not those of the JSON file, whose names are a mixture of single words and lists of synonyms.
+    """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_name_rule(self.name, self.names)
-
-
-class Ade20kPanoptic(CocoPanoptic):
-    """Things and stuff without overlap, from the files that `psalm prepare ade20k` writes; ids 0..149."""
-
-    BUILDER_CONFIG_CLASS = Ade20kPanopticConfig
-    docs_page = "ADE20K"
-    published = PUBLISHED
+    BUILDER_CONFIG_CLASS = NamesConfig
+    summary = "ADE20K: 100 things and 50 kinds of stuff, from prepared files"
 
     @property
     def file(self) -> str:
         """The annotation file, below `data_dir`."""
-        return f"ade20k_panoptic_{self.config.split}.json"
+        return f"{self.map_folder}.json"
 
     @property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`."""
-        return f"images/{FOLDERS[self.config.split]}"
+        return f"images/{_FOLDERS[self.config.split]}"
 
     @property
     def map_folder(self) -> str:
-        """Where the PNG files lie, below `data_dir`."""
         return f"ade20k_panoptic_{self.config.split}"
 
-    def annotation_files(self) -> tuple[str, ...]:
-        """The names, the JSON file and the folder of its PNG files."""
-        return (NAMES, self.file, self.map_folder)
-
-    def counts(self) -> dict[str, int]:
-        """Number of images."""
-        return {"images": len(self._content["images"])}
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """Not those of the JSON file, whose names are a mixture of single words and lists of synonyms."""
-        return ade20k_categories(self, 0)
+    @property
+    def folders(self) -> tuple[str, str]:
+        """The JSON file and the folder of its PNG files, below `data_dir`."""
+        return self.file, self.map_folder
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
-        """In the order of `segments_info`, without stuff that objects cover entirely: the file lists it, but no pixel is left of it."""
+        """Segments in the order of `segments_info`, without stuff that objects cover entirely: it is in the file, but has no pixel left."""
         columns = super().segments(annotations, size)
         if not columns["segments"]:
             return columns

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from ..features import Category
-from ..files import FileBuilder, FileConfig, mask
-
-MASKS = ("panoptic", "semseg")
+from ...structures import CATEGORY
+from ..features import Category, segment_entry
+from ..files import FileBuilder, KeepEmptyConfig, mask
 
 
 class ImageRecord(NamedTuple):
-    """An entry of `images` and what is annotated in it. `image` is None for annotations of an image that is not listed, so that they are
-    reported as any broken record."""
+    """Entry of `images` and its annotations. `image` is None for annotations of an image that is not listed, which makes them a broken
+    record."""
 
     image: Mapping[str, Any] | None
     annotations: list[Mapping[str, Any]]
 
 
-@dataclass
-class CocoConfig(FileConfig):
-    """`keep_empty`: keep images without any segment, crowds not counted; None = for evaluation yes, for training no."""
-
-    keep_empty: bool | None = None
-
-
 class CocoBuilder(FileBuilder):
-    """What the three have in common: one JSON file per split that lists images, annotations and categories."""
+    """Base of the three: one JSON file per split lists images, annotations and categories.
 
-    BUILDER_CONFIG_CLASS = CocoConfig
+    Attributes:
+        content: of the file: "panoptic" or "instances".
+    """
+
+    BUILDER_CONFIG_CLASS = KeepEmptyConfig
     docs_page = "COCO 2017"
     published = {"train": {"images": 118_287}, "val": {"images": 5_000}}
-    content: ClassVar[str]  # of the file: "panoptic" or "instances"
+    content: ClassVar[str]
 
     @property
     def file(self) -> str:
@@ -44,56 +40,46 @@ class CocoBuilder(FileBuilder):
 
     @property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`."""
+        """Folder of the images, below `data_dir`."""
         return f"{self.config.split}2017"
 
-    def annotation_files(self) -> tuple[str, ...]:
-        """The JSON file."""
-        return (self.file,)
-
     def read_categories(self) -> tuple[Category, ...]:
-        """In the order of the file, with its ids and names. (Instance files do not say "isthing": all of theirs are.)"""
+        """Categories in the order of the file, with its ids and names. (All of an instance file are things; it does not say so.)"""
         entries = self._content["categories"]
         return tuple(Category(entry["id"], entry["name"], is_thing=bool(entry.get("isthing", 1))) for entry in entries)
 
     def records(self) -> list[ImageRecord]:
-        """In the order of `images`."""
-        annotations = defaultdict(list)
-        for annotation in self._content["annotations"]:
-            annotations[annotation.get("image_id")].append(annotation)
-        records = [ImageRecord(image, annotations.pop(image.get("id"), [])) for image in self._content["images"]]
-        keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
-        if not keep_empty:
-            records = [record for record in records if not self.is_empty(record)]
-        return records + [ImageRecord(None, orphans) for orphans in annotations.values()]
+        """Images in the order of the file; at the end, annotations of images that are not listed."""
+        records = image_records(self._content["images"], self._content["annotations"])
+        if self.config.keeps_empty:
+            return records
+        return [record for record in records if record.image is None or not self.is_empty(record)]
 
     def is_empty(self, record: ImageRecord) -> bool:
-        """Whether nothing but crowds is annotated."""
+        """True if nothing but crowds is annotated."""
         return all(annotation.get("iscrowd") for annotation in record.annotations)
 
     def counts(self) -> dict[str, int]:
-        """Images that the file lists, empty ones too."""
+        """Number of images in the file, empty ones too."""
         return {"images": len(self._content["images"])}
 
     def describe(self, record: ImageRecord) -> str:
-        """The file and the image id."""
-        return f"{self.file}, image {record.annotations[0]['image_id'] if record.image is None else record.image['id']}"
+        return image_name(self.file, record)
 
     def row(self, record: ImageRecord) -> dict[str, Any]:
-        """All segments of an image."""
         image, annotations = record
         if image is None:
             raise ValueError(f"{len(annotations)} annotations are of this image, but `images` does not list it")
         size = image["height"], image["width"]
         return {
-            **self.picture(f"{self.image_folder}/{image['file_name']}", size),
+            **self.image(f"{self.image_folder}/{image['file_name']}", size),
             "image_id": str(image["id"]),
-            "condition": "category",
+            "condition": CATEGORY,
             **self.segments(annotations, size),
         }
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
-        """The columns `segments` and, where the masks lie in a picture, `segment_map`."""
+        """Column `segments` of an image of `size` (height, width), and `segment_map` if the masks are in a map."""
         raise NotImplementedError
 
     @property
@@ -101,54 +87,67 @@ class CocoBuilder(FileBuilder):
         return self.json(self.file, keys=("images", "annotations", "categories"))
 
 
+def image_records(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[ImageRecord]:
+    """Records of images, in their order; at the end, annotations of images that are not listed."""
+    of_image = defaultdict(list)
+    for annotation in annotations:
+        of_image[annotation.get("image_id")].append(annotation)
+    records = [ImageRecord(image, of_image.pop(image.get("id"), [])) for image in images]
+    return records + [ImageRecord(None, orphans) for orphans in of_image.values()]
+
+
+def image_name(file: str, record: ImageRecord) -> str:
+    """Name of a record in messages: the file and the image id."""
+    return f"{file}, image {record.annotations[0]['image_id'] if record.image is None else record.image['id']}"
+
+
 def instance_segment(
     annotation: Mapping[str, Any], size: tuple[int, int], read_mask: Callable[[Any, tuple[int, int]], dict] = mask
 ) -> dict[str, Any]:
-    """An annotation of an instance file as a segment of a row; `size` is (height, width), `read_mask` takes what `mask` takes.
+    """Segment of a row, from an annotation of an instance file.
+
+    Args:
+        size: (height, width) of the image.
+        read_mask: as `files.mask`.
 
     Raises:
-        ValueError: its mask is none of this size; the message names the annotation.
+        ValueError: the mask is broken or has another size; the message names the annotation.
     """
     try:
         rle = read_mask(annotation["segmentation"], size)
     except ValueError as error:
         raise ValueError(f"annotation {annotation.get('id')}: {error}") from error
-    return {
-        "mask": rle,
-        "category_id": annotation["category_id"],
-        "is_crowd": bool(annotation.get("iscrowd", 0)),
-        "annotation_id": annotation.get("id"),
-        "area": annotation.get("area"),
-    }
+    facts = {"is_crowd": bool(annotation.get("iscrowd", 0)), "annotation_id": annotation.get("id"), "area": annotation.get("area")}
+    return segment_entry(rle, annotation["category_id"], **facts)
 
 
 class CocoInstance(CocoBuilder):
-    """One mask per object, from polygons and RLEs; 80 categories."""
+    """COCO with one mask per object, from polygons and RLEs."""
 
+    summary = "COCO 2017: objects of 80 categories"
     task = "instance"
     content = "instances"
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
-        """In the order of the file."""
         return {"segments": [instance_segment(annotation, size) for annotation in annotations]}
 
 
 class CocoPanoptic(CocoBuilder):
-    """Things and stuff without overlap, from one PNG per image; 133 categories."""
+    """COCO with things and stuff that do not overlap, from one PNG per image."""
 
+    summary = "COCO 2017: 80 things and 53 kinds of stuff that cover the image"
     content = "panoptic"
 
     @property
     def map_folder(self) -> str:
-        """Where the PNG files lie, below `data_dir`."""
+        """Folder of the PNG files, below `data_dir`."""
         return f"panoptic_{self.config.split}2017"
 
     def is_empty(self, record: ImageRecord) -> bool:
-        """Whether nothing but crowds is annotated."""
         return all(info.get("iscrowd") for annotation in record.annotations for info in annotation.get("segments_info", [{}]))
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
-        """In the order of `segments_info`; a segment's id is its value in the PNG."""
+        """Segments in the order of `segments_info`; the id of a segment is its value in the PNG."""
         if not annotations:
             return {"segments": []}
         if len(annotations) > 1:
@@ -160,39 +159,34 @@ class CocoPanoptic(CocoBuilder):
         }
 
     def mapped_segments(self, segments_info: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One segment per entry."""
+        """One segment for each entry of `segments_info`."""
         return [
-            {
-                "map_values": [info["id"]],
-                "category_id": info["category_id"],
-                "is_crowd": bool(info.get("iscrowd", 0)),
-                "annotation_id": info["id"],
-            }
+            segment_entry(
+                category_id=info["category_id"],
+                map_values=[info["id"]],
+                is_crowd=bool(info.get("iscrowd", 0)),
+                annotation_id=info["id"],
+            )
             for info in segments_info
         ]
 
 
 @dataclass
-class CocoSemanticConfig(CocoConfig):
+class CocoSemanticConfig(KeepEmptyConfig):
     """`masks`: "panoptic": unite the segments of `panoptic_*`; "semseg": read `panoptic_semseg_*`, whose values are category positions."""
 
-    masks: str = "panoptic"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.masks not in MASKS:
-            raise ValueError(f"{self.name}: unknown masks {self.masks!r}, expected one of {', '.join(MASKS)}")
+    masks: Literal["panoptic", "semseg"] = "panoptic"
 
 
 class CocoSemantic(CocoPanoptic):
-    """One mask per category, crowds included; the 133 categories of the panoptic annotations."""
+    """COCO with one mask per category, crowds included."""
 
+    summary = "COCO 2017: one mask for each of the 133 panoptic categories"
     BUILDER_CONFIG_CLASS = CocoSemanticConfig
     task = "semantic"
 
     @property
     def map_folder(self) -> str:
-        """Where the PNG files lie, below `data_dir`."""
         return f"panoptic_semseg_{self.config.split}2017" if self.config.masks == "semseg" else super().map_folder
 
     @cached_property
@@ -209,4 +203,4 @@ class CocoSemantic(CocoPanoptic):
         ids = sorted(values, key=self._positions.__getitem__)
         if self.config.masks == "semseg":
             values = {category_id: [self._positions[category_id]] for category_id in ids}
-        return [{"map_values": values[category_id], "category_id": category_id, "is_crowd": False} for category_id in ids]
+        return [segment_entry(category_id=category_id, map_values=values[category_id]) for category_id in ids]

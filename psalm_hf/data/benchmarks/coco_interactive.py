@@ -6,56 +6,45 @@ The prompts are drawn from the instance annotations while the rows are made, or 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...masks import area, bitmap_from_rle, rle_from_bitmap
-from ...structures import REGION_KINDS, Region, RegionKind
-from ..features import Category
+from ...structures import REGION, REGION_KINDS, Region, RegionKind
+from ..features import region_entry, segment_entry
 from ..files import FileConfig, mask
-from ..region_files import RegionBuilder, region_entry
-from ..visual_prompts import RULES, Rules, draw_prompt
-from .coco import ImageRecord
-from .released_masks import RASTERISATIONS, released_interactive_mask
-
-SOURCES = ("generated", "psalm_json")
+from ..region_files import RegionBuilder
+from ..visual_prompts import Rules, draw_prompt
+from .coco import ImageRecord, image_name, image_records
+from .released_masks import Rasterisation, released_interactive_mask
 
 
 @dataclass
 class CocoInteractiveConfig(FileConfig):
-    """How the prompts are made, or where they are.
+    """Prompts: drawn by rules, or read from a file.
 
     Attributes:
         kind: of all prompts: "point", "scribble", "box" or "mask"; None, for training only: drawn for every object.
-        source: "generated": drawn from `annotations/instances_*2017.json`; "psalm_json": read from a file with prompts.
-        rules: by which prompts are drawn, "paper" or "released", see docs/visual_prompts.md; a file has its own.
-        seed: of what is drawn.
-        file: with prompts, below `data_dir`; None = `coco_interactive_{split}_psalm.json`.
+        source: "generated": prompts are drawn from `annotations/instances_*2017.json`; "psalm_json": they are read from a file.
+        rules: rules by which prompts are drawn, "paper" or "released", see docs/visual_prompts.md; a file has its own.
+        seed: of the drawn prompts, at least 0.
+        file: file with prompts, below `data_dir`; None = `coco_interactive_{split}_psalm.json`.
         rasterisation: of the objects; prompts are drawn on the exact masks. "exact": as pycocotools does; "released": as the released
             evaluation, see `released_interactive_mask`.
     """
 
-    kind: RegionKind | None = None
-    source: str = "generated"
+    kind: Literal[RegionKind, None] = None
+    source: Literal["generated", "psalm_json"] = "generated"
     rules: Rules = "paper"
     seed: int = 0
     file: str | None = None
-    rasterisation: str = "exact"
+    rasterisation: Rasterisation = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value, allowed in (
-            ("kind", self.kind, (*REGION_KINDS, None)),
-            ("source", self.source, SOURCES),
-            ("rules", self.rules, RULES),
-            ("rasterisation", self.rasterisation, RASTERISATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{self.name}: unknown {option} {value!r}, expected one of {', '.join(map(str, allowed))}")
         if self.kind is None and self.split != "train":
             raise ValueError(
                 f"{self.name} {self.split}: give the kind of the prompts, one of {', '.join(REGION_KINDS)}; results are per kind"
@@ -67,26 +56,19 @@ class CocoInteractiveConfig(FileConfig):
 
 
 class CocoInteractive(RegionBuilder):
-    """One row per image: its objects without crowds, and one prompt for each. Objects without a prompt of that kind are left out."""
+    """COCO-Interactive, one row per image: its objects without crowds, and one prompt for each. Objects without a prompt of that kind are
+    left out. (Segments keep their category id, though only masks matter.)"""
 
     BUILDER_CONFIG_CLASS = CocoInteractiveConfig
+    summary = "COCO-Interactive: objects of COCO meant by points, scribbles, boxes or masks"
     docs_page = "COCO-Interactive"
     published = {"train": {"images": 117_266}, "val": {"images": 4_952}}
 
     @property
     def file(self) -> str:
-        """The annotation file, below `data_dir`."""
         if self.config.source == "generated":
             return f"annotations/instances_{self.config.split}2017.json"
         return self.config.file or f"coco_interactive_{self.config.split}_psalm.json"
-
-    def annotation_files(self) -> tuple[str, ...]:
-        """The JSON file."""
-        return (self.file,)
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: only masks matter. (Segments keep their category id.)"""
-        return ()
 
     def records(self) -> list[ImageRecord]:
         """Images with annotations, in the order of the file."""
@@ -95,13 +77,11 @@ class CocoInteractive(RegionBuilder):
             return images_with_annotations(content["images"], content["annotations"])
         content = self.json(self.file)
         if not isinstance(content, list) or not all(isinstance(item, Mapping) for item in content):
-            raise ValueError(
-                f"{self.title}: {self.path(self.file)} is no list of images with prompts; see the docs page {self.docs_page} for what it is"
-            )
+            raise ValueError(self.message(f"{self.path(self.file)} is no list of images with prompts"))
         return [ImageRecord(item.get("image_info"), item.get("anns", [])) for item in content]
 
     def counts(self) -> dict[str, int]:
-        """Images with annotations, and annotations that are no crowd."""
+        """Numbers of images with annotations, and of annotations that are no crowd."""
         records = [record for record in self._records if record.image is not None]
         return {
             "images": len(records),
@@ -109,11 +89,10 @@ class CocoInteractive(RegionBuilder):
         }
 
     def describe(self, record: ImageRecord) -> str:
-        """The file and the image id."""
-        return f"{self.file}, image {record.annotations[0]['image_id'] if record.image is None else record.image['id']}"
+        return image_name(self.file, record)
 
     def row(self, record: ImageRecord) -> dict[str, Any]:
-        """The objects that have a prompt, and these in the same order."""
+        """Row of the objects that have a prompt, and of the prompts in the same order."""
         image, annotations = record
         if image is None:
             raise ValueError(f"{len(annotations)} annotations are of this image, but the file does not describe it")
@@ -132,17 +111,17 @@ class CocoInteractive(RegionBuilder):
             if region is None:
                 continue
             regions.append(region_entry(region, segment=len(segments)))
-            segments.append({"mask": rle, "category_id": annotation["category_id"], "is_crowd": False, "annotation_id": annotation["id"]})
+            segments.append(segment_entry(rle, annotation["category_id"], annotation_id=annotation["id"]))
         return {
-            **self.picture(f"{self.config.split}2017/{image['file_name']}", size),
+            **self.image(f"{self.config.split}2017/{image['file_name']}", size),
             "image_id": str(image["id"]),
-            "condition": "region",
+            "condition": REGION,
             "segments": segments,
             "regions": regions,
         }
 
     def prompt(self, annotation: Mapping[str, Any], rle: dict) -> Region | None:
-        """The prompt of an object; None if it has none. Where the kind is drawn, it is one of those that the object has."""
+        """Prompt of an object; None if it has none. A drawn kind is one of those that the object has."""
         kinds = kinds_at_random(self.config.seed, annotation["id"]) if self.config.kind is None else [self.config.kind]
         bitmap = bitmap_from_rle(rle) if self.config.source == "generated" else None
         for kind in kinds:
@@ -156,30 +135,26 @@ class CocoInteractive(RegionBuilder):
 
 
 def images_with_annotations(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[ImageRecord]:
-    """In the order of `images`; at the end, annotations of images that are not listed."""
-    of_image = defaultdict(list)
-    for annotation in annotations:
-        of_image[annotation.get("image_id")].append(annotation)
-    records = [ImageRecord(image, of_image.pop(image["id"])) for image in images if image.get("id") in of_image]
-    return records + [ImageRecord(None, orphans) for orphans in of_image.values()]
+    """Records of the images that have annotations, in the order of `images`; at the end, annotations of images that are not listed."""
+    return [record for record in image_records(images, annotations) if record.annotations]
 
 
 def kinds_at_random(seed: int, annotation_id: int) -> list[RegionKind]:
-    """All kinds in an order that depends on seed and id only: the first is as likely to be one as another."""
+    """Kinds of regions in random order: each is as likely to be the first. The order depends on seed and id alone."""
     # 4 is the number of no kind, so these are not the random numbers of a prompt; see `prompt_generator`.
     order = np.random.default_rng([seed, len(REGION_KINDS), annotation_id]).permutation(len(REGION_KINDS))
     return [REGION_KINDS[position] for position in order]
 
 
 def annotation_with_prompts(annotation: Mapping[str, Any], image_size: tuple[int, int], *, rules: Rules, seed: int) -> dict[str, Any]:
-    """A copy of a COCO annotation, with its prompts of all kinds as the published file has them.
+    """Copy of a COCO annotation with its prompts of all kinds, in the form of the published file.
 
     Args:
         image_size: (height, width).
 
     Returns:
-        For every kind either `{kind}_visual_prompt_mask`, an RLE of the image size without pixels if there is no prompt; or, of rules
-        "paper" where prompts are coordinates, `{kind}_visual_prompt_points`, a list of [x, y] that may be empty.
+        Annotation with one more key for every kind: `{kind}_visual_prompt_mask`, an RLE of the image size, without pixels if there is no
+        prompt; or, for prompts of the rules "paper" that are coordinates, `{kind}_visual_prompt_points`, a list of [x, y], maybe empty.
 
     Raises:
         ValueError: the segmentation is no mask of this size.
@@ -196,7 +171,7 @@ def annotation_with_prompts(annotation: Mapping[str, Any], image_size: tuple[int
 
 
 def stored_prompt(annotation: Mapping[str, Any], kind: RegionKind, image_size: Sequence[int]) -> Region | None:
-    """The prompt of one kind of an annotation of `annotation_with_prompts` or the published file; None if it is empty.
+    """Prompt of one kind, from an annotation of `annotation_with_prompts` or the published file; None if it is empty.
 
     Args:
         image_size: (height, width).

@@ -12,19 +12,18 @@ import numpy as np
 from PIL import Image
 
 from ...masks import bitmap_from_rle
-from ...structures import Sample
-from ..features import Category
+from ...structures import REGION, Sample
+from ..features import segment_entry
 from ..files import FileConfig
-from ..region_files import RegionBuilder, mask_entry, object_tag, tagged_objects
+from ..region_files import LAST_FRAME, OracleConfig, RegionBuilder, mask_entry, object_tag, tagged_objects
 from ..segment_map import read_segment_map, rles_from_segment_map
 
-VOID = 255
-LAST_FRAME = "last_frame"  # tag of the last frame of a sequence, which the benchmark does not score
+UNSURE = 255  # value of pixels that are of no object, nor of the background
 
 
 class FrameRecord(NamedTuple):
-    """A frame, and the first and the last one of its sequence, by their names without ending. `frame` is None for a sequence that has none,
-    so that it is reported as any broken record."""
+    """Frame, and the first and last one of its sequence, by their names without ending. `frame` is None for a sequence without two frames,
+    which is a broken record."""
 
     sequence: str
     first: str | None
@@ -33,37 +32,29 @@ class FrameRecord(NamedTuple):
 
 
 @dataclass
-class DavisConfig(FileConfig):
-    """`oracle`: point only at objects that the frame shows, as the released evaluation file does: it tells the model that they are there.
-    None = in training yes, because what is not there cannot be learnt from, in evaluation no."""
-
-    oracle: bool | None = None
-
-    @property
-    def visible_only(self) -> bool:
-        """`oracle`, decided."""
-        return self.split == "train" if self.oracle is None else self.oracle
+class DavisConfig(OracleConfig, FileConfig):
+    """Options of DAVIS. The released evaluation file has `oracle=True`."""
 
 
 class Davis2017(RegionBuilder):
-    """One row per frame but the first of each sequence: all objects of the first frame are regions, drawn on that frame."""
+    """DAVIS, one row per frame but the first of each sequence: all objects of the first frame are regions, drawn on that frame."""
 
     BUILDER_CONFIG_CLASS = DavisConfig
+    summary = "DAVIS 2017: objects of a video's first frame, found in the others"
     docs_page = "DAVIS 2017"
     published = {"train": {"sequences": 60}, "val": {"sequences": 30, "frames": 1999, "objects": 61}}
 
     @property
     def root(self) -> str:
-        """Below `data_dir`: empty for the layout of the original archive, "2017/trainval/" for the other."""
+        """Folder of the layout below `data_dir`: "" for that of the original archive, "2017/trainval/" for the other."""
         return root_of(self.config.data_dir)
 
     @property
     def file(self) -> str:
-        """The list of sequences, below `data_dir`."""
         return f"{self.root}ImageSets/2017/{self.config.split}.txt"
 
     def annotation_files(self) -> list[str]:
-        """The list; of every sequence both folders, whose time changes with what is in them, and the annotations, because rows hold their
+        """The list; of every sequence both folders, whose time changes with their files, and the annotations, because rows hold their
         objects."""
         files = [self.file]
         for sequence in self._sequences() if os.path.isfile(self.path(self.file)) else ():
@@ -73,12 +64,8 @@ class Davis2017(RegionBuilder):
                 files += [f"{maps}/{name}" for name in sorted(os.listdir(self.path(maps))) if name.endswith(".png")]
         return files
 
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: objects have numbers."""
-        return ()
-
     def records(self) -> list[FrameRecord]:
-        """In the order of the list, and of time."""
+        """Frames in the order of the list, and of time."""
         records = []
         for sequence in self._sequences():
             folder = self.path(f"{self.root}JPEGImages/480p/{sequence}")
@@ -89,7 +76,7 @@ class Davis2017(RegionBuilder):
         return records
 
     def counts(self) -> dict[str, int]:
-        """Frames, first ones included; objects of the first frames."""
+        """Numbers of sequences, of frames, the first ones included, and of objects of the first frames."""
         firsts = {record.sequence: record.first for record in self._records if record.frame is not None}
         return {
             "sequences": len(firsts),
@@ -98,41 +85,37 @@ class Davis2017(RegionBuilder):
         }
 
     def describe(self, record: FrameRecord) -> str:
-        """The sequence and the frame."""
         if record.frame is None:
             return f"{self.file}, sequence {record.sequence}"
         return f"sequence {record.sequence}, frame {record.frame}"
 
     def row(self, record: FrameRecord) -> dict[str, Any]:
-        """The objects of the frame that the first frame has too; regions in the order of the objects' numbers."""
+        """Row of the objects of the frame that the first frame has too; regions are in the order of the numbers of the objects."""
         sequence, first, last, frame = record
         if frame is None:
             raise ValueError(f"there are not two frames in {self.root}JPEGImages/480p/{sequence}")
-        picture, first_picture = self.picture(self._picture_path(sequence, frame)), self.picture(self._picture_path(sequence, first))
+        image, first_image = (self.image(f"{self.root}JPEGImages/480p/{sequence}/{name}.jpg") for name in (frame, first))
         map_path = self._map_path(sequence, frame)
-        segment_map = self.segment_map(map_path, picture["image_size"])
-        self.segment_map(self._map_path(sequence, first), first_picture["image_size"])
+        segment_map = self.segment_map(map_path, image["image_size"])
+        self.segment_map(self._map_path(sequence, first), first_image["image_size"])
         prompts = self._first_masks(sequence, first)
-        shown = [number for number in object_numbers(read_segment_map(self.path(map_path))) if number in prompts]
+        shown = [number for number in annotated_objects(read_segment_map(self.path(map_path))) if number in prompts]
         asked = shown if self.config.visible_only else list(prompts)
         return {
-            **picture,
+            **image,
             "image_id": f"{sequence}/{frame}",
             "record_id": f"{sequence}/{frame}",
-            "condition": "region",
-            "segments": [{"map_values": [number], "category_id": None, "is_crowd": False, "annotation_id": number} for number in shown],
+            "condition": REGION,
+            "segments": [segment_entry(map_values=[number], annotation_id=number) for number in shown],
             "segment_map": segment_map,
             "regions": [mask_entry(prompts[number], shown.index(number) if number in shown else None) for number in asked],
-            "region_image": first_picture["image"],
-            "region_image_size": first_picture["image_size"],
+            "region_image": first_image["image"],
+            "region_image_size": first_image["image_size"],
             "tags": [*map(object_tag, asked), *([LAST_FRAME] if frame == last else [])],
         }
 
     def _sequences(self) -> list[str]:
         return [line.strip() for _, line in self.lines(self.file)]
-
-    def _picture_path(self, sequence: str, frame: str) -> str:
-        return f"{self.root}JPEGImages/480p/{sequence}/{frame}.jpg"
 
     def _map_path(self, sequence: str, frame: str) -> str:
         return f"{self.root}Annotations/480p/{sequence}/{frame}.png"
@@ -142,23 +125,23 @@ class Davis2017(RegionBuilder):
 
 
 def root_of(folder: str) -> str:
-    """What lies between a DAVIS folder and `JPEGImages`: nothing, or "2017/trainval/"."""
+    """Folders between a DAVIS folder and `JPEGImages`: "" or "2017/trainval/"."""
     return "2017/trainval/" if os.path.isdir(f"{folder}/2017/trainval") else ""
 
 
 def frame_names(files: Iterable[str]) -> list[str]:
-    """Names of the JPEG files without ending, in the order of time."""
+    """Names of the frames among some files, JPEG, without ending and in the order of time."""
     return sorted(name[:-4] for name in files if name.endswith(".jpg"))
 
 
-def object_numbers(segment_map: np.ndarray) -> list[int]:
-    """Numbers of the objects in an annotation (H, W), ascending; neither background nor void."""
-    return [int(value) for value in np.unique(segment_map) if value not in (0, VOID)]
+def annotated_objects(segment_map: np.ndarray) -> list[int]:
+    """Numbers of the objects in an annotation (H, W), ascending; without the background and `UNSURE`."""
+    return [int(value) for value in np.unique(segment_map) if value not in (0, UNSURE)]
 
 
 def object_masks(segment_map: np.ndarray) -> dict[int, dict]:
-    """RLE of every object of an annotation (H, W), by its number, ascending."""
-    numbers = object_numbers(segment_map)
+    """Masks of the objects of an annotation (H, W): number, ascending -> RLE."""
+    numbers = annotated_objects(segment_map)
     return dict(zip(numbers, rles_from_segment_map(segment_map, [[number] for number in numbers]), strict=True))
 
 
@@ -199,8 +182,8 @@ def paint_objects(rles: Sequence[dict], numbers: Sequence[int], image_size: tupl
         raise ValueError(f"{item}: {len(rles)} masks for {len(numbers)} objects; answer every region")
     painted = np.zeros(image_size, dtype=np.uint8)
     for number, rle in sorted(zip(numbers, rles, strict=True), key=lambda pair: pair[0]):
-        if not 0 < number < VOID:
-            raise ValueError(f"{item}: object {number}; the files hold numbers from 1 to {VOID - 1}")
+        if not 0 < number < UNSURE:
+            raise ValueError(f"{item}: object {number}; the files hold numbers from 1 to {UNSURE - 1}")
         bitmap = bitmap_from_rle(rle)
         if bitmap.shape != painted.shape:
             raise ValueError(f"{item}: the mask of object {number} is of size {bitmap.shape}, but the picture is {tuple(image_size)}")

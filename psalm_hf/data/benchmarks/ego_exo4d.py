@@ -10,22 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ...masks import area, bitmap_from_rle, rle_from_bitmap
-from ..features import Category
+from ...structures import REGION
+from ..features import segment_entry
 from ..files import FileConfig
-from ..region_files import RegionBuilder, mask_entry, object_tag, tagged_objects
+from ..region_files import OracleConfig, RegionBuilder, mask_entry, object_tag, tagged_objects
 
 FRAME_FOLDER = "processed"
-DIRECTIONS = {"ego2exo": "egoexo", "exo2ego": "exoego"}  # and how the files of pairs are called
+DIRECTIONS = {"ego2exo": "egoexo", "exo2ego": "exoego"}  # -> part of the name of the file of pairs
 
 
-class ViewPair(NamedTuple):
-    """Two views at one time. `objects` are those that the query view shows and of which it is known whether the target view does. `target`
-    is None for a take that has no annotation file, so that it is reported as any broken record."""
+class ViewPairRecord(NamedTuple):
+    """Two views at one time. `objects` are those that the query view shows and that were looked for in the target view. `target` is None
+    for a take without annotation file, which is a broken record."""
 
     take: str
     query: str | None
@@ -35,41 +36,30 @@ class ViewPair(NamedTuple):
 
 
 @dataclass
-class EgoExo4DConfig(FileConfig):
-    """What is asked for, and where the files lie.
+class EgoExo4DConfig(OracleConfig, FileConfig):
+    """Direction, and folders of the files.
 
     Attributes:
         direction: "ego2exo": the regions are in the first-person view; "exo2ego": in one of the others.
-        oracle: point only at objects that the target view shows; None = in training yes, because what is not there cannot be learnt from,
-            in evaluation no.
         frame_folder: of takes, below `data_dir`; "." is `data_dir` itself.
-        annotation_folder: where `relations_{split}.json` may lie, below `data_dir`.
+        annotation_folder: folder that may hold `relations_{split}.json`, below `data_dir`.
     """
 
-    direction: str = "ego2exo"
-    oracle: bool | None = None
+    direction: Literal["ego2exo", "exo2ego"] = "ego2exo"
     frame_folder: str = FRAME_FOLDER
     annotation_folder: str = "annotations"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"{self.name}: unknown direction {self.direction!r}, expected one of {', '.join(DIRECTIONS)}")
-
-    @property
-    def visible_only(self) -> bool:
-        """`oracle`, decided."""
-        return self.split == "train" if self.oracle is None else self.oracle
-
 
 class EgoExo4D(RegionBuilder):
-    """One row per time and pair of views: the picture is the target view, the regions are masks in the query view."""
+    """Ego-Exo4D, one row per time and pair of views: the image is the target view, the regions are masks in the query view."""
 
     BUILDER_CONFIG_CLASS = EgoExo4DConfig
+    summary = "Ego-Exo4D: objects of a first-person view, found in another view, or the other way round"
     docs_page = "Ego-Exo4D"
+    splits = ("train", "val", "test")
 
     def annotation_files(self) -> tuple[str, ...]:
-        """The list of takes; pairs and frames, where there are such files; of every take its folder, whose time changes with the views
+        """The list of takes; pairs and frames, if there are such files; of every take its folder, whose time changes with the views
         that have frames, and its annotations."""
         folder = self.config.frame_folder
         files = [self._split_file]
@@ -80,12 +70,8 @@ class EgoExo4D(RegionBuilder):
             files += [f"{take}/annotation.json" for take in takes if os.path.isfile(self.path(f"{take}/annotation.json"))]
         return tuple(files)
 
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: objects have names of their own."""
-        return ()
-
-    def records(self) -> list[ViewPair]:
-        """In the order of the takes, the views and time; of the views that have frames."""
+    def records(self) -> list[ViewPairRecord]:
+        """Pairs of views that have frames, in the order of the takes, the views and time."""
         folder = self.config.frame_folder
         takes = self.json(self._split_file, keys=[self.config.split])[self.config.split]
         asked = self._pairs_of_file() if os.path.isfile(self.path(self._pairs_file)) else None
@@ -93,7 +79,7 @@ class EgoExo4D(RegionBuilder):
         has_frames: dict[str, bool] = {}  # by the folder of a view
         for take in takes:
             if not os.path.isfile(self.path(f"{folder}/{take}/annotation.json")):
-                records.append(ViewPair(take, None, None, None, []))
+                records.append(ViewPairRecord(take, None, None, None, []))
                 continue
             masks, annotated = self._take(take)["masks"], self._annotated_frames(take)
             views: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -110,53 +96,53 @@ class EgoExo4D(RegionBuilder):
                 if not unknown:
                     views[query, target, frame].append(name)
             order = sorted(views, key=lambda view: (*view[:2], int(view[2])))
-            records += [ViewPair(take, *view, views[view]) for view in order]
+            records += [ViewPairRecord(take, *view, views[view]) for view in order]
         without = [view for view, found in has_frames.items() if not found]
         if without:
             print(f"{self.title}: {len(without)} views have no folder of frames and are left out, the first: {without[0]}", file=sys.stderr)
         return records
 
     def counts(self) -> dict[str, int]:
-        """Takes, and the pairs of masks that are asked for."""
+        """Numbers of takes, and of the pairs of masks that are asked for."""
         records = [record for record in self._records if record.target is not None]
         return {"takes": len({record.take for record in records}), "pairs": sum(len(record.objects) for record in records)}
 
-    def describe(self, record: ViewPair) -> str:
-        """The take's file, the views and the frame."""
+    def describe(self, record: ViewPairRecord) -> str:
         file = f"{self.config.frame_folder}/{record.take}/annotation.json"
         return file if record.target is None else f"{file}, {record.query} to {record.target}, frame {record.frame}"
 
-    def row(self, record: ViewPair) -> dict[str, Any]:
-        """Regions in the order of the objects' names in the file; an object without region there, or with an empty one, is left out."""
+    def row(self, record: ViewPairRecord) -> dict[str, Any]:
+        """Row with regions in the order of the objects in the file; an object without mask in the query view, or with an empty one, is left
+        out."""
         take, query, target, frame, objects = record
         if target is None:
             raise ValueError("there is no such file, but split.json lists the take")
         folder = f"{self.config.frame_folder}/{take}"
-        picture, query_picture = (self.picture(f"{folder}/{camera}/{frame}.jpg") for camera in (target, query))
+        image, query_image = (self.image(f"{folder}/{camera}/{frame}.jpg") for camera in (target, query))
         masks = self._take(take)["masks"]
         segments, regions, tags = [], [], []
         for number, name in enumerate(masks):
             if name not in objects:
                 continue
-            prompt = resized(masks[name][query][frame], query_picture["image_size"])
+            prompt = resized(masks[name][query][frame], query_image["image_size"])
             if prompt is None:
                 continue
-            answer = resized(masks[name][target][frame], picture["image_size"]) if frame in masks[name][target] else None
-            if answer is None and self.config.visible_only:
+            found = resized(masks[name][target][frame], image["image_size"]) if frame in masks[name][target] else None
+            if found is None and self.config.visible_only:
                 continue
-            regions.append(mask_entry(prompt, None if answer is None else len(segments)))
+            regions.append(mask_entry(prompt, None if found is None else len(segments)))
             tags.append(object_tag(name))
-            if answer is not None:
-                segments.append({"mask": answer, "category_id": None, "is_crowd": False, "annotation_id": number})
+            if found is not None:
+                segments.append(segment_entry(found, annotation_id=number))
         return {
-            **picture,
+            **image,
             "image_id": f"{take}/{target}/{frame}",
             "record_id": f"{take}/{query}_{target}/{frame}",
-            "condition": "region",
+            "condition": REGION,
             "segments": segments,
             "regions": regions,
-            "region_image": query_picture["image"],
-            "region_image_size": query_picture["image_size"],
+            "region_image": query_image["image"],
+            "region_image_size": query_image["image_size"],
             "tags": tags,
         }
 
@@ -164,9 +150,7 @@ class EgoExo4D(RegionBuilder):
         fingerprint = super()._fingerprint()
         takes = self._read_json(self._split_file)
         if isinstance(takes, Mapping) and not takes.get(self.config.split):  # of anything else, `records` says what it is
-            raise FileNotFoundError(
-                f"{self.title}: {self.path(self._split_file)} lists no takes for {self.config.split}; see the docs page {self.docs_page}"
-            )
+            raise FileNotFoundError(self.message(f"{self.path(self._split_file)} lists no takes for {self.config.split}"))
         return fingerprint
 
     @property
@@ -185,7 +169,7 @@ class EgoExo4D(RegionBuilder):
         return self.json(f"{self.config.frame_folder}/{take}/annotation.json", keys=["masks"])
 
     def _annotated_frames(self, take: str) -> dict[str, dict[str, set[int]]]:
-        """For every object and camera the frames in which it was looked for. Where no file says so, those in which it was found."""
+        """Frames in which each object was looked for: object -> camera -> frames. If no file tells them, those in which it was found."""
         content = self._take(take)
         found = {name: {camera: set(map(int, frames)) for camera, frames in views.items()} for name, views in content["masks"].items()}
         listed: dict[str, dict[str, set[int]]] = {}
@@ -194,7 +178,7 @@ class EgoExo4D(RegionBuilder):
         elif os.path.isfile(self.path(self._relations_file)):
             file, looked = self._relations_file, self.json(self._relations_file, keys=["annotations"])["annotations"]
             if take not in looked:
-                raise ValueError(f"{self.title}: {file} has no take {take}, but split.json lists it; see the docs page {self.docs_page}")
+                raise ValueError(self.message(f"{file} has no take {take}, but split.json lists it"))
             looked = looked[take]["object_masks"]
         else:
             return found
@@ -205,20 +189,18 @@ class EgoExo4D(RegionBuilder):
                     camera: set(view["annotated_frames"] if isinstance(view, Mapping) else view) for camera, view in frames.items()
                 }
             except KeyError as error:
-                raise ValueError(
-                    f"{self.title}: {file}, take {take}, object {name}: there is no {error}, but {take}/annotation.json has masks of this "
-                    f"object; see the docs page {self.docs_page}"
-                ) from error
+                reason = f"there is no {error}, but {take}/annotation.json has masks of this object"
+                raise ValueError(self.message(f"{file}, take {take}, object {name}: {reason}")) from error
         return listed
 
     def _pairs_of_file(self) -> dict[str, list[tuple[str, str, str, str]]]:
-        """Take -> (ego camera, exo camera, object, frame), from paths that end in TAKE//CAMERA//OBJECT//rgb//FRAME."""
+        """Pairs of every take: (ego camera, exo camera, object, frame), from paths that end in TAKE//CAMERA//OBJECT//rgb//FRAME."""
         pairs = defaultdict(list)
         for entry in self.json(self._pairs_file):
             try:
-                ego_picture, _, exo_picture, _ = entry
-                take, ego, name, _, frame = ego_picture.split("//")[-5:]
-                exo = exo_picture.split("//")[-4]
+                ego_image, _, exo_image, _ = entry
+                take, ego, name, _, frame = ego_image.split("//")[-5:]
+                exo = exo_image.split("//")[-4]
             except (ValueError, AttributeError, IndexError) as error:
                 raise ValueError(f"{self.title}: {self.path(self._pairs_file)}: {entry!r:.120} is no pair ({error})") from error
             pairs[take].append((ego, exo, name, frame))
@@ -230,13 +212,13 @@ def read_take(file: str | Path) -> Mapping[str, Any]:
     """`annotation.json` of a take: "masks", object -> camera -> frame -> RLE at full resolution, and "subsample_idx".
 
     Raises:
-        ValueError: there is no such file, or nothing like it in it.
+        ValueError: there is no such file, or it is none of a take.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file}: cannot be read ({error}), but its masks of full resolution are the truth; see the docs page {EgoExo4D.docs_page}"
+            f"{file}: cannot be read ({error}), but its masks at full resolution are the target; see the docs page {EgoExo4D.docs_page}"
         ) from error
     if not isinstance(content, Mapping) or "masks" not in content:
         raise ValueError(f"{file}: expected a JSON object with 'masks'; see the docs page {EgoExo4D.docs_page}")
@@ -244,7 +226,7 @@ def read_take(file: str | Path) -> Mapping[str, Any]:
 
 
 def pairs_of_take(masks: Mapping[str, Any], direction: str) -> Iterator[tuple[str, str, str, str]]:
-    """(ego camera, exo camera, object, frame) for every frame in which the query camera has a mask; as the public script makes pairs.
+    """Pairs of a take as the public script makes them: (ego camera, exo camera, object, frame) for every mask of the query camera.
 
     Args:
         masks: object -> camera -> frame -> mask; objects without a camera that is called "aria" have no pairs.
@@ -260,7 +242,7 @@ def pairs_of_take(masks: Mapping[str, Any], direction: str) -> Iterator[tuple[st
 
 
 def ego_camera(cameras: Iterable[str]) -> str | None:
-    """The first-person one.
+    """First-person camera among some; None if there is none.
 
     Raises:
         ValueError: there are several.
@@ -272,8 +254,8 @@ def ego_camera(cameras: Iterable[str]) -> str | None:
 
 
 def resized(rle: Mapping[str, Any] | None, image_size: tuple[int, int]) -> dict | None:
-    """A mask of full resolution at the size of its frame, by the nearest pixel (that of OpenCV: coordinates are rounded down); None if
-    nothing of it is left, or if it could not be decoded when the file was made."""
+    """Mask of full resolution at the size of its frame (height, width), by the nearest pixel as in OpenCV, which rounds coordinates down.
+    None if no pixel is left, or if the mask could not be decoded when the file was made."""
     if rle is None or not area(rle):
         return None
     bitmap = bitmap_from_rle(rle)

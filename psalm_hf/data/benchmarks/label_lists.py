@@ -1,4 +1,4 @@
-"""The names of the categories of each benchmark, with synonyms: the lists of `labels/`. See docs/label_lists.md."""
+"""Names of the categories of each benchmark, with synonyms: the lists of `labels/`. See docs/label_lists.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Literal
 
 # Benchmark -> file of `labels/`, and which of its lines.
 _LISTS: Mapping[str, tuple[str, slice]] = MappingProxyType(
@@ -23,8 +24,8 @@ _LISTS: Mapping[str, tuple[str, slice]] = MappingProxyType(
     }
 )
 
-# What an option `names` may say: a category is prompted by one name, or by all its names with commas between them, which are ONE name.
-NAME_RULES = ("first", "synonyms")
+# Option `names`: a category is prompted by one name, or by all its names with commas between them, which are ONE name.
+NameRule = Literal["first", "synonyms"]
 
 # Benchmark -> the rule of the released evaluation: all names of a category, but of more than 200 categories the first alone; for Cityscapes
 # the list of synonyms is switched off. It evaluates neither voc21 nor lvis. Source: PSALM (github.com/zamling/PSALM, d5dbfda), psalm/eval.
@@ -35,7 +36,7 @@ RELEASED_RULES: Mapping[str, str] = MappingProxyType(
 
 @cache
 def label_list(benchmark: str) -> tuple[tuple[str, ...], ...]:
-    """All names of each category, in the order in which the benchmark counts its categories.
+    """Names of each category, the first one and its synonyms, in the order in which the benchmark counts its categories.
 
     Raises:
         ValueError: a benchmark without a list.
@@ -47,7 +48,7 @@ def label_list(benchmark: str) -> tuple[tuple[str, ...], ...]:
 
 
 def joined_names(benchmark: str) -> list[str]:
-    """What a category is prompted by under the rule "synonyms": all its names with commas between them, without blanks behind them.
+    """Name of each category by the rule "synonyms": all its names with commas between them, without blanks behind them.
 
     Raises:
         ValueError: a benchmark without a list.
@@ -56,18 +57,8 @@ def joined_names(benchmark: str) -> list[str]:
 
 
 def lvis_frequencies() -> tuple[str, ...]:
-    """In how many pictures of the training split each category of LVIS v1 occurs: "r" 1 to 10, "c" 11 to 100, "f" more."""
+    """Frequency of each category of LVIS v1: in 1 to 10 images of the training split "r", in 11 to 100 "c", in more "f"."""
     return tuple(_lines("lvis_1203_frequency"))
-
-
-def check_name_rule(dataset: str, names: str) -> None:
-    """Refuses a value of the option `names` of a dataset that is no rule.
-
-    Raises:
-        ValueError: with the valid ones.
-    """
-    if names not in NAME_RULES:
-        raise ValueError(f"{dataset}: unknown names {names!r}, expected one of {', '.join(NAME_RULES)}")
 
 
 def _lines(file: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Datasets whose annotations are pictures alone: for every image a map whose values say which category or object a pixel belongs to.
+"""Base of the datasets that have nothing but label maps: for every image a map whose values are numbers of categories or objects.
 
-Nothing lists what an image holds, so every map is decoded once, while the rows are made, for its values; masks are decoded with the
+No list says what is in an image. So every map is decoded once while the rows are made, for its values; the masks are decoded with the
 samples, as everywhere.
 """
 
@@ -11,17 +11,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..files import FileBuilder, FileConfig
+from ...structures import CATEGORY
+from ..features import segment_entry
+from ..files import FileBuilder, KeepEmptyConfig
 from ..segment_map import read_segment_map
-from .label_lists import check_name_rule
+from .label_lists import NameRule
 
 
 class MapRecord(NamedTuple):
-    """An image and its map, as paths below `data_dir`."""
+    """Image and its map, as paths below `data_dir`."""
 
     image_id: str
     image: str
@@ -29,54 +31,52 @@ class MapRecord(NamedTuple):
 
 
 @dataclass
-class LabelMapConfig(FileConfig):
-    """Options of all of them.
+class NamesConfig(KeepEmptyConfig):
+    """`names`: the text that prompts a category: "first": its own name; "synonyms": all its names in the list of the benchmark, as one."""
 
-    Attributes:
-        keep_empty: keep images without any segment, crowds not counted; None = for evaluation yes, for training no.
-        names: what a category is prompted by: "first": its own name; "synonyms": all its names in the list of the benchmark, as one.
-    """
-
-    keep_empty: bool | None = None
-    names: str = "first"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_name_rule(self.name, self.names)
+    names: NameRule = "first"
 
 
 class LabelMapBuilder(FileBuilder):
-    """What these datasets have in common. A subclass gives `records`, a list of `MapRecord`s, and `segments`."""
+    """Base of these datasets. A subclass gives `segments`, and `folders` or `annotation_files` and `records`.
 
-    BUILDER_CONFIG_CLASS = LabelMapConfig
+    Attributes:
+        folders: of the images and of the maps, below `data_dir`. Images and maps are paired by their names without the ends.
+        map_end: end of the names of the maps.
+    """
 
-    def counts(self) -> dict[str, int]:
-        """Number of images."""
-        return {"images": len(self._records)}
+    BUILDER_CONFIG_CLASS = NamesConfig
+    counted = "images"
+    folders: tuple[str, str]
+    map_end: ClassVar[str] = ".png"
+
+    def annotation_files(self) -> tuple[str, ...]:
+        return self.folders[::-1]
+
+    def records(self) -> list[MapRecord]:
+        return self.pairs(*self.folders, map_end=self.map_end)
 
     def describe(self, record: MapRecord) -> str:
-        """The map and the image id."""
         return f"{record.label_map}, image {record.image_id}"
 
     def row(self, record: MapRecord) -> dict[str, Any]:
-        """All segments of an image."""
-        picture = self.picture(record.image)
-        path = self.segment_map(record.label_map, picture["image_size"])
+        image = self.image(record.image)
+        path = self.segment_map(record.label_map, image["image_size"])
         segment_map = read_segment_map(path)
         return {
-            **picture,
+            **image,
             "image_id": record.image_id,
-            "condition": "category",
+            "condition": CATEGORY,
             "segments": self.segments(present_values(segment_map), record),
             "segment_map": path,
             "tags": self.tags(segment_map),
         }
 
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
-        """The column `segments`.
+        """Column `segments`.
 
         Args:
-            values: those of the map, each once, ascending.
+            values: the values of the map, each once, ascending.
 
         Raises:
             ValueError: a value that the dataset does not have.
@@ -84,33 +84,29 @@ class LabelMapBuilder(FileBuilder):
         raise NotImplementedError
 
     def tags(self, segment_map: np.ndarray) -> list[str]:
-        """The column `tags`, of a map (H, W)."""
+        """Column `tags` of an image with the map (H, W)."""
         return []
 
     def pairs(self, image_folder: str, map_folder: str, *, image_end: str = ".jpg", map_end: str = ".png") -> list[MapRecord]:
-        """The images and maps of two folders, paired by their names without the ends and sorted; of what is in one folder only there is a
-        record as well, whose row fails."""
-        names = self.names(image_folder, image_end) | self.names(map_folder, map_end)
+        """Images and maps of two folders, sorted by name. A file that is in one folder only makes a record too, whose row fails."""
+        names = self._stems(image_folder, image_end) | self._stems(map_folder, map_end)
         return [MapRecord(name, f"{image_folder}/{name}{image_end}", f"{map_folder}/{name}{map_end}") for name in sorted(names)]
 
-    def names(self, folder: str, end: str) -> set[str]:
-        """What stands before the end in the names of the files of a folder that have this end."""
+    def _stems(self, folder: str, end: str) -> set[str]:
         with os.scandir(self.path(folder)) as entries:
             return {entry.name.removesuffix(end) for entry in entries if entry.name.endswith(end)}
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
-        """What an image holds stands nowhere but in its map."""
-        keep_empty = self.config.split not in ("train", "trainval") if self.config.keep_empty is None else self.config.keep_empty
-        return keep_empty or not all(segment["is_crowd"] for segment in row["segments"])
+        return self.config.keeps_empty or not all(segment["is_crowd"] for segment in row["segments"])
 
 
 class SemanticMapBuilder(LabelMapBuilder):
-    """Maps of categories. A subclass gives `labels`."""
+    """Base of the datasets with maps of categories. A subclass gives `labels`."""
 
     task = "semantic"
 
     def labels(self) -> Mapping[int, int | None]:
-        """Value of the map -> category id; None = belongs to no segment. The map may have no other values."""
+        """Value of the map -> category id; None = of no segment. The map may have no other values."""
         raise NotImplementedError
 
     @cached_property
@@ -122,7 +118,7 @@ class SemanticMapBuilder(LabelMapBuilder):
         return [category.id for category in self.categories]
 
     def segments(self, values: Sequence[int], record: MapRecord) -> list[dict[str, Any]]:
-        """One per category that the image has, in the order of the categories."""
+        """One segment per category of the image, in the order of the categories."""
         of_category = defaultdict(list)
         for value in values:
             if value not in self._labels:
@@ -133,14 +129,14 @@ class SemanticMapBuilder(LabelMapBuilder):
             if self._labels[value] is not None:
                 of_category[self._labels[value]].append(value)
         return [
-            {"map_values": of_category[category_id], "category_id": category_id, "is_crowd": False}
+            segment_entry(category_id=category_id, map_values=of_category[category_id])
             for category_id in self._category_ids
             if category_id in of_category
         ]
 
 
 def present_values(segment_map: np.ndarray) -> list[int]:
-    """The values of a map (H, W), each once, ascending."""
+    """Values of a map (H, W), each once, ascending."""
     pixels = segment_map.ravel()
-    # Of every run one pixel: sorting millions would take ten times as long.
+    # One pixel of every run: sorting millions would take ten times as long.
     return np.unique(pixels[np.append(True, pixels[1:] != pixels[:-1])]).tolist()

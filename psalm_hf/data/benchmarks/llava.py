@@ -11,26 +11,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..features import Category
+from ...structures import CONVERSATION
 from ..files import FileBuilder, FileConfig
-from .conversations import TEXT_ONLY, check_text
+from .conversations import TextOnly, check_text
 
 IMAGE_MARK = "<image>"  # in the files
 ROLES = {"human": "user", "gpt": "assistant"}
 OCR_VQA_ENDINGS = (".png", ".gif", ".jpeg", ".webp", ".bmp", ".tif")  # that the server may have given a file that the JSON calls .jpg
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # in shards
+_IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # in shards
 CAPTION_INSTRUCTION = "Provide a brief description of the given image."  # where a shard has captions alone; one of LLaVA's own
 END_OF_TAR = bytes(512)
 
 
 def read_turns(turns: Any, has_image: bool) -> list[dict[str, str]]:
-    """The turns of a LLaVA conversation as messages that start with the user and end with the assistant.
+    """Messages of a LLaVA conversation: they start with the user and end with the assistant.
 
-    A leading turn of the assistant is dropped. `<image>` is taken out, with the blanks around the rest of its turn, because the
-    processor puts the picture in front, as LLaVA does.
+    A first turn of the assistant is dropped. `<image>` is taken out, with the blanks around the rest of its turn, because the
+    processor puts the image in front, as LLaVA does.
 
     Raises:
-        ValueError: another form, turns that do not alternate, no answer at the end, `<image>` without picture or twice, see `check_text`.
+        ValueError: another form, turns that do not alternate, no answer at the end, `<image>` without image or twice, see `check_text`.
     """
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and turn.get("from") in ROLES for turn in turns):
         raise ValueError(f"`conversations` is not a list of turns from {' and '.join(ROLES)}: {turns!r:.80}")
@@ -48,7 +48,7 @@ def read_turns(turns: Any, has_image: bool) -> list[dict[str, str]]:
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("the conversation does not end with an answer, so there is nothing to learn at its end")
     if mentions > int(has_image):
-        raise ValueError(f"{IMAGE_MARK} is mentioned {mentions} times, but there is {'one picture' if has_image else 'no picture'}")
+        raise ValueError(f"{IMAGE_MARK} is mentioned {mentions} times, but there is {'one image' if has_image else 'no image'}")
     return messages
 
 
@@ -60,92 +60,73 @@ class LlavaConfig(FileConfig):
 
 
 class LlavaBuilder(FileBuilder):
-    """What all have in common: a JSON list of records with `id`, `image` and `conversations`."""
+    """Base of the three: a JSON list of records with `id`, `image` and `conversations`.
+
+    Attributes:
+        published_file: name of the list.
+    """
 
     BUILDER_CONFIG_CLASS = LlavaConfig
     docs_page = "LLaVA"
+    splits = ("train",)
     published_file: ClassVar[str]
 
     @property
     def file(self) -> str:
-        """The JSON file, below `data_dir`."""
         return self.config.file or self.published_file
 
-    def annotation_files(self) -> tuple[str, ...]:
-        """The JSON file."""
-        return (self.file,)
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: there is nothing to segment."""
-        return ()
-
     def records(self) -> list[Mapping[str, Any]]:
-        """In the order of the file."""
         content = self.json(self.file)
         if not isinstance(content, list):
-            raise ValueError(
-                f"{self.title}: {self.path(self.file)} is not a list of conversations; see the docs page {self.docs_page} for what it is"
-            )
+            raise ValueError(self.message(f"{self.path(self.file)} is not a list of conversations"))
         return content
 
     def describe(self, record: Mapping[str, Any]) -> str:
-        """The file and the id."""
         return f"{self.file}, record {record['id']}"
 
 
 @dataclass
 class LlavaMixConfig(LlavaConfig):
-    """`text_only`: conversations without a picture: "keep", or "drop" as the released training does."""
+    """`text_only`: conversations without an image: "keep", or "drop" as the released training does."""
 
-    text_only: str = "keep"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.text_only not in TEXT_ONLY:
-            raise ValueError(f"{self.name}: unknown text_only {self.text_only!r}, expected one of {', '.join(TEXT_ONLY)}")
+    text_only: TextOnly = "keep"
 
 
 class LlavaMix(LlavaBuilder):
-    """Conversations of one or more turns about pictures of COCO, GQA, OCR-VQA, TextVQA and Visual Genome, or about none."""
+    """Conversations of one or more turns about images of COCO, GQA, OCR-VQA, TextVQA and Visual Genome, or about none."""
 
     BUILDER_CONFIG_CLASS = LlavaMixConfig
+    summary = "LLaVA-1.5 instruction data: conversations about images, and some without"
     published_file = "llava_v1_5_mix665k.json"
-    published: ClassVar[Mapping[str, Mapping[str, int]]] = {"train": {"records": 665_298}}
+    published = {"train": {"records": 665_298}}
 
     @property
     def file(self) -> str:
-        """The JSON file; by default beside the folders of pictures, or in `llava/` beside them."""
-        nested = f"llava/{self.published_file}"
-        if self.config.file is None and not os.path.exists(self.path(self.published_file)) and os.path.exists(self.path(nested)):
-            return nested
-        return super().file
+        """The annotation file: by default beside the folders of images, or in `llava/` beside them."""
+        return self.config.file or self.first_existing(self.published_file, f"llava/{self.published_file}")
 
     def records(self) -> list[Mapping[str, Any]]:
-        """In the order of the file, without those that `text_only` drops."""
+        """Records in the order of the file, without those that `text_only` drops."""
         records = super().records()
         return records if self.config.text_only == "keep" else [record for record in records if not _is_text_only(record)]
 
     def counts(self) -> dict[str, int]:
-        """All records of the file, and those without a picture."""
+        """Numbers of all records of the file, and of those without an image."""
         records = super().records()
         return {"records": len(records), "text_only": sum(map(_is_text_only, records))}
 
     def row(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """A conversation. (The key `model` says nothing about it.)"""
         image = record.get("image")
         return {
-            **(self.picture(self._existing(image)) if image else {"image": None, "image_size": None}),
+            **(self.image(self._existing(image)) if image else {"image": None, "image_size": None}),
             "image_id": str(record["id"]),
-            "condition": "conversation",
+            "condition": CONVERSATION,
             "conversation": read_turns(record["conversations"], has_image=bool(image)),
         }
 
     def _existing(self, image: str) -> str:
-        if "ocr_vqa/" in image and not os.path.exists(self.path(image)):
-            stem = image.rpartition(".")[0]
-            for ending in OCR_VQA_ENDINGS:
-                if os.path.exists(self.path(stem + ending)):
-                    return stem + ending
+        if "ocr_vqa/" in image:
+            return self.first_existing(image, *(image.rpartition(".")[0] + ending for ending in OCR_VQA_ENDINGS))
         return image
 
 
@@ -154,7 +135,7 @@ def _is_text_only(record: Any) -> bool:
 
 
 class ShardRecord(NamedTuple):
-    """What a tar file holds under one key: by the ending of the name, the contents. `problem` says how the tar file breaks off here."""
+    """Members of a tar file with one key: ending of the name -> contents. `problem` says how the tar file breaks off here."""
 
     shard: str
     key: str
@@ -163,7 +144,7 @@ class ShardRecord(NamedTuple):
 
 
 def read_shard(path: str, shard: str) -> Iterator[ShardRecord]:
-    """The records of a webdataset shard, read from its beginning to its end: `key.jpg` and `key.json` or `key.txt` follow each other.
+    """Records of a webdataset shard, read from its beginning to its end: `key.jpg` and `key.json` or `key.txt` follow each other.
 
     Raises:
         ValueError: not a tar file.
@@ -204,10 +185,12 @@ def _ends_at(path: str, offset: int) -> bool:
 
 @dataclass
 class LlavaPretrainConfig(LlavaConfig):
-    """
-    `image_folder`: where the pictures lie, below `data_dir`; None = `images` if there is such a folder, else `data_dir` itself.
-    `shards`: pattern of tar files below `data_dir` that hold pictures and captions; None = `*.tar` where there is no JSON file.
-    `caption_only`: leave the instruction out, as the prompt style "plain" of stage 1 needs it.
+    """Files, and the messages that are kept.
+
+    Attributes:
+        image_folder: folder of the images, below `data_dir`; None = `images` if there is such a folder, else `data_dir` itself.
+        shards: pattern of tar files below `data_dir` that hold images and captions; None = `*.tar` if there is no JSON file.
+        caption_only: leave the instruction out, for the prompt style "plain" of stage 1.
     """
 
     image_folder: str | None = None
@@ -217,17 +200,17 @@ class LlavaPretrainConfig(LlavaConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.shards is not None and (self.file is not None or self.image_folder is not None):
-            raise ValueError(f"{self.name}: shards hold the texts and pictures; leave file and image_folder out")
+            raise ValueError(f"{self.name}: shards hold the texts and images; leave file and image_folder out")
 
 
 class LlavaPretrain(LlavaBuilder):
-    """One instruction and one caption per picture; from a JSON file and a folder, or from tar files."""
+    """Base of the alignment data: one instruction and one caption per image, from a JSON file and a folder, or from tar files."""
 
     BUILDER_CONFIG_CLASS = LlavaPretrainConfig
 
     @cached_property
     def tar_files(self) -> tuple[str, ...]:
-        """The shards below `data_dir`, sorted; none where captions are in a JSON file."""
+        """Shards below `data_dir`, sorted; () if captions are in a JSON file."""
         pattern = self.config.shards
         if pattern is None:
             if os.path.exists(self.path(self.file)):
@@ -237,50 +220,45 @@ class LlavaPretrain(LlavaBuilder):
         folder = Path(self.config.data_dir)
         found = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)))
         if not found and self.config.shards is not None:
-            raise FileNotFoundError(f"{self.title}: no file in {folder} has a name like {pattern}; see the docs page {self.docs_page}")
+            raise FileNotFoundError(self.message(f"no file in {folder} has a name like {pattern}"))
         return found
 
     @property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`; "" = there."""
+        """Folder of the images, below `data_dir`; "" = `data_dir`."""
         if self.config.image_folder is not None:
             return self.config.image_folder
         return "images" if os.path.isdir(self.path("images")) else ""
 
     def annotation_files(self) -> tuple[str, ...]:
-        """The shards, or the JSON file."""
         return self.tar_files or super().annotation_files()
 
     def records(self) -> Any:
-        """The records of the JSON file; of shards their names, because their records are only known when they are read."""
+        """Records of the JSON file; or names of the shards, whose records are not known before they are read."""
         return self.tar_files or super().records()
 
     def counts(self) -> dict[str, int]:
-        """Records of the JSON file, or shards."""
         return {"shards": len(self.tar_files)} if self.tar_files else super().counts()
 
     def shards(self) -> dict[str, list]:
-        """Spans of records; with tar files one span for each, so that every one is read once, from its beginning to its end."""
+        """Spans of records; or one span per tar file, so that each is read once, from its beginning to its end."""
         if not self.tar_files:
             return super().shards()
         return {"spans": [[number, number + 1] for number in range(len(self.tar_files))]}
 
     def describe(self, record: Mapping[str, Any] | ShardRecord) -> str:
-        """The file and the id or key."""
         return f"{record.shard}, {record.key}" if isinstance(record, ShardRecord) else super().describe(record)
 
     def row(self, record: Mapping[str, Any] | ShardRecord) -> dict[str, Any]:
-        """A picture and its caption."""
         if isinstance(record, ShardRecord):
             return self._shard_row(record)
         image = record["image"]
         if not isinstance(image, str):
             raise ValueError(f"expected a path as `image`, got {image!r:.80}")
-        picture = self.picture(f"{self.image_folder}/{image}" if self.image_folder else image)
-        return self._row(picture, str(record["id"]), read_turns(record["conversations"], has_image=True))
+        columns = self.image(f"{self.image_folder}/{image}" if self.image_folder else image)
+        return self._row(columns, str(record["id"]), read_turns(record["conversations"], has_image=True))
 
     def records_of(self, first: int, end: int) -> Iterator[Mapping[str, Any] | ShardRecord]:
-        """Of the JSON file, or those in the tar files of the span."""
         if not self.tar_files:
             return super().records_of(first, end)
         return (record for shard in self.tar_files[first:end] for record in read_shard(self.path(shard), shard))
@@ -292,21 +270,21 @@ class LlavaPretrain(LlavaBuilder):
         if twice:
             raise ValueError(f"the shard has it twice as .{twice[0]}")
         members = {ending: contents[0] for ending, contents in record.members.items()}
-        pictures = [ending for ending in members if ending in PICTURE_ENDINGS]
-        if len(pictures) != 1:
-            raise ValueError(f"expected one picture, got {', '.join(members)}")
-        picture = self.picture_bytes(members[pictures[0]], f"{record.key}.{pictures[0]}")
-        return self._row(picture, record.key, _shard_messages(members))
+        images = [ending for ending in members if ending in _IMAGE_ENDINGS]
+        if len(images) != 1:
+            raise ValueError(f"expected one image, got {', '.join(members)}")
+        columns = self.image_bytes(members[images[0]], f"{record.key}.{images[0]}")
+        return self._row(columns, record.key, _shard_messages(members))
 
-    def _row(self, picture: Mapping[str, Any], image_id: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+    def _row(self, columns: Mapping[str, Any], image_id: str, messages: list[dict[str, str]]) -> dict[str, Any]:
         if len(messages) != 2:
             raise ValueError(f"expected one instruction and one caption, got {len(messages)} messages")
         conversation = messages[1:] if self.config.caption_only else messages
-        return {**picture, "image_id": image_id, "condition": "conversation", "conversation": conversation}
+        return {**columns, "image_id": image_id, "condition": CONVERSATION, "conversation": conversation}
 
 
 def _shard_messages(members: Mapping[str, bytes]) -> list[dict[str, str]]:
-    """The instruction and the caption: a record of LLaVA as .json, else the text of .txt, else `caption` of .json."""
+    """Instruction and caption: a record of LLaVA as .json, else the text of .txt, else `caption` of .json."""
     content = json.loads(members["json"].decode("utf-8")) if "json" in members else {}
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a JSON object, got {content!r:.80}")
@@ -319,12 +297,14 @@ def _shard_messages(members: Mapping[str, bytes]) -> list[dict[str, str]]:
 
 
 class LlavaPretrain558k(LlavaPretrain):
-    """Captions of LAION, CC and SBU pictures by BLIP."""
+    """Captions of LAION, CC and SBU images by BLIP."""
 
+    summary = "LLaVA-1.5 alignment data: images and captions, in files or tar shards"
     published_file = "blip_laion_cc_sbu_558k.json"
 
 
 class LlavaPretrain595k(LlavaPretrain):
     """Captions of CC3M."""
 
+    summary = "LLaVA alignment data of CC3M: images and captions, in files or tar shards"
     published_file = "chat.json"

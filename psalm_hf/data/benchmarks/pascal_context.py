@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from ..features import Category
 from .label_lists import joined_names, label_list
-from .label_maps import MapRecord, SemanticMapBuilder
-from .pascal_voc import NAMES
+from .label_maps import SemanticMapBuilder
+from .pascal_voc import VOC_NAMES
 
-FOLDERS = {"train": "training", "val": "validation"}
-THINGS = {*NAMES, "table"}  # "diningtable" among the 59
+_FOLDERS = {"train": "training", "val": "validation"}
+_THINGS = {*VOC_NAMES, "table"}  # "diningtable" among the 59
 
 # Of the labels 1..459, those that are the categories 0..58, in their order. Source: the preparation scripts of ODISE and FC-CLIP.
 # fmt: off
@@ -23,43 +23,34 @@ LABELS_OF_59 = (
 
 
 class PascalContext59(SemanticMapBuilder):
-    """One mask per category; ids 0..58, the values of the maps."""
+    """Pascal Context with one mask per category; ids 0..58, the values of the maps."""
 
+    summary = "Pascal Context: the 59 most frequent categories"
     docs_page = "Pascal Context"
     published = {"train": {"images": 4998}, "val": {"images": 5105}}
     number = 59
-    map_end = ".png"
     void = 255
 
     @property
     def folders(self) -> tuple[str, str]:
-        """Of the images and of the maps."""
-        folder = FOLDERS[self.config.split]
+        folder = _FOLDERS[self.config.split]
         return f"images/{folder}", f"annotations_ctx{self.number}/{folder}"
 
-    def annotation_files(self) -> tuple[str, ...]:
-        """The folders."""
-        return self.folders[::-1]
-
     def read_categories(self) -> tuple[Category, ...]:
-        """Pascal Context knows no things; here they are the classes of Pascal VOC."""
+        """Categories by id. Pascal Context does not say which are things; here they are the classes of Pascal VOC."""
         benchmark = f"pc{self.number}"
         first = [names[0] for names in label_list(benchmark)]
         prompted = joined_names(benchmark) if self.config.names == "synonyms" else first
-        return tuple(Category(position, name, is_thing=first[position] in THINGS) for position, name in enumerate(prompted))
-
-    def records(self) -> list[MapRecord]:
-        """By name."""
-        return self.pairs(*self.folders, map_end=self.map_end)
+        return tuple(Category(position, name, is_thing=first[position] in _THINGS) for position, name in enumerate(prompted))
 
     def labels(self) -> Mapping[int, int | None]:
-        """The values are the ids."""
         return {label: label for label in range(self.number)} | {self.void: None}
 
 
 class PascalContext459(PascalContext59):
-    """One mask per category; ids 0..458, the values of the maps, which are TIFF files of 16 bits."""
+    """Pascal Context with one mask per category; ids 0..458, the values of the maps, which are TIFF files of 16 bits."""
 
+    summary = "Pascal Context: all 459 categories"
     number = 459
     map_end = ".tif"
     void = 65535

@@ -1,4 +1,4 @@
-"""ReasonSeg: instructions that have to be reasoned about, with one mask per picture. See docs/datasets/reasonseg.md."""
+"""ReasonSeg: instructions that have to be reasoned about, with one mask per image. See docs/datasets/reasonseg.md."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ...masks import bitmap_from_polygons, rle_from_bitmap
-from ..features import Category
-from ..files import FileBuilder, FileConfig
-from .released_masks import RASTERISATIONS, fill_polygons
+from ...structures import SENTENCE
+from ..features import segment_entry
+from ..files import FileBuilder, KeepEmptyConfig
+from .released_masks import Rasterisation, fill_polygons
 
-PROTOCOLS = ("per_expression", "merged")
-TARGET, IGNORE = 1, 255
-ORIENTATION = 0x0112  # of EXIF
-TURNED = range(2, 9)  # its values by which viewers turn or mirror a picture
+_TARGET, _IGNORE = 1, 255
 
 
 class ReasonSegRecord(NamedTuple):
-    """A picture by its name, what its JSON file holds, and the positions of those texts that make one row. `content` is None where the file
-    is broken, so that it is reported as any broken record."""
+    """Name of an image, content of its JSON file, and positions of the texts of one row. `content` is None if the file is broken."""
 
     name: str
     content: Mapping[str, Any] | None
@@ -33,44 +29,33 @@ class ReasonSegRecord(NamedTuple):
 
 
 @dataclass
-class ReasonSegConfig(FileConfig):
-    """Options.
+class ReasonSegConfig(KeepEmptyConfig):
+    """Prompts and masks.
 
     Attributes:
-        protocol: "per_expression": a row per text; "merged": a row per picture with all its texts, which are rephrasings of one.
-        keep_empty: keep pictures without target; None = for evaluation yes, for training no.
+        protocol: "per_expression": one row per text; "merged": one row per image with all its texts, which say the same.
         rasterisation: of polygons. "exact": as pycocotools does; "released": as the published script, with OpenCV.
     """
 
-    protocol: str = "per_expression"
-    keep_empty: bool | None = None
-    rasterisation: str = "exact"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"{self.name}: unknown protocol {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-        if self.rasterisation not in RASTERISATIONS:
-            raise ValueError(f"{self.name}: unknown rasterisation {self.rasterisation!r}, expected one of {', '.join(RASTERISATIONS)}")
+    protocol: Literal["per_expression", "merged"] = "per_expression"
+    rasterisation: Rasterisation = "exact"
 
 
 class ReasonSeg(FileBuilder):
-    """Pictures and JSON files side by side, a folder per split."""
+    """ReasonSeg: images and JSON files side by side, a folder per split."""
 
     BUILDER_CONFIG_CLASS = ReasonSegConfig
+    summary = "ReasonSeg: instructions that have to be reasoned about"
     docs_page = "ReasonSeg"
+    splits = ("train", "val", "test")
     published = {"train": {"images": 239}, "val": {"images": 200}, "test": {"images": 779}}
 
     def annotation_files(self) -> list[str]:
-        """The folder, and the JSON files that there are; where one is missing, that is a broken record."""
+        """The folder, and the JSON files that exist; a missing one is a broken record."""
         return [self.config.split, *(file for file in map(self._file, self._names) if os.path.isfile(self.path(file)))]
 
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: texts are prompted."""
-        return ()
-
     def records(self) -> list[ReasonSegRecord]:
-        """In the order of the names; texts that are blank are left out."""
+        """Texts in the order of the names of the images; blank ones are left out."""
         records = []
         for name in self._names:
             try:
@@ -86,47 +71,33 @@ class ReasonSeg(FileBuilder):
         return records
 
     def counts(self) -> dict[str, int]:
-        """Pictures of the split."""
         return {"images": len(self._names)}
 
     def describe(self, record: ReasonSegRecord) -> str:
-        """The JSON file, and the text by its position."""
         texts = ", ".join(f"text {position}" for position in record.positions)
         return f"{self._file(record.name)}, {texts}" if texts else self._file(record.name)
 
     def row(self, record: ReasonSegRecord) -> dict[str, Any]:
-        """The target as one segment, and what evaluations ignore as a crowd."""
+        """Row with the target as one segment, and the pixels that evaluations ignore as a crowd."""
         content = self._read(record.name) if record.content is None else record.content
-        picture = self._picture(f"{self.config.split}/{record.name}.jpg")
+        image = self.image(f"{self.config.split}/{record.name}.jpg", drawn_on_turned="OpenCV, with which the published script reads it,")
         return {
-            **picture,
+            **image,
             "image_id": record.name,
-            "condition": "sentence",
-            "segments": _segments(content["shapes"], tuple(picture["image_size"]), self.config.rasterisation),
+            "condition": SENTENCE,
+            "segments": _segments(content["shapes"], tuple(image["image_size"]), self.config.rasterisation),
             "expressions": [content["text"][position] for position in record.positions],
             "record_id": f"{record.name}/{','.join(map(str, record.positions))}",
             "tags": ["long_query" if content["is_sentence"] else "short_query"],
         }
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
-        """Shapes may cover no pixel, or others may cover theirs."""
-        keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
-        return keep_empty or not all(segment["is_crowd"] for segment in row["segments"])
-
-    def _picture(self, relative: str) -> dict[str, Any]:
-        picture = self.picture(relative)
-        with Image.open(self.path(relative)) as opened:
-            orientation = opened.getexif().get(ORIENTATION, 1)
-        if orientation in TURNED:
-            raise ValueError(
-                f"image {relative} has the EXIF orientation {orientation}: OpenCV, with which the published script reads it, turns it, and "
-                f"the shapes lie on that; save it turned and without EXIF"
-            )
-        return picture
+        # Known from the pixels alone: shapes may cover none, or others may cover theirs.
+        return self.config.keeps_empty or not all(segment["is_crowd"] for segment in row["segments"])
 
     @cached_property
     def _names(self) -> list[str]:
-        """Of the pictures and of the JSON files: where one of the two is missing, that is an error."""
+        """Names of the images and of the JSON files; one of the two may be missing, which makes a broken record."""
         folder = self.path(self.config.split)
         files = os.listdir(folder) if os.path.isdir(folder) else []
         names = {file[: -len(kind)] for kind in (".jpg", ".json") for file in files if file.endswith(kind)}
@@ -136,7 +107,7 @@ class ReasonSeg(FileBuilder):
         return f"{self.config.split}/{name}.json"
 
     def _read(self, name: str) -> Mapping[str, Any]:
-        """Raises ValueError or KeyError for what is no annotation."""
+        """Content of a JSON file; ValueError or KeyError if it is no annotation."""
         try:
             with open(self.path(self._file(name)), "rb") as file:
                 encoded = file.read()
@@ -164,11 +135,11 @@ class ReasonSeg(FileBuilder):
 
 
 def _value(shape: Mapping[str, Any]) -> int | None:
-    """What a shape paints; None for remains of an older labelling."""
+    """Value that a shape paints; None for remains of an older labelling."""
     label = shape["label"].lower()
     if label == "flag":
         return None
-    return IGNORE if "ignore" in label else TARGET
+    return _IGNORE if "ignore" in label else _TARGET
 
 
 def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int], rasterisation: str) -> list[dict[str, Any]]:
@@ -177,12 +148,12 @@ def _segments(shapes: Sequence[Mapping[str, Any]], size: tuple[int, int], raster
         (_value(shape), _bitmap(shape, number, size, rasterisation)) for number, shape in enumerate(shapes) if _value(shape) is not None
     ]
     canvas = np.zeros(size, dtype=np.uint8)
-    # Reversed after sorting, as there: of two polygons of one area, the first of the file lies on top.
+    # Reversed after sorting, as there: of two polygons of one area, the first of the file is on top.
     for value, bitmap in reversed(sorted(painted, key=lambda entry: entry[1].sum())):
         canvas[bitmap] = value
     return [
-        {"mask": rle_from_bitmap(canvas == value), "category_id": None, "is_crowd": value == IGNORE, "annotation_id": None}
-        for value in (TARGET, IGNORE)
+        segment_entry(rle_from_bitmap(canvas == value), is_crowd=value == _IGNORE)
+        for value in (_TARGET, _IGNORE)
         if (canvas == value).any()
     ]
 

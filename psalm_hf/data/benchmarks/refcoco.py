@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: expressions that mean one object of a COCO picture. See docs/datasets/refcoco.md."""
+"""RefCOCO, RefCOCO+ and RefCOCOg: expressions that mean one object of an image of COCO. See docs/datasets/refcoco.md."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from ..features import Category
-from ..files import FileBuilder, FileConfig, mask
+from ...structures import SENTENCE
+from ..files import FileBuilder, KeepEmptyConfig, mask
 from .coco import instance_segment
 from .refer_pickle import check_refs, read_refer_pickle
-from .released_masks import RASTERISATIONS, released_mask
+from .released_masks import Rasterisation, released_mask
 
-PROTOCOLS = ("per_expression", "merged")
-SOURCES = ("refs", "psalm_json")
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",
     "images/mscoco/train2014",
@@ -26,90 +24,83 @@ IMAGE_FOLDERS = (
 
 
 class ReferRecord(NamedTuple):
-    """A ref, or an item of the released JSON, and those of its sentences that make one row; None where it has no list of sentences, so that
-    it is reported as any broken record."""
+    """Ref, or item of the released JSON, and those of its sentences that make one row. `sentences` is None if it has no list of them, which
+    makes it a broken record."""
 
     ref: Mapping[str, Any]
     sentences: Sequence[Mapping[str, Any]] | None
 
 
 @dataclass
-class ReferConfig(FileConfig):
-    """Options of all datasets whose expressions mean objects of COCO.
+class ReferConfig(KeepEmptyConfig):
+    """Options of all datasets whose expressions mean objects of COCO. (Refs that mean nothing but crowds are empty.)
 
     Attributes:
         protocol: "per_expression": a row per sentence; "merged": a row per ref, with all its sentences. None = merged in training, as
-            PSALM was trained, per expression in evaluation, as other models are measured.
+            PSALM was trained, per expression in evaluation, as other models are evaluated.
         source: "refs": `refs(...)` and `instances.json`; "psalm_json": the files of the released code, `<dataset>_<split>.json`.
-        image_folder: below `data_dir`; None = the first of `IMAGE_FOLDERS` that exists. Where its name ends in 2017, the files are named as
+        image_folder: below `data_dir`; None = the first of `IMAGE_FOLDERS` that exists. If its name ends in 2017, the files are named as
             in COCO 2017.
-        keep_empty: keep refs that mean nothing but crowds; None = for evaluation yes, for training no.
         rasterisation: of polygons. "exact": as pycocotools does; "released": as the released evaluation, with OpenCV.
+        split_by: the people who divided the refs into splits, as in the name of the file.
     """
 
-    protocol: str | None = None
-    source: str = "refs"
+    protocol: Literal["per_expression", "merged", None] = None
+    source: Literal["refs", "psalm_json"] = "refs"
     image_folder: str | None = None
-    keep_empty: bool | None = None
-    rasterisation: str = "exact"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rasterisation not in RASTERISATIONS:
-            raise ValueError(f"{self.name}: unknown rasterisation {self.rasterisation!r}, expected one of {', '.join(RASTERISATIONS)}")
-        if self.protocol not in (None, *PROTOCOLS):
-            raise ValueError(f"{self.name}: unknown protocol {self.protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-        if self.source not in SOURCES:
-            raise ValueError(f"{self.name}: unknown source {self.source!r}, expected one of {', '.join(SOURCES)}")
+    rasterisation: Rasterisation = "exact"
+    split_by: ClassVar[str] = "unc"
 
 
 @dataclass
 class RefCocoConfig(ReferConfig):
-    """`split_by`: who divided the refs into splits, as in the name of the file."""
+    """Options of RefCOCO."""
 
-    divided_by: ClassVar[tuple[str, ...]] = ("unc", "google")
-    split_by: str = "unc"
+    split_by: Literal["unc", "google"] = "unc"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split_by not in self.divided_by:
-            raise ValueError(f"{self.name}: unknown split_by {self.split_by!r}, expected one of {', '.join(self.divided_by)}")
-        if self.source == "psalm_json" and self.split_by != self.divided_by[0]:
+        published = type(self).split_by
+        if self.source == "psalm_json" and self.split_by != published:
             raise ValueError(
-                f"{self.name}: the files of source='psalm_json' have the splits of {self.divided_by[0]!r}, not of {self.split_by!r}; "
+                f"{self.name}: the files of source='psalm_json' have the splits of {published!r}, not of {self.split_by!r}; "
                 f"load those with source='refs'"
             )
 
 
 @dataclass
 class RefCocoPlusConfig(RefCocoConfig):
-    """The same; there is one division."""
+    """Options of RefCOCO+, which was divided once."""
 
-    divided_by = ("unc",)
+    split_by: Literal["unc"] = "unc"
 
 
 @dataclass
 class RefCocogConfig(RefCocoConfig):
-    """The same."""
+    """Options of RefCOCOg."""
 
-    divided_by = ("umd", "google")
-    split_by: str = "umd"
+    split_by: Literal["umd", "google"] = "umd"
 
 
 class ReferBuilder(FileBuilder):
-    """What all datasets of expressions for objects of COCO have in common, gRefCOCO included. A subclass gives `folder`."""
+    """Base of all datasets of expressions for objects of COCO, gRefCOCO included.
+
+    Attributes:
+        folder: below `data_dir`; it begins the names of the released JSON files too.
+        refs_name: begins the name of the file of the refs.
+        published_as: ending of the file of the refs that can be downloaded.
+    """
 
     BUILDER_CONFIG_CLASS = ReferConfig
-    folder: ClassVar[str]  # below `data_dir`; the first part of the names of the released JSON files too
+    folder: ClassVar[str]
     refs_name: ClassVar[str] = "refs"
-    published_as: ClassVar[str] = "p"  # type of the file that can be downloaded
+    published_as: ClassVar[str] = "p"
 
     def annotation_files(self) -> tuple[str, ...]:
-        """The refs and the annotations of COCO, or the released file that has both."""
-        return (self.refs_file,) if self.config.source == "psalm_json" else (self.refs_file, f"{self.folder}/instances.json")
+        return (self.file,) if self.config.source == "psalm_json" else (self.file, f"{self.folder}/instances.json")
 
     @property
-    def refs_file(self) -> str:
+    def file(self) -> str:
         """The file of the refs, or of the items of the released code, below `data_dir`.
 
         Raises:
@@ -123,7 +114,7 @@ class ReferBuilder(FileBuilder):
 
     @cached_property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`.
+        """Folder of the images, below `data_dir`.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -132,26 +123,18 @@ class ReferBuilder(FileBuilder):
         for folder in folders:
             if os.path.isdir(self.path(folder)):
                 return folder
-        raise FileNotFoundError(
-            f"{self.title}: the pictures of COCO train2014 are not in {self.config.data_dir}, looked for {', '.join(folders)}; "
-            f"see the docs page {self.docs_page}"
-        )
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: expressions are prompted."""
-        return ()
+        where = f"{self.config.data_dir}, looked for {', '.join(folders)}"
+        raise FileNotFoundError(self.message(f"the images of COCO train2014 are not in {where}"))
 
     def records(self) -> list[ReferRecord]:
-        """Ref by ref in the order of the file; sentences that are blank are left out."""
-        _ = self.image_folder  # where there is none, that is one error and not one per ref
+        """Refs in the order of the file; blank sentences are left out."""
+        _ = self.image_folder  # if there is none, that is one error and not one per ref
         if self.config.source == "refs":  # here and not in `row`, so that processes that are forked share what was read
             self._table("images"), self._table("annotations")
-        is_training = self.config.split == "train"
-        is_merged = (self.config.protocol or ("merged" if is_training else "per_expression")) == "merged"
-        keep_empty = not is_training if self.config.keep_empty is None else self.config.keep_empty
+        is_merged = (self.config.protocol or ("merged" if self.config.is_training else "per_expression")) == "merged"
         records = []
         for ref in self._refs:
-            if not keep_empty and self._means_only_crowds(ref):
+            if not self.config.keeps_empty and self._means_only_crowds(ref):
                 continue
             sentences = ref.get(self._sentences_key)
             if not isinstance(sentences, list):
@@ -165,32 +148,31 @@ class ReferBuilder(FileBuilder):
         return records
 
     def counts(self) -> dict[str, int]:
-        """Refs and sentences of the split."""
+        """Numbers of refs and sentences of the split."""
         sentences = [ref.get(self._sentences_key) for ref in self._refs]
         return {"refs": len(sentences), "sentences": sum(len(some) for some in sentences if isinstance(some, list))}
 
     def describe(self, record: ReferRecord) -> str:
-        """The file, the ref and the sentence."""
         what = f"item {record.ref['new_img_id']}" if self.config.source == "psalm_json" else f"ref {record.ref['ref_id']}"
         if record.sentences and len(record.sentences) == 1 and "sent_id" in record.sentences[0]:
             what += f", sentence {record.sentences[0]['sent_id']}"
-        return f"{self.refs_file}, {what}"
+        return f"{self.file}, {what}"
 
     def row(self, record: ReferRecord) -> dict[str, Any]:
-        """The expressions of a record and what they mean. `record_id` is the ids of its sentences."""
+        """Row of a record; its `record_id` is the ids of the sentences."""
         ref, sentences = record
         if sentences is None:
             raise ValueError(f"expected a list of sentences, got {ref[self._sentences_key]!r:.80}")
         if self.config.source == "refs":
             ref["split"]  # a ref without split would belong to every one
-        image = self.image(ref)
+        image = self._image_entry(ref)
         annotations = self.annotations(ref)
         size = image["height"], image["width"]
         read_mask = released_mask if self.config.rasterisation == "released" else mask
         return {
-            **self.picture(self._image_file(image), size),
+            **self.image(self._image_file(image), size),
             "image_id": str(image["id"]),
-            "condition": "sentence",
+            "condition": SENTENCE,
             "segments": [
                 {**instance_segment(annotation, size, read_mask), "annotation_id": annotation["id"]} for annotation in annotations
             ],
@@ -198,8 +180,8 @@ class ReferBuilder(FileBuilder):
             "record_id": ",".join(str(sentence["sent_id"]) for sentence in sentences),
         }
 
-    def image(self, ref: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The entry of the image table that a ref is about. (`file_name` of a ref of RefCOCO is no existing file.)"""
+    def _image_entry(self, ref: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Entry of the image of a ref in the table. (`file_name` of a ref of RefCOCO is no existing file.)"""
         if self.config.source == "psalm_json":
             return ref["image_info"]
         image = self._table("images").get(ref["image_id"])
@@ -208,7 +190,7 @@ class ReferBuilder(FileBuilder):
         return image
 
     def annotations(self, ref: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The annotations of COCO that a ref means."""
+        """Annotations of COCO that a ref means."""
         if self.config.source == "psalm_json":
             return ref["anns"]
         found = []
@@ -231,31 +213,23 @@ class ReferBuilder(FileBuilder):
 
     @property
     def _refs(self) -> list[Mapping[str, Any]]:
-        """Of this split; refs that say none count for every split, where they are reported as broken."""
+        """Refs of this split, and those without a split, which are broken in every one."""
         if self.config.source == "psalm_json":
-            return self._once(self.refs_file, lambda: self._checked(self.json(self.refs_file)))
+            return self._once("all items", self._read_refs)
         refs = self._once("all refs", self._read_refs)
         found = [ref for ref in refs if ref.get("split", self.config.split) == self.config.split]
         if not found:
             splits = ", ".join(dict.fromkeys(str(ref["split"]) for ref in refs)) or "none"
-            raise ValueError(
-                f"{self.title}: {self.refs_file} has no split {self.config.split!r}, it has {splits}; see the docs page {self.docs_page}"
-            )
+            raise ValueError(self.message(f"{self.file} has no split {self.config.split!r}, it has {splits}"))
         return found
 
     def _read_refs(self) -> list[Mapping[str, Any]]:
-        if self.refs_file.endswith(".json"):
-            return self._checked(self.json(self.refs_file))
+        path = self.path(self.file)
+        content = self.json(self.file) if path.endswith(".json") else None
         try:
-            return read_refer_pickle(self.path(self.refs_file))
+            return read_refer_pickle(path) if content is None else check_refs(content, path)
         except ValueError as error:
-            raise ValueError(f"{self.title}: {error}; see the docs page {self.docs_page}") from error
-
-    def _checked(self, refs: Any) -> list[Mapping[str, Any]]:
-        try:
-            return check_refs(refs, self.path(self.refs_file))
-        except ValueError as error:
-            raise ValueError(f"{self.title}: {error}; see the docs page {self.docs_page}") from error
+            raise ValueError(self.message(str(error))) from error
 
     def _table(self, key: str) -> Mapping[int, Mapping[str, Any]]:
         content = self.json(f"{self.folder}/instances.json", keys=("images", "annotations"))
@@ -278,15 +252,10 @@ class ReferBuilder(FileBuilder):
         existing = [file for file in candidates if os.path.isfile(self.path(file))]
         if existing or not os.path.isdir(self.config.data_dir):
             return (existing or candidates)[0]
-        splits = [
-            split
-            for split in ("train", "val", "test", "testA", "testB")
-            if any(os.path.isfile(self.path(file)) for file in self._released_files(split))
-        ]
-        raise FileNotFoundError(
-            f"{self.title}: there is none of {', '.join(candidates)} in {self.config.data_dir}; splits that have a file: "
-            f"{', '.join(splits) or 'none'}; psalm prepare refcoco --format psalm_json writes them, see the docs page {self.docs_page}"
-        )
+        splits = [split for split in RefCoco.splits if any(os.path.isfile(self.path(file)) for file in self._released_files(split))]
+        absent = f"there is none of {', '.join(candidates)} in {self.config.data_dir}"
+        found = f"splits that have a file: {', '.join(splits) or 'none'}"
+        raise FileNotFoundError(self.message(f"{absent}; {found}; psalm prepare refcoco --format psalm_json writes them"))
 
     def _released_files(self, split: str) -> tuple[str, str, str]:
         # The documentation of the released code, its script, and the archive that can be downloaded have different names.
@@ -294,10 +263,12 @@ class ReferBuilder(FileBuilder):
 
 
 class RefCoco(ReferBuilder):
-    """One object per ref; players of a game saw where it is."""
+    """RefCOCO: one object per ref; players of a game saw where it is."""
 
     BUILDER_CONFIG_CLASS = RefCocoConfig
+    summary = "RefCOCO: expressions, each for one object of an image of COCO"
     docs_page = "RefCOCO"
+    splits = ("train", "val", "test", "testA", "testB")
     folder = "refcoco"
     published = {
         "train": {"refs": 42404, "sentences": 120624},
@@ -308,14 +279,15 @@ class RefCoco(ReferBuilder):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.config.split_by != self.config.divided_by[0]:
-            self.published = {}  # known for the first division only
+        if self.config.split_by != type(self.config).split_by:
+            self.published = {}  # known for the division that is the default
 
 
 class RefCocoPlus(RefCoco):
-    """One object per ref; words of place were not allowed."""
+    """RefCOCO+: one object per ref; words of place were not allowed."""
 
     BUILDER_CONFIG_CLASS = RefCocoPlusConfig
+    summary = "RefCOCO+: the same without words of place"
     folder = "refcoco+"
     published = {
         "train": {"refs": 42278, "sentences": 120191},
@@ -326,9 +298,10 @@ class RefCocoPlus(RefCoco):
 
 
 class RefCocog(RefCoco):
-    """One object per ref; longer expressions."""
+    """RefCOCOg: one object per ref; longer expressions."""
 
     BUILDER_CONFIG_CLASS = RefCocogConfig
+    summary = "RefCOCOg: longer expressions"
     folder = "refcocog"
     published = {
         "train": {"refs": 42226, "sentences": 80512},

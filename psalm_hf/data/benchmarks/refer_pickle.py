@@ -1,4 +1,4 @@
-"""The pickles in which RefCOCO, RefCOCO+ and RefCOCOg are published, read without running anything that they ask for."""
+"""Reader of the pickles in which RefCOCO, RefCOCO+ and RefCOCOg are published; it runs nothing that they ask for."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_refer_pickle(path: str | Path) -> list[dict[str, Any]]:
-    """The refs of a file `refs(unc).p`.
-
-    They were written by Python 2: its byte strings become text by latin1.
+    """Refs of a file `refs(unc).p`. It was written by Python 2, whose byte strings become text by latin1.
 
     Raises:
-        ValueError: the file asks for a class or function, is damaged, or holds something else than a list of dicts. The message names the
-            file, and what is asked for.
+        ValueError: the file asks for a class or function, which the message names; is damaged; or is no list of dicts.
     """
     with open(path, "rb") as file:
         try:
@@ -34,10 +31,10 @@ def read_refer_pickle(path: str | Path) -> list[dict[str, Any]]:
 
 
 def check_refs(refs: Any, path: str | Path) -> list[dict[str, Any]]:
-    """What a file of refs holds, if it is a list of dicts.
+    """Checks the content of a file of refs, and returns it.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: no list of dicts.
     """
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{path} holds no list of refs, but {refs!r:.80}; download it again")

@@ -1,4 +1,4 @@
-"""Targets as the published evaluations rasterise them; the masks of pycocotools are in `files.mask`.
+"""Masks of the published evaluations, from polygons; those of pycocotools are in `files.mask`.
 
 The released PSALM and LISA fill polygons with OpenCV, which cuts corners to whole pixels and counts the outline, so that their targets are
 larger by a border. The released evaluation of COCO-Interactive goes through the padded square of the network instead.
@@ -7,7 +7,7 @@ larger by a border. The released evaluation of COCO-Interactive goes through the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,18 +15,18 @@ from PIL import Image
 from ...masks import bitmap_from_polygons, bitmap_from_rle, rle_from_bitmap
 from ..files import mask
 
-RASTERISATIONS = ("exact", "released")  # of pycocotools; of the evaluation that a dataset's numbers were published with
-GRID = 1024  # side of the padded square of the released PSALM
+Rasterisation = Literal["exact", "released"]  # of pycocotools; of the evaluation that a dataset's numbers were published with
+PADDED_SIDE = 1024  # side of the padded square of the released PSALM
 _FRACTION = 16  # bits after the point, of the x of an edge
 
 
 def released_mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
-    """The mask of a COCO annotation as the released evaluation of referring expressions has it: every polygon filled by OpenCV on its own,
-    their union; an RLE as it is.
+    """Mask of a COCO annotation in the released evaluation of referring expressions: the union of its polygons, each filled by OpenCV on
+    its own; an RLE stays as it is.
 
     Args:
         segmentation: see `files.mask`.
-        image_size: (height, width) of the picture.
+        image_size: (height, width) of the image.
 
     Returns:
         Compressed RLE.
@@ -41,7 +41,7 @@ def released_mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
 
 
 def released_interactive_mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
-    """The mask of a COCO annotation as the released evaluation of COCO-Interactive has it.
+    """Mask of a COCO annotation in the released evaluation of COCO-Interactive.
 
     The polygons are scaled to the padded square of the network and rasterised there by pycocotools; the part that the image takes is
     resampled to the image's size. The released code does that with bytes, for which torch rounds after each of the two directions: of a
@@ -59,8 +59,8 @@ def released_interactive_mask(segmentation: Any, image_size: tuple[int, int]) ->
     exact = mask(segmentation, image_size)
     height, width = _size_in_grid(image_size)
     if isinstance(segmentation, Mapping):
-        picture = Image.fromarray(bitmap_from_rle(exact).astype(np.uint8))
-        placed = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)) != 0
+        image = Image.fromarray(bitmap_from_rle(exact).astype(np.uint8))
+        placed = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) != 0
     else:
         scaled = []
         for polygon in segmentation:
@@ -69,7 +69,7 @@ def released_interactive_mask(segmentation: Any, image_size: tuple[int, int]) ->
             corners[:, 0] = corners[:, 0] * (width / image_size[1])
             corners[:, 1] = corners[:, 1] * (height / image_size[0])
             scaled.append(corners.ravel().tolist())
-        placed = bitmap_from_polygons(scaled, (GRID, GRID))[:height, :width]
+        placed = bitmap_from_polygons(scaled, (PADDED_SIDE, PADDED_SIDE))[:height, :width]
     (top, bottom), (left, right) = _nearest(height, image_size[0]), _nearest(width, image_size[1])
     rows = placed[top] | placed[bottom]
     return rle_from_bitmap(rows[:, left] | rows[:, right])
@@ -78,23 +78,23 @@ def released_interactive_mask(segmentation: Any, image_size: tuple[int, int]) ->
 def _size_in_grid(image_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an image in the square; `content_size` of the model, which this layer does not import, says why in this order."""
     height, width = image_size
-    scale = GRID / min(height, width)
-    scaled_height, scaled_width = (GRID, scale * width) if height < width else (scale * height, GRID)
-    if max(scaled_height, scaled_width) > GRID:
-        shrink = GRID / max(scaled_height, scaled_width)
+    scale = PADDED_SIDE / min(height, width)
+    scaled_height, scaled_width = (PADDED_SIDE, scale * width) if height < width else (scale * height, PADDED_SIDE)
+    if max(scaled_height, scaled_width) > PADDED_SIDE:
+        shrink = PADDED_SIDE / max(scaled_height, scaled_width)
         scaled_height, scaled_width = scaled_height * shrink, scaled_width * shrink
     return max(1, int(scaled_height + 0.5)), max(1, int(scaled_width + 0.5))
 
 
 def _nearest(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `target` pixels along an axis, the nearest of `source` pixels; both where two are as near."""
+    """Nearest of `source` pixels for each of `target` pixels along an axis; two if both are as near."""
     position = (2 * np.arange(target) + 1) * source  # of the centre, from the edge, in 1 / (2 target) of a source pixel
     return -(-position // (2 * target)) - 1, position // (2 * target)
 
 
 def fill_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> np.ndarray:
-    """What `cv2.fillPoly(zeros, [int32 corners of each polygon], 1)` paints: the outlines, and the pixels that an odd number of edges
-    encloses. Where two polygons of one call overlap, there is a hole; their union is that of two calls.
+    """Pixels that `cv2.fillPoly(zeros, [int32 corners of each polygon], 1)` paints: the outlines, and those that an odd number of edges
+    encloses. Two polygons of one call have a hole where they overlap; their union takes two calls.
 
     Args:
         polygons: flat [x0, y0, x1, y1, ...] of at least one corner each; cut to whole pixels towards zero. One corner is a pixel, two
@@ -138,7 +138,7 @@ def fill_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int, in
 
 
 def _clip_line(x0: int, y0: int, x1: int, y1: int, right: int, bottom: int) -> tuple[int, int, int, int, bool]:
-    """A line's ends cut off at the border of the picture, first above and below, then left and right, and whether any of it is inside.
+    """Ends of a line, cut off at the border of the image, first above and below, then left and right, and whether any of it is inside.
 
     The second end is cut on the line through the first one as it is by then, and of a line outside one end may be cut. Both are OpenCV's,
     and tell in the pixels.
@@ -169,7 +169,7 @@ def _clip_line(x0: int, y0: int, x1: int, y1: int, right: int, bottom: int) -> t
 
 
 def _draw_lines(bitmap: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
-    """Sets the pixels of lines inside of the picture, (N, 2) each, by Bresenham's rule: from left to right, and of two pixels that are as
+    """Sets the pixels of lines inside of the image, (N, 2) each, by Bresenham's rule: from left to right, and of two pixels that are as
     near, the one that the line comes from."""
     is_leftward = end[:, :1] < start[:, :1]
     first, step = np.where(is_leftward, end, start), np.where(is_leftward, start - end, end - start)
@@ -191,7 +191,7 @@ def _between_edges(
     is_rounded: np.ndarray,
     image_size: tuple[int, int],
 ) -> np.ndarray:
-    """(H, W) bool: in every row from the first edge to the second, from the third to the fourth, and so on.
+    """Pixels (H, W) between edges: in every row from the first edge to the second, from the third to the fourth, and so on.
 
     Args:
         start, end: (N, 2) of the edges. One belongs to the rows from its upper end to that before its lower end.
@@ -221,7 +221,7 @@ def _between_edges(
 
 
 def _count_each(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For numbers (2, 3): positions 0 0 1 1 1, and counts 0 1 0 1 2."""
+    """Positions and counts: for the numbers (2, 3) 0 0 1 1 1, and 0 1 0 1 2."""
     position = np.repeat(np.arange(len(numbers)), numbers)
     return position, np.arange(len(position)) - (np.cumsum(numbers) - numbers)[position]
 

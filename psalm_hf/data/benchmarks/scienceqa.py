@@ -1,22 +1,22 @@
-"""ScienceQA: multiple-choice questions of school science, some with a picture. See docs/datasets/scienceqa.md."""
+"""ScienceQA: multiple-choice questions of school science, some with an image. See docs/datasets/scienceqa.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from ..features import Category
+from ...structures import CONVERSATION
 from ..files import FileBuilder, FileConfig
-from .conversations import LETTER_ANSWER, TEXT_ONLY, check_text, lettered, question_messages
+from .conversations import LETTER_ANSWER, TextOnly, check_text, lettered, question_messages
 
-PROBLEMS = "problems.json"
-SPLITS = "pid_splits.json"
+_PROBLEMS = "problems.json"
+_SPLIT_FILE = "pid_splits.json"
 
 
 class ProblemRecord(NamedTuple):
-    """A problem and its id; None where `problems.json` lacks it."""
+    """Problem and its id. `problem` is None if `problems.json` lacks it."""
 
     id: str
     problem: Mapping[str, Any] | None
@@ -24,26 +24,25 @@ class ProblemRecord(NamedTuple):
 
 @dataclass
 class ScienceqaConfig(FileConfig):
-    """
-    `text_only`: questions without a picture: "keep", or "drop" for the benchmark that is called SQA-I.
-    `instruction`: the line after the choices; "" = none.
+    """Questions that are asked, and the instruction.
+
+    Attributes:
+        text_only: questions without an image: "keep", or "drop" for the benchmark that is called SQA-I.
+        instruction: line after the choices; "" = none.
     """
 
-    text_only: str = "keep"
+    text_only: TextOnly = "keep"
     instruction: str = LETTER_ANSWER
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.text_only not in TEXT_ONLY:
-            raise ValueError(f"{self.name}: unknown text_only {self.text_only!r}, expected one of {', '.join(TEXT_ONLY)}")
 
 
 class Scienceqa(FileBuilder):
-    """One row per question, asked as LLaVA does (its form CQM-A: context, question, choices; answer)."""
+    """ScienceQA, one row per question, asked as LLaVA does (its form CQM-A: context, question, choices; answer)."""
 
     BUILDER_CONFIG_CLASS = ScienceqaConfig
+    summary = "multiple-choice questions of school science, some with an image"
     docs_page = "ScienceQA"
-    published: ClassVar[Mapping[str, Mapping[str, int]]] = {
+    splits = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
+    published = {
         "train": {"questions": 12_726},
         "val": {"questions": 4_241},
         "test": {"questions": 4_241, "with_picture": 2_017},
@@ -51,34 +50,27 @@ class Scienceqa(FileBuilder):
     }
 
     def annotation_files(self) -> tuple[str, ...]:
-        """Problems, and the lists of their ids."""
-        return PROBLEMS, SPLITS
-
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: there is nothing to segment."""
-        return ()
+        return _PROBLEMS, _SPLIT_FILE
 
     def records(self) -> list[ProblemRecord]:
-        """In the order of the list of the split, without those that `text_only` drops."""
+        """Problems in the order of the list of the split, without those that `text_only` drops."""
         records = self._all_records()
         if self.config.text_only == "keep":
             return records
         return [record for record in records if record.problem is None or record.problem.get("image")]
 
     def counts(self) -> dict[str, int]:
-        """Questions of the split, and those with a picture."""
+        """Numbers of questions of the split, and of those with an image."""
         records = self._all_records()
         return {"questions": len(records), "with_picture": sum(bool(problem and problem.get("image")) for _, problem in records)}
 
     def describe(self, record: ProblemRecord) -> str:
-        """The file and the id."""
-        return f"{PROBLEMS}, problem {record.id}"
+        return f"{_PROBLEMS}, problem {record.id}"
 
     def row(self, record: ProblemRecord) -> dict[str, Any]:
-        """A question, its choices and the letter of the right one."""
         id, problem = record
         if problem is None:
-            raise ValueError(f"{SPLITS} lists it, but {PROBLEMS} does not have it")
+            raise ValueError(f"{_SPLIT_FILE} lists it, but {_PROBLEMS} does not have it")
         choices, answer, hint, image = problem["choices"], problem["answer"], problem["hint"], problem["image"]
         question = lettered(check_text(problem["question"], "the question"), choices)
         if type(answer) is not int or not 0 <= answer < len(choices):
@@ -86,10 +78,10 @@ class Scienceqa(FileBuilder):
         letter = ascii_uppercase[answer]
         contexts = ["text"] * bool(hint) + ["image"] * bool(image) or ["none"]
         return {
-            **(self.picture(f"images/{problem['split']}/{id}/{image}") if image else {"image": None, "image_size": None}),
+            **(self.image(f"images/{problem['split']}/{id}/{image}") if image else {"image": None, "image_size": None}),
             "image_id": id,
             "record_id": id,
-            "condition": "conversation",
+            "condition": CONVERSATION,
             "conversation": question_messages(f"Context: {hint}\n{question}" if hint else question, self.config.instruction, letter),
             "choices": choices,
             "answers": [letter],
@@ -97,8 +89,8 @@ class Scienceqa(FileBuilder):
         }
 
     def _all_records(self) -> list[ProblemRecord]:
-        ids = self.json(SPLITS, keys=(self.config.split,))[self.config.split]
-        problems = self.json(PROBLEMS)
+        ids = self.json(_SPLIT_FILE, keys=(self.config.split,))[self.config.split]
+        problems = self.json(_PROBLEMS)
         if not isinstance(problems, Mapping):
-            raise ValueError(f"{self.title}: {self.path(PROBLEMS)} is not an object of problems by id; see the docs page {self.docs_page}")
+            raise ValueError(self.message(f"{self.path(_PROBLEMS)} is not an object of problems by id"))
         return [ProblemRecord(str(id), problems.get(str(id))) for id in ids]  # keys of JSON are text, also where ids are numbers

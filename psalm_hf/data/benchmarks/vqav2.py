@@ -1,27 +1,27 @@
-"""VQA v2: open questions about COCO pictures, ten answers each. See docs/datasets/vqav2.md."""
+"""VQA v2: open questions about images of COCO, ten answers each. See docs/datasets/vqav2.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from ..features import Category
+from ...structures import CONVERSATION
 from ..files import FileBuilder, FileConfig
 from .conversations import SHORT_ANSWER, question_messages
 
-# split -> (of the question file, of the pictures); only splits of 2014 have public answers
-SUBSETS = {
+# split -> (of the question file, of the images); only splits of 2014 have public answers
+_SUBSETS = {
     "train": ("train2014", "train2014"),
     "val": ("val2014", "val2014"),
     "test_dev": ("test-dev2015", "test2015"),
     "test": ("test2015", "test2015"),
 }
-ANSWERED = ("train", "val")
+_ANSWERED = ("train", "val")
 
 
 class QuestionRecord(NamedTuple):
-    """A question and its annotation; None where there is none."""
+    """Question and its annotation. `annotation` is None if there is none."""
 
     question: Mapping[str, Any]
     annotation: Mapping[str, Any] | None
@@ -29,17 +29,19 @@ class QuestionRecord(NamedTuple):
 
 @dataclass
 class VqaConfig(FileConfig):
-    """`instruction`: the line after the question; "" = none."""
+    """`instruction`: line after the question; "" = none."""
 
     instruction: str = SHORT_ANSWER
 
 
 class Vqav2(FileBuilder):
-    """One row per question, with the most frequent answer as the assistant's."""
+    """VQA v2, one row per question; the assistant gives the most frequent answer."""
 
     BUILDER_CONFIG_CLASS = VqaConfig
+    summary = "open questions about images of COCO, ten answers each"
     docs_page = "VQA v2"
-    published: ClassVar[Mapping[str, Mapping[str, int]]] = {
+    splits = ("train", "val", "test_dev", "test")
+    published = {
         "train": {"questions": 443_757},
         "val": {"questions": 214_354},
         "test": {"questions": 447_793},
@@ -47,45 +49,36 @@ class Vqav2(FileBuilder):
 
     @property
     def file(self) -> str:
-        """The question file, below `data_dir`."""
-        return f"v2_OpenEnded_mscoco_{SUBSETS[self.config.split][0]}_questions.json"
+        return f"v2_OpenEnded_mscoco_{_SUBSETS[self.config.split][0]}_questions.json"
 
     @property
     def answer_file(self) -> str | None:
-        """The annotation file; None where the answers are not public."""
-        return f"v2_mscoco_{SUBSETS[self.config.split][0]}_annotations.json" if self.config.split in ANSWERED else None
+        """The file of the answers, below `data_dir`; None if they are not public."""
+        return f"v2_mscoco_{_SUBSETS[self.config.split][0]}_annotations.json" if self.config.split in _ANSWERED else None
 
     def annotation_files(self) -> tuple[str, ...]:
-        """Questions and answers."""
         return (self.file,) if self.answer_file is None else (self.file, self.answer_file)
 
-    def read_categories(self) -> tuple[Category, ...]:
-        """None: there is nothing to segment."""
-        return ()
-
     def records(self) -> list[QuestionRecord]:
-        """In the order of the question file, which may list some of the questions that the annotation file answers."""
+        """Questions in the order of their file, which may have fewer than the file of the answers."""
         annotations = {} if self.answer_file is None else self._by_question(self.answer_file, "annotations")
         return [QuestionRecord(question, annotations.get(id)) for id, question in self._by_question(self.file, "questions").items()]
 
     def counts(self) -> dict[str, int]:
-        """Questions."""
         return {"questions": len(self.json(self.file, keys=("questions",))["questions"])}
 
     def describe(self, record: QuestionRecord) -> str:
-        """The file and the question id."""
         return f"{self.file}, question {record.question['question_id']}"
 
     def row(self, record: QuestionRecord) -> dict[str, Any]:
-        """A question, and what people answered."""
         question, annotation = record
         image_id = str(question["image_id"])
-        subset = SUBSETS[self.config.split][1]
+        subset = _SUBSETS[self.config.split][1]
         row = {
-            **self.picture(f"{subset}/COCO_{subset}_{image_id:0>12}.jpg"),
+            **self.image(f"{subset}/COCO_{subset}_{image_id:0>12}.jpg"),
             "image_id": image_id,
             "record_id": str(question["question_id"]),
-            "condition": "conversation",
+            "condition": CONVERSATION,
         }
         if self.answer_file is None:
             return {**row, "conversation": question_messages(question["question"], self.config.instruction, None)}
@@ -107,8 +100,5 @@ class Vqav2(FileBuilder):
         entries = self.json(file, keys=(key,))[key]
         found = {str(entry.get("question_id")): entry for entry in entries}  # numbers in one file may be text in the other
         if len(found) < len(entries):
-            raise ValueError(
-                f"{self.title}: {self.path(file)} has {len(entries) - len(found)} question ids twice or more; "
-                f"see the docs page {self.docs_page}"
-            )
+            raise ValueError(self.message(f"{self.path(file)} has {len(entries) - len(found)} question ids twice or more"))
         return found

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...structures import Task
-from ..benchmarks.coco import CocoConfig, CocoInstance, CocoPanoptic, ImageRecord
+from ..benchmarks.coco import CocoInstance, CocoPanoptic, ImageRecord
 from ..features import Category
-from .config import DOCS_PAGE, OwnConfig, refuse_background
+from ..files import KeepEmptyConfig
+from .config import OwnBuilder, OwnConfig, refuse_background
 
 
 @dataclass
-class OwnCocoConfig(OwnConfig, CocoConfig):
-    """Where the files lie, below `data_dir`.
+class OwnCocoConfig(OwnConfig, KeepEmptyConfig):
+    """Files, below `data_dir`.
 
     Attributes:
         annotations: the JSON file.
-        images: the folder that its `file_name`s start from; "." for `data_dir` itself.
+        images: the folder in which its `file_name`s are; "." for `data_dir` itself.
         masks: the folder of the PNG files of panoptic annotations; None = the file holds instances.
     """
 
@@ -28,59 +29,51 @@ class OwnCocoConfig(OwnConfig, CocoConfig):
     masks: str | None = None
 
 
-class OwnCoco(CocoPanoptic, CocoInstance):
-    """As `CocoPanoptic` with the option `masks`, else as `CocoInstance`."""
+class OwnCoco(OwnBuilder, CocoPanoptic, CocoInstance):
+    """Own data in COCO's format: with the option `masks` as `CocoPanoptic`, else as `CocoInstance`."""
 
     BUILDER_CONFIG_CLASS = OwnCocoConfig
-    docs_page = DOCS_PAGE
+    summary = "own data: instances or panoptic segments in COCO's format"
     published = {}
 
     @property
     def task(self) -> Task:
-        """By what the file holds."""
+        """The task of the annotations."""
         return self._kind.task
 
     @property
     def file(self) -> str:
-        """The annotation file, below `data_dir`."""
         return self.config.of_split(self.config.annotations)
 
     @property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`."""
         return self.config.of_split(self.config.images)
 
     @property
     def map_folder(self) -> str:
-        """Where the PNG files lie, below `data_dir`."""
         return self.config.of_split(self.config.masks)
 
     def read_categories(self) -> tuple[Category, ...]:
-        """As in the file."""
         categories = super().read_categories()
         refuse_background(category.name for category in categories)
         return categories
 
     def records(self) -> list[ImageRecord]:
-        """In the order of `images`.
+        """Images in the order of the file.
 
         Raises:
             ValueError: an image id is listed twice, so that nobody knows which of the two an annotation means.
         """
         twice = [id for id, number in Counter(image.get("id") for image in self._content["images"]).items() if number > 1]
         if twice:
-            raise ValueError(
-                f"{self.title}: {self.file} lists image id {twice[0]!r} more than once, and {len(twice) - 1} other ids too; "
-                f"give each image its own id, see the docs page {self.docs_page}"
-            )
+            found = f"{self.file} lists image id {twice[0]!r} more than once, and {len(twice) - 1} other ids too"
+            raise ValueError(self.message(f"{found}; give each image its own id"))
         return super().records()
 
     def is_empty(self, record: ImageRecord) -> bool:
-        """Whether nothing but crowds is annotated."""
         return self._kind.is_empty(self, record)
 
     def segments(self, annotations: list[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
-        """The columns `segments` and, of panoptic annotations, `segment_map`."""
         return self._kind.segments(self, annotations, size)
 
     @property

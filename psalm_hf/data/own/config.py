@@ -1,21 +1,21 @@
-"""What the builders of people's own files share: options that differ by split, and files of category names. See docs/own_data.md."""
+"""Base of the builders of own data: options that differ by split, and files of category names. See docs/own_data.md."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
+from ...structures import Task
 from ..features import Category
-from ..files import FileBuilder, FileConfig
-
-DOCS_PAGE = "Own data"
+from ..files import ENCODING, FileBuilder, FileConfig
 
 
 @dataclass
 class OwnConfig(FileConfig):
-    """A split may have any name that is one word, except `all`. In options that are paths, `{split}` stands for it."""
+    """Options of own data. A split may have any name that is one word, except `all`. In options that are paths, `{split}` is its name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -23,25 +23,55 @@ class OwnConfig(FileConfig):
             raise ValueError(f"{self.name}: the name of a split has letters, digits and _ alone, and is not 'all', got {self.split!r}")
 
     def of_split(self, path: str) -> str:
-        """A path of an option."""
+        """Path of an option, for this split."""
         return path.replace("{split}", self.split)
 
 
+@dataclass
+class OwnTaskConfig(OwnConfig):
+    """`task`: the task of rows with categories: "instance", "panoptic" or "semantic". `categories`: see `read_category_file`; None = the
+    names in the annotations."""
+
+    categories: str | None = None
+    task: Task = "instance"
+
+
+class OwnBuilder(FileBuilder):
+    """Base of the builders of own data."""
+
+    docs_page = "Own data"
+    splits: ClassVar[tuple[str, ...]] = ()
+
+
+class OwnTaskBuilder(OwnBuilder):
+    """Base of the builders of own data whose task is an option."""
+
+    @property
+    def task(self) -> Task:
+        """The task of rows with categories."""
+        return self.config.task
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {category.name: category.id for category in self.categories}
+
+
 def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, ...]:
-    """Categories from a file below `data_dir`.
+    """Categories of a file below `data_dir`.
 
     Args:
-        relative: `.json`: a list of names, or of `{"id", "name"}`, and "isthing" if they differ in that. Anything else is text with one
-            category per line: a name, or its id, a tab and the name. Ids that are not given count from 0, in a text file blank lines too.
+        relative: a `.json` file is a list of names, or of `{"id", "name"}`, with "isthing" if they differ in that. Any other file is text
+            with one category per line: a name, or its id, a tab and the name. Ids that are not given count from 0; blank lines of a text
+            file count too.
 
     Raises:
-        ValueError: none of these, an id or a name twice, the name "background", or no categories.
+        ValueError: another form, an id or a name twice, the name "background", or no categories.
     """
     try:
         if relative.endswith(".json"):
             categories = [_from_entry(entry, position) for position, entry in enumerate(builder.json(relative))]
         else:
-            with open(builder.path(relative), encoding="utf-8-sig") as file:  # editors of Windows write a mark at the beginning
+            with open(builder.path(relative), encoding=ENCODING) as file:
                 categories = [_from_line(line.strip("\r\n"), number) for number, line in enumerate(file) if line.strip()]
         if not categories:
             raise ValueError("no categories")
@@ -50,7 +80,7 @@ def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, .
         refuse_background(category.name for category in categories)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{builder.title}: {relative}: {reason}; see the docs page {builder.docs_page} for what it holds") from error
+        raise ValueError(builder.message(f"{relative}: {reason}")) from error
     return tuple(categories)
 
 
@@ -66,7 +96,7 @@ def numbered(names: Iterable[str]) -> tuple[Category, ...]:
 
 
 def refuse_background(names: Iterable[str]) -> None:
-    """Prompts end in a "background" of their own: a category of that name would be refused there, or, as the last, become "no object".
+    """Checks that no category is named "background": prompts end in one of their own, so it would be refused there, or mean "no object".
 
     Raises:
         ValueError: it is one of the names.

@@ -1,4 +1,4 @@
-"""Own data as JSON lines: masks with category names, with sentences, or conversations. See docs/own_data.md."""
+"""Own data as JSON lines: masks with category names, masks with expressions, or conversations. See docs/own_data.md."""
 
 from __future__ import annotations
 
@@ -11,54 +11,35 @@ from functools import cached_property
 from typing import Any
 
 from ...masks import rle_from_bitmap
-from ...structures import TASKS, Task
-from ..features import Category, sample_from_row
-from ..files import FileBuilder, mask
+from ...structures import CATEGORY, CONVERSATION, SENTENCE
+from ..features import Category, sample_from_row, segment_entry
+from ..files import mask
 from ..segment_map import read_segment_map
-from .config import DOCS_PAGE, OwnConfig, numbered, read_category_file
+from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
 
 _PNG = re.compile(r'"(?:[^"\\]|\\.)*\.png"', re.IGNORECASE)  # a JSON string
-PROMPTS = ("text", "conversation", "categories")
+_PROMPTS = ("text", "conversation", "categories")
 
 
 @dataclass
-class OwnJsonlConfig(OwnConfig):
-    """Where the files lie, below `data_dir`, and what lines with category names ask for.
-
-    Attributes:
-        annotations: the file of lines.
-        categories: see `read_category_file`; None = the names in the lines, in the order in which they appear, as 1, 2, ...
-        task: "instance", "panoptic" or "semantic".
-    """
+class OwnJsonlConfig(OwnTaskConfig):
+    """`annotations`: the file of lines, below `data_dir`. Without `categories`, the names in the lines are 1, 2, ... as they appear."""
 
     annotations: str = "{split}.jsonl"
-    categories: str | None = None
-    task: Task = "instance"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.task not in TASKS:
-            raise ValueError(f"{self.name}: unknown task {self.task!r}, expected one of {', '.join(TASKS)}")
 
 
-class OwnJsonl(FileBuilder):
-    """One row per line."""
+class OwnJsonl(OwnTaskBuilder):
+    """Own data as JSON lines, one row per line."""
 
     BUILDER_CONFIG_CLASS = OwnJsonlConfig
-    docs_page = DOCS_PAGE
-
-    @property
-    def task(self) -> Task:
-        """As the option says."""
-        return self.config.task
+    summary = "own data: JSON lines with categories, expressions or conversations"
 
     @property
     def file(self) -> str:
-        """The file of lines, below `data_dir`."""
         return self.config.of_split(self.config.annotations)
 
     def annotation_files(self) -> list[str]:
-        """The file of lines, that of the categories, and the PNG files that lines name: their masks are in the rows."""
+        """The file of lines, that of the categories, and the PNG files of the lines: their masks are in the rows."""
         files = [self.file] if self.config.categories is None else [self.file, self.config.categories]
         if os.path.isfile(self.path(self.file)):
             names = dict.fromkeys(name for _, line in self._lines() for name in _png_names(line))
@@ -66,37 +47,34 @@ class OwnJsonl(FileBuilder):
         return files
 
     def read_categories(self) -> tuple[Category, ...]:
-        """Of the file, or of all lines that can be read; the others are reported as records."""
+        """Categories of their file, or of all lines that can be read; the others are broken records."""
         if self.config.categories is not None:
             return read_category_file(self, self.config.categories)
         return numbered(dict.fromkeys(name for _, line in self._records for name in _category_names(line)))
 
     def records(self) -> list[tuple[int, str]]:
-        """Number and text of the lines."""
         return self._lines()
 
     def describe(self, record: tuple[int, str]) -> str:
-        """The file and the number of the line, from 1."""
         return f"{self.file}, line {record[0]}"
 
     def row(self, record: tuple[int, str]) -> dict[str, Any]:
-        """What the line says, by the prompt it holds."""
         number, line = record
         content = _read_line(line)
-        given = [key for key in PROMPTS if key in content]
+        given = [key for key in _PROMPTS if key in content]
         if len(given) > 1:
-            raise ValueError(f"expected one of {', '.join(PROMPTS)}, got {' and '.join(given)}; write one line for each")
+            raise ValueError(f"expected one of {', '.join(_PROMPTS)}, got {' and '.join(given)}; write one line for each")
         record_id = str(content.get("id", number))
         row = {"image_id": record_id, "record_id": record_id}
         if "image" in content or given != ["conversation"]:
-            row |= {**self.picture(content["image"]), "image_id": content["image"]}
+            row |= {**self.image(content["image"]), "image_id": content["image"]}
         if given == ["conversation"]:
-            row |= {"condition": "conversation", "conversation": content["conversation"]}
+            row |= {"condition": CONVERSATION, "conversation": content["conversation"]}
         elif given == ["text"]:
             segments = [self._segment(entry, index, row["image_size"]) for index, entry in enumerate(content["masks"])]
-            row |= {"condition": "sentence", "expressions": _texts(content["text"]), "segments": segments}
+            row |= {"condition": SENTENCE, "expressions": _texts(content["text"]), "segments": segments}
         else:
-            row |= {"condition": "category", "segments": self._named_segments(content, row["image_size"])}
+            row |= {"condition": CATEGORY, "segments": self._named_segments(content, row["image_size"])}
         sample_from_row(row, self._names)  # nothing has to be decoded for it, and what is wrong with a text is found now
         return row
 
@@ -125,19 +103,15 @@ class OwnJsonl(FileBuilder):
             rle = self._png_mask(entry, image_size) if isinstance(entry, str) else mask(entry, tuple(image_size))
         except ValueError as error:
             raise ValueError(f"mask {index}: {error}") from error
-        return {"mask": rle, "category_id": None, "is_crowd": False}
+        return segment_entry(rle)
 
     def _png_mask(self, relative: str, image_size: list[int]) -> dict:
         bitmap = read_segment_map(self.path(relative)) != 0
         if list(bitmap.shape) != list(image_size):
-            raise ValueError(f"{relative} is {bitmap.shape[0]} x {bitmap.shape[1]}, its picture {image_size[0]} x {image_size[1]}")
+            raise ValueError(f"{relative} is {bitmap.shape[0]} x {bitmap.shape[1]}, its image {image_size[0]} x {image_size[1]}")
         if not bitmap.any():
             raise ValueError(f"{relative} has no pixel that is not 0; leave out masks of what is not there")
         return rle_from_bitmap(bitmap)
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {category.name: category.id for category in self.categories}
 
     @cached_property
     def _names(self) -> dict[int, str]:
@@ -147,9 +121,7 @@ class OwnJsonl(FileBuilder):
         try:
             return self.lines(self.file)
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self.title}: {self.file} is not UTF-8 ({error}); save it as UTF-8, see the docs page {self.docs_page}"
-            ) from error
+            raise ValueError(self.message(f"{self.file} is not UTF-8 ({error}); save it as UTF-8")) from error
 
     def _exists(self, relative: str) -> bool:
         try:
@@ -169,7 +141,7 @@ def _read_line(line: str) -> Mapping[str, Any]:
 
 
 def _category_names(line: str) -> Iterator[str]:
-    """Of a line that is in order; else those that can be told."""
+    """Category names of a line; of a broken line those that can be read."""
     try:
         content = _read_line(line)
         if not {"text", "conversation"} & content.keys():
@@ -190,5 +162,5 @@ def _png_names(line: str) -> Iterator[str]:
 def _texts(text: Any) -> list[str]:
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not texts or not all(isinstance(entry, str) for entry in texts):
-        raise ValueError(f"text: expected a sentence or a list of them, got {text!r:.80}")
+        raise ValueError(f"text: expected an expression or a list of them, got {text!r:.80}")
     return texts

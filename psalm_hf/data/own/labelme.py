@@ -1,4 +1,4 @@
-"""Own data drawn with Labelme: one JSON file per picture. See docs/own_data.md."""
+"""Own data drawn with Labelme: one JSON file per image. See docs/own_data.md."""
 
 from __future__ import annotations
 
@@ -9,68 +9,52 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...masks import bitmap_from_box, bitmap_from_polygons, rle_from_bitmap
-from ...structures import TASKS, Task
-from ..features import Category
-from ..files import FileBuilder
-from .config import DOCS_PAGE, OwnConfig, numbered, read_category_file
+from ...structures import CATEGORY
+from ..features import Category, segment_entry
+from ..files import KeepEmptyConfig
+from ..segment_map import UNREADABLE
+from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
 
-SHAPES = ("polygon", "rectangle", "circle", "mask")
-WITHOUT_AREA = ("point", "points", "line", "linestrip")
-ORIENTATION = 0x0112  # of EXIF
+_SHAPES = ("polygon", "rectangle", "circle", "mask")
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 @dataclass
-class OwnLabelmeConfig(OwnConfig):
-    """Where the files lie, below `data_dir`, and what is made of them.
+class OwnLabelmeConfig(OwnTaskConfig, KeepEmptyConfig):
+    """Files, and the shapes that are used. Without `categories`, the labels of all files, sorted, are 1, 2, ...
 
     Attributes:
-        annotations: the folder of the JSON files; "." for `data_dir` itself.
-        categories: see `read_category_file`; None = the labels of all files, sorted, as 1, 2, ...
+        annotations: folder of the JSON files, below `data_dir`; "." for `data_dir` itself.
         skip_shapes: types of shapes that are left out, such as ("point", "linestrip").
-        keep_empty: keep pictures without shapes; None = for evaluation yes, for the split "train" no.
-        task: "instance", "panoptic" or "semantic".
     """
 
     annotations: str = "."
-    categories: str | None = None
     skip_shapes: Sequence[str] = ()
-    keep_empty: bool | None = None
-    task: Task = "instance"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in TASKS:
-            raise ValueError(f"{self.name}: unknown task {self.task!r}, expected one of {', '.join(TASKS)}")
         if isinstance(self.skip_shapes, str):
             raise ValueError(f"{self.name}: skip_shapes is a list of types, got {self.skip_shapes!r}")
-        unknown = [kind for kind in self.skip_shapes if kind not in (*SHAPES, *WITHOUT_AREA)]
-        if unknown:
-            raise ValueError(
-                f"{self.name}: unknown skip_shapes {', '.join(unknown)}, expected some of {', '.join((*SHAPES, *WITHOUT_AREA))}"
-            )
+        known = (*_SHAPES, *_WITHOUT_AREA)
+        if unknown := [kind for kind in self.skip_shapes if kind not in known]:
+            raise ValueError(f"{self.name}: unknown skip_shapes {', '.join(unknown)}, expected some of {', '.join(known)}")
 
 
-class OwnLabelme(FileBuilder):
-    """One row per JSON file, one segment per shape or group of shapes."""
+class OwnLabelme(OwnTaskBuilder):
+    """Own data of Labelme: one row per JSON file, one segment per shape or group of shapes."""
 
     BUILDER_CONFIG_CLASS = OwnLabelmeConfig
-    docs_page = DOCS_PAGE
-
-    @property
-    def task(self) -> Task:
-        """As the option says."""
-        return self.config.task
+    summary = "own data: shapes drawn with Labelme"
 
     @property
     def folder(self) -> str:
-        """Where the JSON files lie, below `data_dir`."""
+        """Folder of the JSON files, below `data_dir`."""
         return self.config.of_split(self.config.annotations)
 
     def annotation_files(self) -> list[str]:
@@ -79,7 +63,7 @@ class OwnLabelme(FileBuilder):
         return files if self.config.categories is None else [*files, self.config.categories]
 
     def read_categories(self) -> tuple[Category, ...]:
-        """Of the file, or all labels."""
+        """Categories of their file, or all labels."""
         if self.config.categories is not None:
             return read_category_file(self, self.config.categories)
         return numbered(sorted({label for labels in self._labels().values() for label in labels}))
@@ -88,31 +72,29 @@ class OwnLabelme(FileBuilder):
         """Paths of the JSON files, sorted."""
         files = self._files()
         if not files:
-            raise ValueError(f"{self.title}: no .json files in {self.folder} of {self.config.data_dir}; see the docs page {self.docs_page}")
-        keep_empty = self.config.split != "train" if self.config.keep_empty is None else self.config.keep_empty
-        if keep_empty:
+            raise ValueError(self.message(f"no .json files in {self.folder} of {self.config.data_dir}"))
+        if self.config.keeps_empty:
             return files
         labels = self._labels()
         return [file for file in files if labels.get(file, True)]
 
     def describe(self, record: str) -> str:
-        """The JSON file."""
         return record
 
     def row(self, record: str) -> dict[str, Any]:
-        """All shapes of a picture; its flags that are set are the tags."""
+        """Row of all shapes of an image; its flags that are set are the tags."""
         content = self._read(record)
-        picture = self._picture(record, content)
+        image = self._image(content)
         return {
-            **picture,
+            **image,
             "image_id": posixpath.basename(record).removesuffix(".json"),
-            "condition": "category",
-            "segments": self._segments(content["shapes"], tuple(picture["image_size"])),
+            "condition": CATEGORY,
+            "segments": self._segments(content["shapes"], tuple(image["image_size"])),
             "tags": [flag for flag, is_set in (content.get("flags") or {}).items() if is_set],
         }
 
     def _segments(self, shapes: list[Mapping[str, Any]], image_size: tuple[int, int]) -> list[dict[str, Any]]:
-        """In the order of the first shape of each."""
+        """Segments in the order of the first shape of each."""
         grouped: dict[Any, list[Mapping[str, Any]]] = {}
         for index, shape in enumerate(shapes):
             if shape.get("shape_type", "polygon") in self.config.skip_shapes:
@@ -123,48 +105,38 @@ class OwnLabelme(FileBuilder):
             # Labelme numbers groups, but says nothing about two labels in one group: they stay two objects.
             grouped.setdefault(("alone", index) if group is None else (label, group), []).append(shape)
         return [
-            {
-                "mask": rle_from_bitmap(np.logical_or.reduce([_bitmap(shape, image_size) for shape in members])),
-                "category_id": self._ids[members[0]["label"]],
-                "is_crowd": any((shape.get("flags") or {}).get("crowd", False) for shape in members),
-            }
+            segment_entry(
+                rle_from_bitmap(np.logical_or.reduce([_bitmap(shape, image_size) for shape in members])),
+                self._ids[members[0]["label"]],
+                is_crowd=any((shape.get("flags") or {}).get("crowd", False) for shape in members),
+            )
             for members in grouped.values()
         ]
 
-    def _picture(self, record: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The picture in the file if there is one, because that is what was drawn on; else the one that it names."""
+    def _image(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of the image in the file if there is one, because the shapes were drawn on it; else of the one that the file names."""
         size = content.get("imageHeight"), content.get("imageWidth")
         size = None if None in size else size
         if content.get("imageData"):
             return self._embedded(content["imageData"], size)
         # Relative to the JSON file, and written on Windows with its own separator.
         relative = posixpath.normpath(posixpath.join(self.folder, content["imagePath"].replace("\\", "/")))
-        picture = self.picture(relative, size)
-        with Image.open(self.path(relative)) as opened:
-            orientation = opened.getexif().get(ORIENTATION, 1)
-        if orientation != 1:
-            raise ValueError(
-                f"image {relative} has the EXIF orientation {orientation}: Labelme showed it turned, and the shapes are drawn on that; "
-                f"save it turned and without EXIF"
-            )
-        return picture
+        return self.image(relative, size, drawn_on_turned="Labelme")
 
     def _embedded(self, image_data: str, expected: tuple[int, int] | None) -> dict[str, Any]:
         try:
             encoded = base64.b64decode(image_data, validate=True)
         except (ValueError, TypeError) as error:
             raise ValueError(f"imageData is not base64 ({error})") from error
-        picture = self.picture_bytes(encoded, "imageData")
-        if expected is not None and list(expected) != picture["image_size"]:
-            raise ValueError(
-                f"imageData is {picture['image_size'][0]} x {picture['image_size'][1]}, but imageHeight x imageWidth is "
-                f"{expected[0]} x {expected[1]}"
-            )
-        return picture
+        columns = self.image_bytes(encoded, "imageData")
+        height, width = columns["image_size"]
+        if expected not in (None, (height, width)):
+            raise ValueError(f"imageData is {height} x {width}, but imageHeight x imageWidth is {expected[0]} x {expected[1]}")
+        return columns
 
     def _labels(self) -> dict[str, list[str]]:
-        """Labels of every file's shapes, of files that can be read; the others are reported as records. Only labels are kept: pictures
-        may be in the files."""
+        """Labels of the shapes of every file that can be read; the others are broken records. Labels alone are kept, because images may be
+        in the files."""
 
         def read() -> dict[str, list[str]]:
             labels = {}
@@ -198,22 +170,18 @@ class OwnLabelme(FileBuilder):
         files = [name if self.folder == "." else f"{self.folder}/{name}" for name in names]
         return [file for file in files if file != self.config.categories]
 
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {category.name: category.id for category in self.categories}
-
 
 def _bitmap(shape: Mapping[str, Any], image_size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool of one shape; of circles and rectangles the pixels whose centre lies inside.
+    """Bitmap (H, W) of one shape; circles and rectangles have the pixels whose centre is inside.
 
     Raises:
         ValueError: a shape without area, of an unknown type, or with a wrong number of points.
     """
     kind, points, label = shape.get("shape_type", "polygon"), shape["points"], shape["label"]
-    if kind in WITHOUT_AREA:
+    if kind in _WITHOUT_AREA:
         raise ValueError(f"a {kind} labelled {label!r} has no area; leave such shapes out with skip_shapes=({kind!r},)")
-    if kind not in SHAPES:
-        raise ValueError(f"{label!r} has the unknown shape_type {kind!r}, expected one of {', '.join(SHAPES)}")
+    if kind not in _SHAPES:
+        raise ValueError(f"{label!r} has the unknown shape_type {kind!r}, expected one of {', '.join(_SHAPES)}")
     expected = "at least 3" if kind == "polygon" else "2"
     if (len(points) < 3 if kind == "polygon" else len(points) != 2) or not np.isfinite(points).all():
         raise ValueError(f"a {kind} labelled {label!r}: expected {expected} finite points, got {points!r:.80}")
@@ -229,15 +197,15 @@ def _bitmap(shape: Mapping[str, Any], image_size: tuple[int, int]) -> np.ndarray
 
 
 def _drawn_mask(shape: Mapping[str, Any], corner: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
-    """A mask of Labelme: a PNG of the part of the picture that begins at `corner` (x, y)."""
+    """Bitmap (H, W) of a mask of Labelme, which is a PNG of the part of the image that begins at `corner` (x, y)."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as picture:
-            part = np.asarray(picture.convert("L")) > 0
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as drawn:
+            part = np.asarray(drawn.convert("L")) > 0
+    except (*UNREADABLE, ValueError) as error:
         raise ValueError(f"the mask labelled {shape['label']!r} cannot be read ({error})") from error
     x, y = corner
     bitmap = np.zeros(image_size, dtype=bool)
     if x < 0 or y < 0 or y + part.shape[0] > image_size[0] or x + part.shape[1] > image_size[1]:
-        raise ValueError(f"the mask labelled {shape['label']!r} reaches out of the picture: {part.shape} at {corner}")
+        raise ValueError(f"the mask labelled {shape['label']!r} reaches out of the image: {part.shape} at {corner}")
     bitmap[y : y + part.shape[0], x : x + part.shape[1]] = part
     return bitmap

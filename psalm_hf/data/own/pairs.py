@@ -1,4 +1,4 @@
-"""Own data as pairs of picture and label map: the value of a pixel is its category. See docs/own_data.md."""
+"""Own data as pairs of image and label map: the value of a pixel is its category. See docs/own_data.md."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..features import Category
-from ..files import FileBuilder
+from ...structures import CATEGORY
+from ..features import Category, segment_entry
 from ..segment_map import read_segment_map
-from .config import DOCS_PAGE, OwnConfig, read_category_file
+from .config import OwnBuilder, OwnConfig, read_category_file
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MASKS = (".png", ".tif", ".tiff", ".bmp")  # without loss
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp")  # without loss
 
 
 class Pair(NamedTuple):
-    """Names of the files that share a stem: one of each kind, unless something is wrong."""
+    """Names of the files with one stem: one image and one mask, unless something is wrong."""
 
     stem: str
     images: list[str]
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 
 @dataclass
 class OwnPairsConfig(OwnConfig):
-    """Where the files lie, below `data_dir`, and what is not labelled.
+    """Files, below `data_dir`, and values without a category.
 
     Attributes:
         images, masks: folders.
@@ -50,80 +50,75 @@ class OwnPairsConfig(OwnConfig):
 
     @property
     def ignored(self) -> list[int]:
-        """As a list."""
+        """Values of `ignore`, as a list."""
         return [] if self.ignore is None else [self.ignore] if isinstance(self.ignore, (int, str)) else list(self.ignore)
 
 
-class OwnPairs(FileBuilder):
-    """One segment per category of a picture."""
+class OwnPairs(OwnBuilder):
+    """Own data as pairs, with one segment per category of an image."""
 
     BUILDER_CONFIG_CLASS = OwnPairsConfig
-    docs_page = DOCS_PAGE
+    summary = "own data: pairs of image and label map"
     task = "semantic"
 
     @property
     def image_folder(self) -> str:
-        """Where the pictures lie, below `data_dir`."""
+        """Folder of the images, below `data_dir`."""
         return self.config.of_split(self.config.images)
 
     @property
     def mask_folder(self) -> str:
-        """Where the label maps lie, below `data_dir`."""
+        """Folder of the label maps, below `data_dir`."""
         return self.config.of_split(self.config.masks)
 
     def annotation_files(self) -> list[str]:
-        """The names, both folders, whose time changes with what is in them, and every label map, because rows hold its values."""
-        maps = [f"{self.mask_folder}/{name}" for name in self._names(self.mask_folder, MASKS)]
+        """The names, both folders, whose time changes with their files, and every label map, because rows hold its values."""
+        maps = [f"{self.mask_folder}/{name}" for name in self._names(self.mask_folder, _MASK_ENDINGS)]
         return [self.config.categories, self.image_folder, self.mask_folder, *maps]
 
     def read_categories(self) -> tuple[Category, ...]:
-        """In the order of the file."""
         return read_category_file(self, self.config.categories)
 
     def records(self) -> list[Pair]:
-        """In the order of their stems."""
-        images, masks = self._by_stem(self.image_folder, PICTURES), self._by_stem(self.mask_folder, MASKS)
+        """Pairs in the order of their stems."""
+        images, masks = self._by_stem(self.image_folder, _IMAGE_ENDINGS), self._by_stem(self.mask_folder, _MASK_ENDINGS)
         if not images and not masks:
-            raise ValueError(
-                f"{self.title}: no pictures in {self.image_folder} and no masks in {self.mask_folder} of {self.config.data_dir}; "
-                f"folders of splits are given as images='images/{{split}}', see the docs page {self.docs_page}"
-            )
+            absent = f"no images in {self.image_folder} and no masks in {self.mask_folder} of {self.config.data_dir}"
+            raise ValueError(self.message(f"{absent}; folders of splits are given as images='images/{{split}}'"))
         return [Pair(stem, images.get(stem, []), masks.get(stem, [])) for stem in sorted(images.keys() | masks.keys())]
 
     def describe(self, record: Pair) -> str:
-        """The label map, or the picture that has none."""
         return f"{self.mask_folder}/{record.masks[0]}" if record.masks else f"{self.image_folder}/{record.images[0]}"
 
     def row(self, record: Pair) -> dict[str, Any]:
-        """One segment per value that is not ignored, in ascending order."""
+        """Row with one segment per value that is not ignored, in ascending order."""
         if not record.masks:
-            raise ValueError(f"the picture has no mask {self.mask_folder}/{record.stem}.png")
+            raise ValueError(f"the image has no mask {self.mask_folder}/{record.stem}.png")
         if not record.images:
-            raise ValueError(f"the mask has no picture {self.image_folder}/{record.stem}{PICTURES[0]} (or {', '.join(PICTURES[1:])})")
+            first, *others = _IMAGE_ENDINGS
+            raise ValueError(f"the mask has no image {self.image_folder}/{record.stem}{first} (or {', '.join(others)})")
         for names in (record.images, record.masks):
             if len(names) > 1:
                 raise ValueError(f"{' and '.join(names)} have the same stem")
-        picture = self.picture(f"{self.image_folder}/{record.images[0]}")
+        image = self.image(f"{self.image_folder}/{record.images[0]}")
         path = self.path(f"{self.mask_folder}/{record.masks[0]}")
-        values = self._values(path, tuple(picture["image_size"]))
+        values = self._values(path, tuple(image["image_size"]))
         return {
-            **picture,
+            **image,
             "image_id": record.stem,
-            "condition": "category",
-            "segments": [{"map_values": [value], "category_id": value, "is_crowd": False} for value in values],
+            "condition": CATEGORY,
+            "segments": [segment_entry(category_id=value, map_values=[value]) for value in values],
             "segment_map": path,
         }
 
     def _values(self, path: str, image_size: tuple[int, int]) -> list[int]:
-        """What a label map holds besides what is ignored."""
+        """Values of a label map that are not ignored."""
         labels = read_segment_map(path)
-        with Image.open(path) as picture:
-            if picture.mode in ("RGB", "RGBA"):
-                raise ValueError(
-                    "a label map is grey or has a palette, but this is a picture in colours; save the numbers of the categories"
-                )
+        with Image.open(path) as opened:
+            if opened.mode in ("RGB", "RGBA"):
+                raise ValueError("a label map is grey or has a palette, but this one has colours; save the numbers of the categories")
         if labels.shape != image_size:
-            raise ValueError(f"the mask is {labels.shape[0]} x {labels.shape[1]}, its picture {image_size[0]} x {image_size[1]}")
+            raise ValueError(f"the mask is {labels.shape[0]} x {labels.shape[1]}, its image {image_size[0]} x {image_size[1]}")
         values = [value for value in np.unique(labels).tolist() if value not in self.config.ignored]
         unknown = [str(value) for value in values if value not in self._known]
         if unknown:
@@ -138,7 +133,7 @@ class OwnPairs(FileBuilder):
         return {category.id for category in self.categories}
 
     def _names(self, folder: str, endings: tuple[str, ...]) -> list[str]:
-        """Files of a kind; none of a folder that does not exist, which is reported by its name."""
+        """Names of the files of a folder with some endings; [] if there is no such folder, which is an error of its own."""
         path = self.path(folder)
         if not os.path.isdir(path):
             return []

@@ -55,9 +55,9 @@ def panoptic_categories() -> list[dict[str, Any]]:
 
 def instance_categories(folder: Path) -> list[dict[str, Any]]:
     """Lists the 100 things as the JSON file has them."""
-    from ..benchmarks.ade20k import CLASS_OF_INSTANCE, NAMES, names_from_lines
+    from ..benchmarks.ade20k import CLASS_OF_INSTANCE, NAMES_FILE, names_from_lines
 
-    lines = (folder / NAMES).read_text(encoding="utf-8").splitlines()
+    lines = (folder / NAMES_FILE).read_text(encoding="utf-8").splitlines()
     names = names_from_lines(list(enumerate(lines, 1)))
     return [{"id": number - 1, "name": INSTANCE_NAMES.get(number - 1, names[number])} for number in CLASS_OF_INSTANCE]
 

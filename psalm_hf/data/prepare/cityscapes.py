@@ -31,26 +31,26 @@ LABELS_END, INSTANCES_END = "_labelIds.png", "_instanceIds.png"
 def write_train_ids(job: tuple[Path, Path]) -> None:
     """Writes the map of train ids of one image."""
 
-    from ..benchmarks.cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CITYSCAPES
 
     source, path = job
     labels = read_pixels(source)
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError(f"{source}: expected grey of 8 bits; it is no map of label ids")
     train_ids = np.full(256, 255, dtype=np.uint8)
-    train_ids[[category.id for category in CATEGORIES]] = range(len(CATEGORIES))
+    train_ids[[category.id for category in CITYSCAPES]] = range(len(CITYSCAPES))
     write_pixels(path, train_ids[labels])
 
 
 def write_panoptic(job: tuple[Path, Path]) -> dict[str, Any]:
     """Writes the panoptic PNG of one image; returns its entries of `images` and `annotations`."""
 
-    from ..benchmarks.cityscapes import CATEGORIES, LABEL_IDS, LICENSE_PLATE
+    from ..benchmarks.cityscapes import CITYSCAPES, LABEL_IDS, LICENSE_PLATE
     from ..benchmarks.label_maps import present_values
 
     source, path = job
     instances = read_pixels(source).astype(np.int32)
-    things = {category.id: category.is_thing for category in CATEGORIES}
+    things = {category.id: category.is_thing for category in CITYSCAPES}
     segments_info, evaluated = [], np.zeros(instances.shape, dtype=bool)
     for value in present_values(instances):
         label = value if value < 1000 else value // 1000
@@ -78,14 +78,14 @@ def prepare_train_ids(ground_truth: Path, split: str, num_proc: int, overwrite: 
 
 
 def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: bool) -> None:
-    from ..benchmarks.cityscapes import CATEGORIES
+    from ..benchmarks.cityscapes import CITYSCAPES
 
     name = f"cityscapes_panoptic_{split}"
     sources = files_in(ground_truth / split, f"*/*{INSTANCES_END}")
     jobs = [(source, ground_truth / name / (source.name.removesuffix(INSTANCES_END) + "_panoptic.png")) for source in sources]
     groups = {id: (group, list(color)) for group, colors in LOOKS.items() for id, color in colors.items()}
     categories = []
-    for category in CATEGORIES:
+    for category in CITYSCAPES:
         group, color = groups[category.id]
         described = {"id": category.id, "name": category.name, "color": color, "supercategory": group}
         categories.append(described | {"isthing": int(category.is_thing)})

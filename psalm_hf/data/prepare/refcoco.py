@@ -134,7 +134,7 @@ def count_table(rows: list[tuple[str, str, str, dict[str, int]]]) -> str:
     from ..benchmarks.refcoco import RefCoco, RefCocog, RefCocoPlus
 
     builders = (RefCoco, RefCocoPlus, RefCocog)
-    published = {(builder.folder, builder.BUILDER_CONFIG_CLASS.divided_by[0]): builder.published for builder in builders}
+    published = {(builder.folder, builder.BUILDER_CONFIG_CLASS.split_by): builder.published for builder in builders}
     lines = [("dataset", "divided by", "split", "refs", "sentences", "published")]
     for dataset, division, split, counts in rows:
         expected = published.get((dataset, division), {}).get(split)

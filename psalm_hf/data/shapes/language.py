@@ -1,7 +1,6 @@
-"""The shapes world, its language: referring expressions, questions with answers, captions, and phrases that name categories.
+"""Language of the shapes world: referring expressions, questions with answers, captions, and phrases that name categories.
 
-Everything said is true of what is VISIBLE, with a margin: an expression is dropped if a thing is so close to the border between "is
-meant" and "is not meant" that a careful reader could take it either way.
+Every text is true of the VISIBLE things, with a margin: an expression is dropped if a careful reader could doubt whether it means a thing.
 """
 
 from __future__ import annotations
@@ -26,23 +25,22 @@ MAX_PROMPTS = 16  # expressions or questions of one scene
 KIND_WEIGHTS: Mapping[ExpressionKind, int] = {"attribute": 36, "superlative": 18, "ordinal": 23, "relation": 23}
 NUMBER_WEIGHTS: Mapping[str, int] = {"one": 58, "several": 20, "none": 22}
 
-MARGIN = 1 / 16  # of the picture's side: two positions closer than that are the same
+MARGIN = 1 / 16  # of the side of the image: two positions closer than that are the same
 SIZE_RATIO = 1.3  # two areas whose ratio is below are the same size
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}  # where coordinates (x, y) grow
+SIDES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}  # where coordinates (x, y) grow
 SUPERLATIVES = {"leftmost": "left", "rightmost": "right", "topmost": "top", "bottommost": "bottom"}
 RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
-OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 ORDINALS = {2: "second", 3: "third", 4: "fourth"}
-NUMBERS = {2: "two", 3: "three"}
+NUMBER_WORDS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A referring expression.
+    """Referring expression.
 
     Attributes:
         text: in lower case.
-        kind: what it takes to resolve it: "attribute" (words for pattern, colour, shape), "superlative" (an extreme of size or
+        kind: the skill that it needs: "attribute" (words for pattern, colour, shape), "superlative" (an extreme of size or
             position), "ordinal" (counting from one side) or "relation" (another thing, or the stuff below it).
         targets: indices into `Scene.things`; several or none are possible.
     """
@@ -54,7 +52,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its one right answer (a word or a number in digits), and what it asks about."""
+    """Question, its one right answer (a word or a number in digits), and its kind."""
 
     text: str
     answer: str
@@ -66,34 +64,34 @@ Said = TypeVar("Said", Expression, Question)
 
 @dataclass(frozen=True)
 class Phrase:
-    """A description by attributes; None = any."""
+    """Description by attributes; None = any."""
 
     pattern: str | None = None
     color: str | None = None
     shape: str | None = None
 
     def describes(self, thing: Thing) -> bool:
-        """Whether the thing has every attribute that is named."""
+        """True if the thing has every attribute that is named."""
         return self.pattern in (None, thing.pattern) and self.color in (None, thing.color) and self.shape in (None, thing.shape)
 
     @property
     def num_attributes(self) -> int:
-        """How many of the three are named."""
+        """Number of attributes that are named, of the three."""
         return sum(word is not None for word in (self.pattern, self.color, self.shape))
 
     @property
     def singular(self) -> str:
-        """As in "striped red star"; without a shape "striped red thing"."""
+        """Text such as "striped red star"; without a shape "striped red thing"."""
         return " ".join(word for word in (self.pattern, self.color, self.shape or "thing") if word)
 
     @property
     def plural(self) -> str:
-        """As in "striped red stars"."""
+        """Text such as "striped red stars"."""
         return self.singular + ("es" if self.shape == "cross" else "s")
 
 
 def expressions(scene: Scene, number: int) -> list[Expression]:
-    """The first `number` expressions of a scene, no two with the same text; more of them begin with the same ones.
+    """First `number` expressions of a scene, no two with the same text; a larger number begins with the same ones.
 
     Raises:
         ValueError: number not in 1 to 16.
@@ -103,7 +101,7 @@ def expressions(scene: Scene, number: int) -> list[Expression]:
 
 
 def questions(scene: Scene, number: int) -> list[Question]:
-    """The first `number` questions of a scene, no two with the same text; more of them begin with the same ones.
+    """First `number` questions of a scene, no two with the same text; a larger number begins with the same ones.
 
     Raises:
         ValueError: number not in 1 to 16.
@@ -113,18 +111,17 @@ def questions(scene: Scene, number: int) -> list[Question]:
 
 
 def caption(scene: Scene) -> str:
-    """All things from left to right, then all stuff: "a solid red star, a dotted blue ring on grass and sand"."""
+    """Caption of a scene: all things from left to right, then all stuff: "a solid red star, a dotted blue ring on grass and sand"."""
     order = sorted(scene.things, key=lambda thing: thing.position)
     things = ", ".join(f"a {Phrase(thing.pattern, thing.color, thing.shape).singular}" for thing in order)
     return f"{things} on {' and '.join(scene.stuff)}"
 
 
 def phrase_categories(scene: Scene) -> tuple[list[Phrase], list[int]]:
-    """Phrases that serve as categories of the things: which attributes they name is drawn per scene, and some of them describe
-    nothing that is there.
+    """Phrases as categories of the things. The attributes that they name are drawn per scene; some describe nothing in the image.
 
     Returns:
-        The phrases in random order, no two of which can describe the same thing, and for every thing the one that describes it.
+        Phrases in random order, no two of which can describe the same thing; and for every thing the position of its phrase.
     """
     dice = scene.dice(PHRASES)
     names = dice.choice(_NAMED_ATTRIBUTES)
@@ -155,7 +152,7 @@ def _check_number(number: int) -> None:
 
 
 _WORDS = {"pattern": PATTERNS, "color": tuple(COLORS), "shape": SHAPES}
-# Shapes alone are the categories of the panoptic truth; patterns alone say little.
+# Shapes alone are the panoptic categories of the ground truth; patterns alone say little.
 _NAMED_ATTRIBUTES = (("color",), ("color", "shape"), ("pattern", "shape"), ("pattern", "color"), ("pattern", "color", "shape"))
 _SUBSETS = [names for size in range(1, 4) for names in combinations(_WORDS, size)]
 
@@ -165,7 +162,7 @@ def _phrase_of(thing: Thing, names: Sequence[str]) -> Phrase:
 
 
 def _alter(phrase: Phrase, dice: Dice) -> Phrase:
-    """The same phrase with one of its words replaced by another of its kind."""
+    """Phrase with one of its words replaced by another of its kind."""
     name = dice.choice([name for name in _WORDS if getattr(phrase, name) is not None])
     words = {other: getattr(phrase, other) for other in _WORDS}
     words[name] = dice.choice([word for word in _WORDS[name] if word != words[name]])
@@ -173,7 +170,7 @@ def _alter(phrase: Phrase, dice: Dice) -> Phrase:
 
 
 def _is_held_out(phrase: Phrase, scene: Scene) -> bool:
-    """Whether the words would give away, in another split, a pair of colour and shape kept for "unseen"."""
+    """True if the words would give away, in another split, a pair of colour and shape kept for "unseen"."""
     return scene.split != "unseen" and (phrase.color, phrase.shape) in HELD_OUT
 
 
@@ -188,7 +185,8 @@ class _Speaker:
 
     @cached_property
     def groups(self) -> dict[Phrase, tuple[int, ...]]:
-        """Every phrase of one to three attributes that describes something, and what; also the bare "thing"."""
+        """Phrases of one to three attributes, and the bare "thing" -> the things that they describe; those that describe none are left
+        out."""
         groups: dict[Phrase, list[int]] = defaultdict(list)
         for index, thing in enumerate(self.things):
             for names in _SUBSETS:
@@ -206,7 +204,7 @@ class _Speaker:
         return [(phrase, members) for phrase, members in self.groups.items() if len(members) > 1]
 
     def absent_phrase(self) -> Phrase:
-        """A phrase that differs by one word from one that describes something, and describes nothing."""
+        """Phrase that describes nothing, and differs by one word from one that describes something."""
         while True:
             phrase = _alter(self.dice.choice(list(self.groups)[1:]), self.dice)
             if phrase not in self.groups and not _is_held_out(phrase, self.scene):
@@ -256,12 +254,12 @@ class _Speaker:
             order = sorted(members, key=lambda index: self.things[index].area, reverse=word == "largest")
             if not self._is_size_gap(order[:many], order[many:], word):
                 return None
-        return (f"the {word} {phrase.singular}" if many == 1 else f"the {NUMBERS[many]} {word} {phrase.plural}"), order[:many]
+        return (f"the {word} {phrase.singular}" if many == 1 else f"the {NUMBER_WORDS[many]} {word} {phrase.plural}"), order[:many]
 
     def _ordinal(self, number: str) -> tuple[str, Sequence[int]] | None:
         if number == "several":  # an ordinal has one target
             number = "one"
-        side = self.dice.choice(list(DIRECTIONS))
+        side = self.dice.choice(list(SIDES))
         rank = self.dice.between(2, 4)
         if number == "none":
             phrase, members = self.dice.choice(list(self.groups.items()))
@@ -317,24 +315,24 @@ class _Speaker:
     # Positions and sizes
 
     def _coordinate(self, index: int, side: str) -> float:
-        """Of a thing, growing towards a side of the picture."""
+        """Position of a thing in pixels, growing towards a side of the image."""
         x, y = self.things[index].position
-        across, down = DIRECTIONS[side]
+        across, down = SIDES[side]
         return x * across + y * down
 
     def _offset(self, index: int, other: int, side: str) -> float:
-        """How much farther towards a side a thing is than another, in pixels."""
+        """Distance in pixels by which a thing is farther towards a side than another."""
         return self._coordinate(index, side) - self._coordinate(other, side)
 
     def _order(self, members: Sequence[int], side: str) -> list[int]:
         return sorted(members, key=lambda index: self._coordinate(index, side), reverse=True)
 
     def _has_gap(self, order: Sequence[int], rank: int, side: str) -> bool:
-        """Whether the first `rank` of an order are clearly apart from the rest."""
+        """True if the first `rank` of an order are clearly apart from the rest."""
         return rank >= len(order) or self._offset(order[rank - 1], order[rank], side) >= self.margin
 
     def _is_size_gap(self, chosen: Sequence[int], rest: Sequence[int], word: str) -> bool:
-        """Whether the chosen are clearly larger (or smaller) than the rest, with covered parts counted as well as without."""
+        """True if the chosen are clearly larger (or smaller) than the rest, with covered parts counted as well as without."""
         if word == "smallest":
             chosen, rest = rest, chosen
         larger, smaller = [self.things[index] for index in chosen], [self.things[index] for index in rest]

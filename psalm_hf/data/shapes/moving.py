@@ -1,7 +1,7 @@
-"""The shapes world in motion: things pass in front of each other, leave the picture and come back, and some look alike.
+"""Clips of the shapes world: things pass in front of each other, leave the image and come back, and some look alike.
 
-A clip is a pure function of (seed, split, index), a frame of (clip, number): every frame can be drawn without those before it. The rows are
-those of `davis`: the objects of the first frame are regions, and are looked for in the others. See docs/shapes.md.
+Seed, split and index alone decide a clip, and every frame can be drawn without those before it. The rows are those of `davis`: the objects
+of the first frame are regions, and are looked for in the others. See docs/shapes.md.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import numpy as np
 from PIL import Image
 
 from ...masks import rle_from_bitmap
-from ..benchmarks.davis import LAST_FRAME
-from ..features import Category, RowBuilder, RowConfig, encode_png
-from ..region_files import mask_entry, object_tag
-from .scene import CLIP, GAP, HELD_OUT, LARGE, MAX_TILT, PATTERNS, SMALL, SPLITS, TRIES, UNITS, Canvas, Dice, Plan, palette
+from ...structures import REGION
+from ..features import encode_png, segment_entry
+from ..region_files import LAST_FRAME, OracleConfig, mask_entry, object_tag
+from .builder import DrawnBuilder, DrawnConfig
+from .scene import CLIP, GAP, HELD_OUT, LARGE, MAX_TILT, PATTERNS, SMALL, SPLITS, TRIES, UNITS, Canvas, Dice, Plan, check_range, palette
 
-NUM_CLIPS = {"train": 200, "validation": 50, "test": 50, "unseen": 50}  # where nobody says otherwise; every split is endless
 NUM_FRAMES = 24
-CLIPS_PER_SHARD = 10
 
-NUM_OBJECTS = (3, 6)
+CLIP_OBJECTS = (3, 6)
 SPEED = (24, 88)  # units per frame along the way
 SWING = 2  # largest change of the tilt per frame
 LOOK_ALIKE_PERCENT = 35  # how often a thing is drawn like an earlier one
-LEAVE_PERCENT = 25  # how often a thing leaves the picture
+LEAVE_PERCENT = 25  # how often a thing leaves the image
 MEET_PERCENT = 70  # how often one of the others is sent to the place where an earlier one will be
 LEAVE_FRAMES = (5, 9)  # from the first frame until nothing of it shows
 AWAY_FRAMES = (2, 4)  # from there to the farthest point; it needs as many to come back
@@ -41,13 +40,13 @@ _FIRST_TILT = 8
 
 @dataclass(frozen=True)
 class Track:
-    """A thing and its way: straight at a constant speed, and back from walls.
+    """Thing and its way: straight at a constant speed, and back from walls.
 
     Attributes:
         plan: the thing as it is in frame 0.
         start: (x, y) of its centre in frame 0, in units.
         speed: (x, y) in units per frame.
-        low, high: (x, y) of the walls. They may lie outside of the picture.
+        low, high: (x, y) of the walls. They may be outside of the image.
         swing: change of its tilt per frame; it turns round at `MAX_TILT`.
         looks_like: number of the earlier thing that has its colour, shape and pattern, and almost its size.
     """
@@ -61,22 +60,22 @@ class Track:
     looks_like: int | None
 
     def at(self, frame: int) -> tuple[int, int]:
-        """Its centre (x, y) in a frame, in units."""
+        """Centre (x, y) of the thing in a frame, in units."""
         (x, y), (dx, dy) = self.start, self.speed
         return _reflected(x + frame * dx, self.low[0], self.high[0]), _reflected(y + frame * dy, self.low[1], self.high[1])
 
     def drawn_at(self, frame: int) -> Plan:
-        """The thing as it stands in a frame."""
+        """Thing with its tilt in a frame."""
         return replace(self.plan, tilt=_reflected(self.plan.tilt + frame * self.swing, -MAX_TILT, MAX_TILT))
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """A picture of a clip.
+class ClipFrame:
+    """Image of a clip.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        masks: object number -> (H, W) bool, what is visible of it; objects that do not show are left out. Masks share no pixel.
+        masks: object number -> (H, W) bool, its visible pixels; objects that do not show are left out. Masks share no pixel.
     """
 
     image: np.ndarray
@@ -84,7 +83,7 @@ class Frame:
 
 
 class Clip:
-    """A background that stands still, and things that move over it.
+    """Background that stands still, and things that move over it.
 
     Attributes:
         name: unique among all clips of one image size.
@@ -95,7 +94,7 @@ class Clip:
         self.name, self.tracks = name, tracks
         self._background = background
 
-    def frame(self, number: int) -> Frame:
+    def frame(self, number: int) -> ClipFrame:
         """Frame 0, 1, 2, ... without end."""
         canvas = copy(self._background)
         canvas.image, canvas.owner = canvas.image.copy(), canvas.owner.copy()
@@ -103,20 +102,20 @@ class Clip:
             plan = track.drawn_at(number)
             canvas.paint(index, plan, canvas.outline(plan, *track.at(number)))
         masks = {index: canvas.owner == index for index in range(1, len(self.tracks) + 1)}
-        return Frame(
+        return ClipFrame(
             image=canvas.image.clip(0, 255).astype(np.uint8),
             masks={index: mask for index, mask in masks.items() if _is_there(mask, self.tracks[index - 1].plan)},
         )
 
 
 def make_clip(split: str, index: int, *, seed: int = 0, image_size: int = 128) -> Clip:
-    """Clip `index` of a split: a pure function of its arguments. All of its objects show in frame 0, whole and apart.
+    """Clip `index` of a split; its arguments alone decide it. All of its objects show in frame 0, whole and apart.
 
     Args:
-        split: one of `shapes_scene.SPLITS`; "unseen" has pairs of colour and shape that the others never show.
+        split: one of `scene.SPLITS`; "unseen" has pairs of colour and shape that the others never show.
         index: 0, 1, 2, ... without end.
         seed: another seed is another world of the same kind.
-        image_size: side of the square pictures in pixels. The same index at another size is another clip.
+        image_size: side of the square images in pixels. The same index at another size is another clip.
     """
     dice = Dice(seed, SPLITS.index(split), index, CLIP)
     while True:
@@ -127,8 +126,8 @@ def make_clip(split: str, index: int, *, seed: int = 0, image_size: int = 128) -
 
 
 def _draw_tracks(dice: Dice, with_held_out: bool) -> tuple[Track, ...]:
-    """Up to 6 of them; none if fewer than 3 found a place, or none of the held-out pairs that there should be."""
-    number, pairs = dice.between(*NUM_OBJECTS), palette(dice, with_held_out)
+    """Up to 6 tracks; none if fewer than 3 found a place, or none of the held-out pairs that there should be."""
+    number, pairs = dice.between(*CLIP_OBJECTS), palette(dice, with_held_out)
     tracks: list[Track] = []
     for _ in range(number):
         plan, looks_like = _draw_plan(dice, pairs, tracks)
@@ -138,7 +137,7 @@ def _draw_tracks(dice: Dice, with_held_out: bool) -> tuple[Track, ...]:
             track = Track(plan, start, (0, 0), low, high, dice.between(-SWING, SWING), looks_like)
             tracks.append(_leaving(dice, track) if dice.percent(LEAVE_PERCENT) else _wandering(dice, track, tracks))
     has_held_out = any((track.plan.color, track.plan.shape) in HELD_OUT for track in tracks)
-    return tuple(tracks) if len(tracks) >= NUM_OBJECTS[0] and has_held_out == with_held_out else ()
+    return tuple(tracks) if len(tracks) >= CLIP_OBJECTS[0] and has_held_out == with_held_out else ()
 
 
 def _draw_plan(dice: Dice, pairs: list[tuple[str, str]], tracks: list[Track]) -> tuple[Plan, int | None]:
@@ -152,7 +151,7 @@ def _draw_plan(dice: Dice, pairs: list[tuple[str, str]], tracks: list[Track]) ->
 
 
 def _free_place(dice: Dice, plan: Plan, tracks: list[Track]) -> tuple[int, int] | None:
-    """(x, y) units, apart from the other things and from the picture's border."""
+    """Place (x, y) in units, apart from the other things and from the border of the image."""
     margin = plan.radius + GAP
     for _ in range(TRIES):
         x, y = dice.between(margin, UNITS - margin), dice.between(margin, UNITS - margin)
@@ -162,7 +161,7 @@ def _free_place(dice: Dice, plan: Plan, tracks: list[Track]) -> tuple[int, int] 
 
 
 def _leaving(dice: Dice, track: Track) -> Track:
-    """Out of the picture by the nearest side, and back the way it came."""
+    """Track that leaves the image by the nearest side, and comes back the way it went."""
     radius, (x, y) = track.plan.radius, track.start
     distance, axis, way = min((x, 0, -1), (UNITS - x, 0, 1), (y, 1, -1), (UNITS - y, 1, 1))
     step = -(-(distance + radius) // dice.between(*LEAVE_FRAMES))
@@ -174,7 +173,7 @@ def _leaving(dice: Dice, track: Track) -> Track:
 
 
 def _wandering(dice: Dice, track: Track, tracks: list[Track]) -> Track:
-    """To where an earlier thing will be, if that is not too far, or anywhere."""
+    """Track to a place at which an earlier thing will be, if that is not too far, or to any place."""
     if tracks and dice.percent(MEET_PERCENT):
         frame, other = dice.between(*MEET_FRAMES), dice.choice(tracks)
         speed = tuple((there - here) // frame for here, there in zip(track.start, other.at(frame), strict=True))
@@ -187,7 +186,7 @@ def _wandering(dice: Dice, track: Track, tracks: list[Track]) -> Track:
 
 
 def _reflected(value: int, low: int, high: int) -> int:
-    """Where something is that would be at `value` without walls at `low` and `high`."""
+    """Position between walls at `low` and `high` of a thing that would be at `value` without them."""
     span = high - low
     way = (value - low) % (2 * span)
     return low + min(way, 2 * span - way)
@@ -198,84 +197,43 @@ def _is_there(mask: np.ndarray, plan: Plan) -> bool:
 
 
 @dataclass
-class MovingShapesConfig(RowConfig):
-    """What is asked for.
+class MovingShapesConfig(OracleConfig, DrawnConfig):
+    """`num_clips` of the split, `num_frames` of a clip, the first included."""
 
-    Attributes:
-        num_clips: of the split, default `NUM_CLIPS`.
-        num_frames: of a clip, the first included.
-        seed, image_size: see `make_clip`.
-        oracle: point only at objects that the frame shows. None = in training yes, because what is not there cannot be learnt from, in
-            evaluation no.
-
-    Raises:
-        ValueError: an option out of its range.
-    """
-
+    number = "num_clips"
+    numbers = {"train": 200, "validation": 50, "test": 50, "unseen": 50}
     num_clips: int | None = None
     num_frames: int = NUM_FRAMES
-    seed: int = 0
-    image_size: int = 128
-    oracle: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value, low, high in (
-            ("num_clips", self.length, 1, None),
-            ("num_frames", self.num_frames, 3, None),  # the first is given and the last is not scored
-            ("seed", self.seed, 0, None),
-            ("image_size", self.image_size, 64, 1024),
-        ):
-            if value < low or (high is not None and value > high):
-                raise ValueError(f"moving_shapes: {option} must be {f'{low} to {high}' if high else f'at least {low}'}, got {value}")
-
-    @property
-    def length(self) -> int:
-        """`num_clips`, decided."""
-        return NUM_CLIPS[self.split] if self.num_clips is None else self.num_clips
-
-    @property
-    def visible_only(self) -> bool:
-        """`oracle`, decided."""
-        return self.split == "train" if self.oracle is None else self.oracle
+        check_range(self.name, "num_frames", self.num_frames, 3)  # the first is given and the last is not scored
 
 
-class MovingShapes(RowBuilder):
-    """One row per frame but the first of each clip: all objects are regions, drawn on the first frame.
+class MovingShapes(DrawnBuilder):
+    """Clips as a dataset, one row per frame but the first of each clip: all objects are regions, drawn on the first frame.
 
     Tags, besides those of `davis`: "look_alike:2" if object 2 looks like another one, and "vanishes:2" if some frame does not show it.
     """
 
     BUILDER_CONFIG_CLASS = MovingShapesConfig
+    summary = "drawn things that move: objects of a clip's first frame, found in the others"
+    per_shard = 10
 
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """None: objects have numbers."""
-        return ()
-
-    def shards(self) -> dict[str, list]:
-        """Spans [first clip, end]."""
-        end = self.config.length
-        return {"spans": [[first, min(first + CLIPS_PER_SHARD, end)] for first in range(0, end, CLIPS_PER_SHARD)]}
-
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[str, dict]]:
+    def rows_of(self, index: int) -> Iterator[dict[str, Any]]:
         config = self.config
-        for first, end in spans:
-            for index in range(first, end):
-                clip = make_clip(config.split, index, seed=config.seed, image_size=config.image_size)
-                for number, row in enumerate(rows_of_clip(clip, config.num_frames, config.visible_only), 1):
-                    if row["regions"]:
-                        yield f"{index}-{number}", row
+        clip = make_clip(config.split, index, seed=config.seed, image_size=config.image_size)
+        return (row for row in rows_of_clip(clip, config.num_frames, config.visible_only) if row["regions"])
 
 
 def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool) -> Iterator[dict[str, Any]]:
-    """The rows of frames 1, 2, ...
+    """Rows of the frames 1, 2, ...
 
     Args:
-        visible_only: ask only for what the frame shows; there may then be nothing to ask for.
+        visible_only: regions only of objects that the frame shows; there may then be none.
     """
     frames = [clip.frame(number) for number in range(num_frames)]
-    pictures = [encode_png(Image.fromarray(frame.image)) for frame in frames]
+    images = [encode_png(Image.fromarray(frame.image)) for frame in frames]
     rles = [{number: rle_from_bitmap(mask) for number, mask in frame.masks.items()} for frame in frames]
     prompts, image_size = rles[0], list(frames[0].image.shape[:2])
     alike = {number for index, track in enumerate(clip.tracks, 1) if track.looks_like for number in (index, track.looks_like)}
@@ -286,14 +244,14 @@ def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool) -> Iterator[di
         tags = [object_tag(one) for one in asked] + [f"look_alike:{one}" for one in asked if one in alike]
         tags += [f"vanishes:{one}" for one in asked if any(one not in frame for frame in rles)]
         yield {
-            "image": {"bytes": pictures[number], "path": None},
+            "image": {"bytes": images[number], "path": None},
             "image_id": f"{clip.name}/{number:05}",
             "image_size": image_size,
             "record_id": f"{clip.name}/{number:05}",
-            "condition": "region",
-            "segments": [{"mask": rle, "category_id": None, "is_crowd": False, "annotation_id": one} for one, rle in shown.items()],
+            "condition": REGION,
+            "segments": [segment_entry(rle, annotation_id=one) for one, rle in shown.items()],
             "regions": [mask_entry(prompts[one], order.index(one) if one in shown else None) for one in asked],
-            "region_image": {"bytes": pictures[0], "path": None},
+            "region_image": {"bytes": images[0], "path": None},
             "region_image_size": image_size,
             "tags": tags + ([LAST_FRAME] if number == num_frames - 1 else []),
         }

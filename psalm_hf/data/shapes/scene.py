@@ -1,7 +1,7 @@
-"""The shapes world, its pictures: things of eight shapes on textured stuff, with exact masks, from nothing but numbers.
+"""Images of the shapes world: things of eight shapes on textured stuff, with exact masks, from nothing but numbers.
 
-The same bits on every machine: random numbers are taken from a counter-based generator as raw 64-bit words, and everything after that is
-integer arithmetic, on a grid of 2048 x 2048 units that does not depend on the size of the picture.
+They have the same bits on every machine: random numbers are raw 64-bit words of a counter-based generator, and all the rest is integer
+arithmetic, on a grid of 2048 x 2048 units that does not depend on the size of the image.
 
 Coordinates in units are (x, y) from the upper left corner; masks and pixels are (row, column).
 """
@@ -21,7 +21,7 @@ from ...masks import rle_from_bitmap
 
 Item = TypeVar("Item")
 
-UNITS = 2048  # along a side of the picture
+UNITS = 2048  # along a side of the image
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "moon")
 COLORS = {
     "red": (214, 44, 44),
@@ -34,8 +34,8 @@ COLORS = {
 PATTERNS = ("solid", "striped", "dotted")
 STUFF = ("grass", "sand", "water", "brick")
 SPLITS = ("train", "validation", "test", "unseen")
-# What random numbers of a scene are for: each purpose has its own, so that none disturbs the others.
-PICTURE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS, CLIP, VIEWS = range(7)
+# Purposes of the random numbers of a scene. Each has its own numbers, so that none disturbs the others.
+IMAGE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS, CLIP, VIEWS = range(7)
 
 # Pairs that only the "unseen" split shows. Every shape and every colour is still met in other company during training.
 HELD_OUT = frozenset(
@@ -46,7 +46,7 @@ HELD_OUT = frozenset(
 )  # fmt: skip
 
 NUM_THINGS = (3, 10)
-SMALL = (208, 280)  # units, square root of the full area; 280 units are 1.9 % of the picture
+SMALL = (208, 280)  # units, square root of the full area; 280 units are 1.9 % of the image
 LARGE = (312, 544)
 SMALL_PERCENT = 19
 OVERLAP_PERCENT = 65  # how often a place on an earlier thing of another colour is looked for first
@@ -67,7 +67,7 @@ _MORTAR = 44  # brighter than bricks
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """One object of a scene.
+    """Object of a scene.
 
     Attributes:
         shape, color, pattern: keys of `SHAPES`, `COLORS`, `PATTERNS`.
@@ -96,30 +96,30 @@ class Thing:
 
     @cached_property
     def mask_rle(self) -> dict:
-        """Of the visible part."""
+        """Mask of the visible part, as RLE."""
         return rle_from_bitmap(self.mask)
 
     @property
     def is_occluded(self) -> bool:
-        """Whether another thing covers a part of it."""
+        """True if another thing covers a part of it."""
         return self.area < self.full_area
 
     @property
     def is_held_out(self) -> bool:
-        """Whether training never shows this shape in this colour."""
+        """True if training never shows this shape in this colour."""
         return (self.color, self.shape) in HELD_OUT
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and all that is true of it.
+    """Image and all facts about it.
 
     Attributes:
-        split, seed, index: what the scene was made from.
+        split, seed, index: arguments that the scene was made from.
         image: (H, W, 3) uint8 RGB.
         things: from the rearmost to the foremost.
-        stuff: name -> (H, W) bool, what things leave visible of it; empty ones are left out. Masks of things and stuff share no
-            pixel, and cover the picture.
+        stuff: name -> (H, W) bool, the visible pixels; stuff without any is left out. Masks of things and stuff share no pixel, and cover
+            the image.
     """
 
     split: str
@@ -131,20 +131,20 @@ class Scene:
 
     @property
     def image_id(self) -> str:
-        """Unique among all scenes of one image size."""
+        """Id that is unique among all scenes of one image size."""
         return f"shapes/{self.split}/{self.seed}/{self.index}"
 
     def dice(self, purpose: int) -> Dice:
-        """The scene's random numbers for one of the purposes, from the first on."""
+        """Random numbers of the scene for one of the purposes, from the first on."""
         return Dice(self.seed, SPLITS.index(self.split), self.index, purpose)
 
     def stuff_rle(self, name: str) -> dict:
-        """Of what is visible of a kind of stuff."""
+        """Mask of the visible pixels of a kind of stuff, as RLE."""
         return rle_from_bitmap(self.stuff[name])
 
 
 class Dice:
-    """Draws that are the same on every machine and with every numpy: integers made from raw words of a counter-based generator.
+    """Random draws that are the same on every machine and with every numpy: integers from raw words of a counter-based generator.
 
     Args:
         entropy: non-negative integers, at least one; different sequences give independent draws.
@@ -155,43 +155,53 @@ class Dice:
         self._words: list[int] = []
 
     def below(self, stop: int) -> int:
-        """0 to stop - 1, each equally likely."""
+        """Draws 0 to stop - 1, each equally likely."""
         if not self._words:
             self._words = self._bits.random_raw(64).tolist()
         return (self._words.pop() >> 32) * stop >> 32
 
     def between(self, low: int, high: int) -> int:
-        """low to high, both included."""
+        """Draws low to high, both included."""
         return low + self.below(high - low + 1)
 
     def percent(self, chance: int) -> bool:
-        """True in `chance` of a hundred cases."""
+        """Draws True in `chance` of a hundred cases."""
         return self.below(100) < chance
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items."""
+        """Draws one of the items."""
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[Item], number: int) -> list[Item]:
-        """`number` of the items in random order, none twice."""
+        """Draws `number` of the items in random order, none twice."""
         rest = list(items)
         return [rest.pop(self.below(len(rest))) for _ in range(number)]
 
     def noise(self, side: int) -> np.ndarray:
-        """(side, side) int32 in 0..255."""
+        """Draws noise, (side, side) int32 in 0..255."""
         words = self._bits.random_raw(-(-side * side // 8)).astype("<u8")
         return words.view(np.uint8)[: side * side].reshape(side, side).astype(np.int32)
 
 
+def check_range(owner: str, option: str, value: int, low: int, high: int | None = None) -> None:
+    """Checks an option of `owner`; messages begin with that name.
+
+    Raises:
+        ValueError: `value` is not `low` to `high`, both included; without `high` only not below `low`.
+    """
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{owner}: {option} must be {f'at least {low}' if high is None else f'{low} to {high}'}, got {value}")
+
+
 def make_scene(split: str, index: int, *, seed: int = 0, image_size: int = 128) -> Scene:
-    """Scene `index` of a split: a pure function of its arguments.
+    """Scene `index` of a split; its arguments alone decide it.
 
     Args:
         split: "train", "validation", "test", or "unseen", in which about half of the things are pairs of colour and shape that the
             other three never show.
         index: 0, 1, 2, ... without end.
         seed: another seed is another world of the same kind.
-        image_size: side of the square picture in pixels. The same index at another size is another scene.
+        image_size: side of the square image in pixels. The same index at another size is another scene.
 
     Raises:
         ValueError: unknown split, negative index or seed, image_size outside of 64 to 1024.
@@ -200,9 +210,8 @@ def make_scene(split: str, index: int, *, seed: int = 0, image_size: int = 128) 
         raise ValueError(f"shapes: unknown split {split!r}, expected one of {', '.join(SPLITS)}")
     if index < 0 or seed < 0:
         raise ValueError(f"shapes: index and seed must be at least 0, got {index} and {seed}")
-    if not 64 <= image_size <= 1024:
-        raise ValueError(f"shapes: image_size must be 64 to 1024, got {image_size}")
-    dice = Dice(seed, SPLITS.index(split), index, PICTURE)
+    check_range("shapes", "image_size", image_size, 64, 1024)
+    dice = Dice(seed, SPLITS.index(split), index, IMAGE)
     while True:
         canvas = Canvas(dice, image_size)
         if _place_things(canvas, dice, split == "unseen"):
@@ -211,7 +220,7 @@ def make_scene(split: str, index: int, *, seed: int = 0, image_size: int = 128) 
 
 @dataclass(frozen=True)
 class Plan:
-    """A thing before it has a place. `size` is the square root of its area in units, `tilt` in steps of a 256th turn."""
+    """Thing without a place. `size` is the square root of its area in units, `tilt` is in steps of a 256th turn."""
 
     shape: str
     color: str
@@ -221,12 +230,18 @@ class Plan:
 
     @cached_property
     def radius(self) -> int:
-        """Of the circle around its centre that holds all of it, in units."""
+        """Radius of the circle around its centre that holds all of it, in units."""
         return self.size * _SHAPE_RADIUS[self.shape] // 1000 + 1
 
 
 class Outline(NamedTuple):
-    """Where a thing is drawn: the pixels that it may touch, their (h, w) coordinates to its right and its bottom, and which are its own."""
+    """Pixels of a thing.
+
+    Attributes:
+        window: rows and columns that it may touch, h x w of them.
+        u, v: (h, w), coordinates in units from its centre, to its own right and bottom.
+        mask: (h, w) bool, the pixels that are its own.
+    """
 
     window: tuple[slice, slice]
     u: np.ndarray
@@ -245,7 +260,7 @@ class _Placed:
 
 
 class Canvas:
-    """The picture while it is painted, and which thing shows at each pixel (0 = stuff, k = the k-th thing)."""
+    """Image while it is painted, and the number of the thing that shows at each pixel (0 = stuff, k = the k-th thing)."""
 
     def __init__(self, dice: Dice, side: int):
         self.side = side
@@ -264,7 +279,7 @@ class Canvas:
         return colors[self.stuff] + brightness[:, :, None]
 
     def window(self, plan: Plan, x: int, y: int) -> tuple[slice, slice]:
-        """The pixels that a thing at (x, y) units may touch."""
+        """Rows and columns that a thing at (x, y) units may touch."""
         spans = []
         for center in (y, x):
             first, last = (center - plan.radius) * self.side // UNITS, (center + plan.radius) * self.side // UNITS
@@ -272,13 +287,13 @@ class Canvas:
         return spans[0], spans[1]
 
     def outline(self, plan: Plan, x: int, y: int) -> Outline:
-        """Of a thing at (x, y) units, which may lie outside of the picture."""
+        """Pixels of a thing at (x, y) units, which may be outside of the image."""
         window = self.window(plan, x, y)
         u, v = _own_coordinates(plan, self.pixel_units[window[1]] - x, self.pixel_units[window[0]] - y)
         return Outline(window, u, v, _INSIDE[plan.shape](u, v, plan.size))
 
     def paint(self, number: int, plan: Plan, outline: Outline) -> None:
-        """Paints a thing over what is there; its pixels then belong to thing `number`."""
+        """Paints a thing over all that is there; its pixels then belong to thing `number`."""
         window, u, v, mask = outline
         self.owner[window][mask] = number
         ink = _INKS[plan.pattern](u, v)
@@ -304,6 +319,7 @@ class Canvas:
         return True
 
     def scene(self, split: str, seed: int, index: int) -> Scene:
+        """Scene of the things that were added."""
         things = tuple(
             Thing(item.plan.shape, item.plan.color, item.plan.pattern, self.owner == number, item.full_area, item.ground)
             for number, item in enumerate(self.placed, 1)
@@ -320,8 +336,8 @@ class Canvas:
         )
 
 
-def example_picture() -> Image.Image:
-    """The picture that commands take when they are given none: a scene that training never sees, RGB, 128 x 128."""
+def example_image() -> Image.Image:
+    """Image that commands take when they are given none: a scene that training never sees, RGB, 128 x 128."""
     return Image.fromarray(make_scene("test", 41).image)
 
 
@@ -346,8 +362,8 @@ def place(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
 
 
 def palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
-    """Pairs (colour, shape) of a scene, from 2 to 4 colours and 2 to 5 shapes: things must have something in common, or expressions
-    would have nothing to tell apart."""
+    """Pairs (colour, shape) of a scene, from 2 to 4 colours and 2 to 5 shapes: without anything in common, things would need no
+    expression to tell them apart."""
     while True:
         colors, shapes = dice.sample(list(COLORS), dice.between(2, 4)), dice.sample(SHAPES, dice.between(2, 5))
         pairs = [(color, shape) for color in colors for shape in shapes]

@@ -1,31 +1,30 @@
-"""The shapes world: every task of the model, without a download, as samples, as an endless stream and as a dataset.
+"""Samples of the shapes world: every task of the model, without a download, as an endless stream and as a dataset.
 
-`shapes_scene` draws the pictures, `shapes_language` speaks about them, and here they become samples. Scene `index` of a split is a pure
-function of (seed, split, index): any order and number of processes gives the same.
+`scene` draws the images, `language` speaks about them, and here they become samples. Seed, split and index alone decide a scene: any order
+and number of processes gives the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
-import datasets
 from PIL import Image
 
 from ...structures import REGION_KINDS, Region, RegionKind, Sample, Segment
-from ..features import Category, RowBuilder, RowConfig, encode_png, row_from_sample
+from ..features import Category, encode_png, row_from_sample
 from ..visual_prompts import AMPLITUDE, draw_prompt
+from .builder import DrawnBuilder, DrawnConfig
 from .language import MAX_PROMPTS, caption, expressions, phrase_categories, questions
-from .scene import PROMPTS, SHAPES, SPLITS, STUFF, Dice, Scene, make_scene
+from .scene import PROMPTS, SHAPES, SPLITS, STUFF, Dice, Scene, check_range, make_scene
 
-TASKS = ("panoptic", "referring", "interactive", "conversation", "caption")
+STREAM_TASKS = ("panoptic", "referring", "interactive", "conversation", "caption")
 CATEGORIES = tuple(
     [Category(index, name, is_thing=True) for index, name in enumerate(SHAPES, 1)]
     + [Category(index, name, is_thing=False) for index, name in enumerate(STUFF, len(SHAPES) + 1)]
 )
-NUM_IMAGES = {"train": 10_000, "validation": 500, "test": 500, "unseen": 500}  # where nobody says otherwise; every split is endless
-IMAGES_PER_SHARD = 250
 
 _STUFF_IDS = {category.name: category.id for category in CATEGORIES if not category.is_thing}
 _THING_IDS = {category.name: category.id for category in CATEGORIES if category.is_thing}
@@ -39,13 +38,13 @@ class ShapesStream:
 
     Attributes:
         task: "panoptic": all things and stuff; "referring": expressions; "interactive": a visual prompt for every thing;
-            "conversation": a question and its answer; "caption": what is in the picture, said by the assistant alone.
+            "conversation": a question and its answer; "caption": a description of the image, said by the assistant alone.
         split: "train", "validation", "test", or "unseen" with pairs of colour and shape that the others never show.
         seed: of the world.
-        image_size: side of the pictures in pixels, 64 to 1024.
-        prompts_per_image: samples per picture, 1 to 16, of the tasks "referring" and "conversation"; the others have one. The samples of
-            a picture follow each other.
-        phrase_percent: how often, in percent, the categories of "panoptic" are phrases ("striped red star") instead of shapes.
+        image_size: side of the images in pixels, 64 to 1024.
+        prompts_per_image: samples per image, 1 to 16, of the tasks "referring" and "conversation"; the others have one. The samples of
+            an image follow each other.
+        phrase_percent: percent of the images in which the categories of "panoptic" are phrases ("striped red star") instead of shapes.
         region_kind: of "interactive"; None = drawn anew for every thing.
 
     Raises:
@@ -62,7 +61,7 @@ class ShapesStream:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
-            ("task", self.task, TASKS),
+            ("task", self.task, STREAM_TASKS),
             ("split", self.split, SPLITS),
             ("region_kind", self.region_kind, (None, *REGION_KINDS)),
         ):
@@ -73,14 +72,12 @@ class ShapesStream:
             ("prompts_per_image", self.prompts_per_image, 1, MAX_PROMPTS),
             ("phrase_percent", self.phrase_percent, 0, 100),
         ):
-            if not low <= value <= high:
-                raise ValueError(f"shapes: {name} must be {low} to {high}, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"shapes: seed must be at least 0, got {self.seed}")
+            check_range("shapes", name, value, low, high)
+        check_range("shapes", "seed", self.seed, 0)
 
     @property
     def samples_per_image(self) -> int:
-        """How many samples in a row share a picture."""
+        """Number of samples in a row that share an image."""
         return self.prompts_per_image if self.task in ("referring", "conversation") else 1
 
     def __getitem__(self, index: int) -> Sample:
@@ -93,21 +90,21 @@ class ShapesStream:
         return self.from_sample(0)
 
     def from_sample(self, index: int) -> Iterator[Sample]:
-        """`self[index]`, `self[index + 1]`, ... without end, every picture drawn once; how a run resumes."""
+        """Samples `self[index]`, `self[index + 1]`, ... without end; every image is drawn once. A run resumes with it."""
         scene, number = divmod(index, self.samples_per_image)
         while True:
             yield from self.samples(scene)[number:]
             scene, number = scene + 1, 0
 
     def scene(self, index: int) -> Scene:
-        """Scene number `index`, with all its truth."""
+        """Scene number `index`."""
         return make_scene(self.split, index, seed=self.seed, image_size=self.image_size)
 
     def samples(self, scene: int) -> list[Sample]:
-        """The `samples_per_image` samples of scene number `scene`; they share one PIL image.
+        """Samples of scene number `scene`, `samples_per_image` of them; they share one PIL image.
 
-        Their tags: the kind of the expression or question; "no_target", "one_target" or "several_targets"; "held_out" if a target is a pair
-        of colour and shape that training never shows; of "interactive", "held_out:0" or "seen:0" for segment 0, and so on.
+        Tags: the kind of the expression or question; "no_target", "one_target" or "several_targets"; "held_out" if a target is a pair of
+        colour and shape that training never shows. Task "interactive": "held_out:0" or "seen:0" for segment 0, and so on.
         """
         drawn = self.scene(scene)
         image = Image.fromarray(drawn.image)
@@ -147,8 +144,8 @@ class ShapesStream:
         )
 
     def _region(self, scene: Scene, number: int, dice: Dice) -> Region | None:
-        """A prompt for one thing. Small remains of a thing may have no point or no mask by the rules: then another kind is drawn, or,
-        if one kind was asked for, none."""
+        """Prompt for one thing. A thing of which little is visible may have no point or no mask by the rules: then another kind is drawn,
+        or none if one kind was asked for."""
         kinds = dice.sample(REGION_KINDS, len(REGION_KINDS)) if self.region_kind is None else [self.region_kind]
         annotation = (scene.index * len(SPLITS) + SPLITS.index(scene.split)) * 16 + number  # a scene has at most 10 things
         scale = self.image_size / _PHOTO_SIDE
@@ -183,7 +180,7 @@ def _conversations(scene: Scene, image: Image.Image, number: int) -> list[Sample
 
 
 def scene_of(sample: Sample) -> Scene:
-    """The scene that a sample of this world is about, drawn again with all its truth.
+    """Scene of a sample of this world, drawn again.
 
     Raises:
         ValueError: a sample of another dataset.
@@ -200,58 +197,40 @@ def _drawn_again(split: str, index: int, seed: int, image_size: int) -> Scene:
 
 
 @dataclass
-class ShapesConfig(RowConfig):
-    """`num_images` of the split (default `NUM_IMAGES`), and the options of `ShapesStream`."""
+class ShapesConfig(DrawnConfig):
+    """`num_images` of the split, and the options of `ShapesStream`."""
 
+    number = "num_images"
     num_images: int | None = None
     task: str = "panoptic"
-    seed: int = 0
-    image_size: int = 128
     prompts_per_image: int = 4
     phrase_percent: int = 0
     region_kind: RegionKind | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.stream  # refuses wrong options before anything is written
 
-class Shapes(RowBuilder):
-    """The first scenes of a split as a dataset."""
+    @property
+    def stream(self) -> ShapesStream:
+        """Stream of the samples."""
+        return ShapesStream(**{field.name: getattr(self, field.name) for field in fields(ShapesStream)})
+
+
+class Shapes(DrawnBuilder):
+    """The shapes world as a dataset: the first scenes of a split."""
 
     BUILDER_CONFIG_CLASS = ShapesConfig
+    summary = "drawn things on textured stuff; every task; endless, seeded, no download"
 
     @property
     def categories(self) -> tuple[Category, ...]:
         """Eight shapes and four kinds of stuff."""
         return CATEGORIES
 
-    @property
-    def stream(self) -> ShapesStream:
-        """What the rows are taken from."""
-        config = self.config
-        return ShapesStream(
-            task=config.task,
-            split=config.split,
-            seed=config.seed,
-            image_size=config.image_size,
-            prompts_per_image=config.prompts_per_image,
-            phrase_percent=config.phrase_percent,
-            region_kind=config.region_kind,
-        )
-
-    def _info(self) -> datasets.DatasetInfo:
-        if self.config.num_images is not None and self.config.num_images < 1:
-            raise ValueError(f"shapes: num_images must be at least 1, got {self.config.num_images}")
-        _ = self.stream  # refuses wrong options before anything is written
-        return super()._info()
-
-    def shards(self) -> dict[str, list]:
-        """Spans [first scene, end]."""
-        end = NUM_IMAGES[self.config.split] if self.config.num_images is None else self.config.num_images
-        return {"spans": [[first, min(first + IMAGES_PER_SHARD, end)] for first in range(0, end, IMAGES_PER_SHARD)]}
-
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[str, dict]]:
-        with_categories = self.config.phrase_percent > 0  # those of a picture with phrases are its own
-        for first, end in spans:
-            for scene in range(first, end):
-                samples = self.stream.samples(scene)
-                png = encode_png(samples[0].image)  # once, the samples share it
-                for number, sample in enumerate(samples):
-                    yield f"{scene}-{number}", row_from_sample(replace(sample, image=png), with_categories=with_categories)
+    def rows_of(self, index: int) -> Iterator[dict[str, Any]]:
+        samples = self.config.stream.samples(index)
+        png = encode_png(samples[0].image)  # once, the samples share it
+        for sample in samples:
+            # Phrases are categories of their image alone.
+            yield row_from_sample(replace(sample, image=png), with_categories=self.config.phrase_percent > 0)

@@ -1,23 +1,23 @@
-"""The shapes world in two views: the same things in two pictures, each time elsewhere, of another size and tilt, on other stuff.
+"""Pairs of views of the shapes world: the same things in two images, each time elsewhere, of another size and tilt, on other stuff.
 
-A pair of views is a pure function of (seed, split, index). No two things of it have colour, shape and pattern in common, so that what is
-meant in one view is known in the other. The rows are those of `ego_exo4d`: regions are drawn on one view and looked for in the other. See
-docs/shapes.md.
+Seed, split and index alone decide a pair. No two of its things have the same colour, shape and pattern, so that each is known again in the
+other view. The rows are those of `ego_exo4d`: regions are drawn on one view and looked for in the other. See docs/shapes.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from ...masks import rle_from_bitmap
-from ..features import Category, RowBuilder, RowConfig, encode_png
-from ..region_files import mask_entry, object_tag
+from ...structures import REGION
+from ..features import encode_png, segment_entry
+from ..region_files import OracleConfig, mask_entry, object_tag
+from .builder import DrawnBuilder, DrawnConfig
 from .scene import (
     HELD_OUT,
     LARGE,
@@ -34,11 +34,10 @@ from .scene import (
     place,
 )
 
-NUM_PAIRS = {"train": 10_000, "validation": 500, "test": 500, "unseen": 500}  # where nobody says otherwise; every split is endless
-DIRECTIONS = ("first2second", "second2first")
-PAIRS_PER_SHARD = 250
+Direction = Literal["first2second", "second2first"]
+VIEW_DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
-NUM_OBJECTS = (4, 8)
+VIEW_OBJECTS = (4, 8)
 SHOWN_PERCENT = 80  # how often a thing is in a view
 LEAST_SHOWN = 2  # things that both views show
 SCALE = (60, 150)  # percent, of a side, from the first view to the second
@@ -46,12 +45,12 @@ SCALE = (60, 150)  # percent, of a side, from the first view to the second
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture of the things.
+    """Image of the things.
 
     Attributes:
         name: unique among all views of one image size.
         image: (H, W, 3) uint8 RGB.
-        masks: object number -> (H, W) bool, what is visible of it, at least half; objects that it does not show are left out.
+        masks: object number -> (H, W) bool, its visible pixels, at least half of it; objects that do not show are left out.
     """
 
     name: str
@@ -61,7 +60,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ViewPair:
-    """Two views of the same things, of which either shows some."""
+    """Two views of the same things; each shows some of them."""
 
     name: str
     first: View
@@ -69,13 +68,13 @@ class ViewPair:
 
 
 def make_views(split: str, index: int, *, seed: int = 0, image_size: int = 128) -> ViewPair:
-    """Pair `index` of a split: a pure function of its arguments.
+    """Pair `index` of a split; its arguments alone decide it.
 
     Args:
-        split: one of `shapes_scene.SPLITS`; "unseen" has pairs of colour and shape that the others never show.
+        split: one of `scene.SPLITS`; "unseen" has pairs of colour and shape that the others never show.
         index: 0, 1, 2, ... without end.
         seed: another seed is another world of the same kind.
-        image_size: side of the square pictures in pixels. The same index at another size is another pair.
+        image_size: side of the square images in pixels. The same index at another size is another pair.
     """
     name, dice = f"{split}-{seed}-{index}", Dice(seed, SPLITS.index(split), index, VIEWS)
     while True:
@@ -93,7 +92,7 @@ def _draw_plans(dice: Dice, with_held_out: bool) -> dict[int, Plan]:
     # In a palette with held-out pairs these come several times, to be drawn more often.
     kinds = dict.fromkeys(dice.sample(kinds, len(kinds)))
     plans = {}
-    for number, ((color, shape), pattern) in enumerate(list(kinds)[: dice.between(*NUM_OBJECTS)], 1):
+    for number, ((color, shape), pattern) in enumerate(list(kinds)[: dice.between(*VIEW_OBJECTS)], 1):
         size = dice.between(*SMALL) if dice.percent(SMALL_PERCENT) else dice.between(LARGE[0], LARGE[1] * 5 // 6)
         plans[number] = Plan(shape, color, pattern, size, _draw_tilt(dice))
     return plans
@@ -109,7 +108,7 @@ def _draw_tilt(dice: Dice) -> int:
 
 
 def _draw_view(dice: Dice, name: str, plans: dict[int, Plan], image_size: int) -> View:
-    """Things in random order, so that what covers another one differs between views; what finds no place is not shown either."""
+    """View of the things in random order, so that others are in front in each view; a thing without a place is not shown."""
     canvas, shown = Canvas(dice, image_size), []
     for number in dice.sample(list(plans), len(plans)):
         if dice.percent(SHOWN_PERCENT) and place(canvas, plans[number], dice):
@@ -119,87 +118,38 @@ def _draw_view(dice: Dice, name: str, plans: dict[int, Plan], image_size: int) -
 
 
 @dataclass
-class TwoViewShapesConfig(RowConfig):
-    """What is asked for.
+class TwoViewShapesConfig(OracleConfig, DrawnConfig):
+    """`num_pairs` of the split. `direction`: "first2second": the regions are in the first view and are looked for in the second; or
+    "second2first"."""
 
-    Attributes:
-        num_pairs: of the split, default `NUM_PAIRS`.
-        direction: "first2second": the regions are in the first view and are looked for in the second; or "second2first".
-        seed, image_size: see `make_views`.
-        oracle: point only at objects that the other view shows. None = in training yes, because what is not there cannot be learnt from,
-            in evaluation no.
-
-    Raises:
-        ValueError: an option out of its range.
-    """
-
+    number = "num_pairs"
     num_pairs: int | None = None
-    direction: str = "first2second"
-    seed: int = 0
-    image_size: int = 128
-    oracle: bool | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"two_view_shapes: unknown direction {self.direction!r}, expected one of {', '.join(DIRECTIONS)}")
-        for option, value, low, high in (
-            ("num_pairs", self.length, 1, None),
-            ("seed", self.seed, 0, None),
-            ("image_size", self.image_size, 64, 1024),
-        ):
-            if value < low or (high is not None and value > high):
-                raise ValueError(f"two_view_shapes: {option} must be {f'{low} to {high}' if high else f'at least {low}'}, got {value}")
-
-    @property
-    def length(self) -> int:
-        """`num_pairs`, decided."""
-        return NUM_PAIRS[self.split] if self.num_pairs is None else self.num_pairs
-
-    @property
-    def visible_only(self) -> bool:
-        """`oracle`, decided."""
-        return self.split == "train" if self.oracle is None else self.oracle
+    direction: Direction = "first2second"
 
 
-class TwoViewShapes(RowBuilder):
-    """One row per pair: the picture is the view that is searched, the regions are masks in the other one."""
+class TwoViewShapes(DrawnBuilder):
+    """Pairs of views as a dataset, one row per pair: the image is the view that is searched, the regions are masks in the other one."""
 
     BUILDER_CONFIG_CLASS = TwoViewShapesConfig
+    summary = "drawn things in two images: objects of one, found in the other"
 
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """None: objects have numbers."""
-        return ()
-
-    def shards(self) -> dict[str, list]:
-        """Spans [first pair, end]."""
-        end = self.config.length
-        return {"spans": [[first, min(first + PAIRS_PER_SHARD, end)] for first in range(0, end, PAIRS_PER_SHARD)]}
-
-    def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[str, dict]]:
+    def rows_of(self, index: int) -> list[dict[str, Any]]:
         config = self.config
-        for first, end in spans:
-            for index in range(first, end):
-                pair = make_views(config.split, index, seed=config.seed, image_size=config.image_size)
-                query, target = (pair.first, pair.second) if config.direction == "first2second" else (pair.second, pair.first)
-                row = _row(query, target, config.visible_only)
-                yield str(index), row | {"record_id": f"{pair.name}/{config.direction}"}
+        pair = make_views(config.split, index, seed=config.seed, image_size=config.image_size)
+        query, target = (pair.first, pair.second) if config.direction == "first2second" else (pair.second, pair.first)
+        return [_row(query, target, config.visible_only) | {"record_id": f"{pair.name}/{config.direction}"}]
 
 
 def _row(query: View, target: View, visible_only: bool) -> dict[str, Any]:
-    """Regions in the order of the objects' numbers."""
+    """Row with the regions in the order of the numbers of the objects."""
     asked = [number for number in query.masks if number in target.masks or not visible_only]
     shown = [number for number in asked if number in target.masks]
     return {
         "image": {"bytes": encode_png(Image.fromarray(target.image)), "path": None},
         "image_id": target.name,
         "image_size": list(target.image.shape[:2]),
-        "condition": "region",
-        "segments": [
-            {"mask": rle_from_bitmap(target.masks[number]), "category_id": None, "is_crowd": False, "annotation_id": number}
-            for number in shown
-        ],
+        "condition": REGION,
+        "segments": [segment_entry(rle_from_bitmap(target.masks[number]), annotation_id=number) for number in shown],
         "regions": [mask_entry(rle_from_bitmap(query.masks[number]), shown.index(number) if number in shown else None) for number in asked],
         "region_image": {"bytes": encode_png(Image.fromarray(query.image)), "path": None},
         "region_image_size": list(query.image.shape[:2]),

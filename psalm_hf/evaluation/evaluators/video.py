@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...data.benchmarks.davis import LAST_FRAME, paint_objects, region_objects, sequence_and_frame
+from ...data.benchmarks.davis import paint_objects, region_objects, sequence_and_frame
+from ...data.region_files import LAST_FRAME
 from ...metrics import IdentitySwitches, VideoObjects, label_map
 from ...structures import Sample
 from .region import RegionMasks

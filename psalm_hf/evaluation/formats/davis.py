@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...data.benchmarks.davis import LAST_FRAME, paint_objects, region_objects, save_painted, sequence_and_frame
+from ...data.benchmarks.davis import paint_objects, region_objects, save_painted, sequence_and_frame
 from ...data.features import SampleDataset
-from ...data.region_files import tagged_objects
+from ...data.region_files import LAST_FRAME, tagged_objects
 from ...data.segment_map import read_segment_map
 from ...masks import rle_from_bitmap
 from ...structures import Sample

@@ -1,7 +1,7 @@
 """The lists of names against the published ones, and how a list's names reach a prompt."""
 
 import json
-from importlib import import_module
+from typing import get_args
 
 import datasets
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import DATASETS, load
-from psalm_hf.data.benchmarks.label_lists import NAME_RULES, RELEASED_RULES, joined_names, label_list, lvis_frequencies
+from psalm_hf.data.benchmarks.label_lists import RELEASED_RULES, NameRule, joined_names, label_list, lvis_frequencies
 from psalm_hf.data.files import FileBuilder
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
@@ -43,9 +43,7 @@ def names_alone(tmp_path, monkeypatch):
 
 
 def categories_of(dataset, folder, **options):
-    entry = DATASETS[dataset]
-    builder_class = getattr(import_module(f"psalm_hf.data.{entry.module}"), entry.builder)
-    builder = builder_class(cache_dir=str(folder), config_name=dataset, data_dir=str(folder), split="val", **options)
+    builder = DATASETS[dataset](cache_dir=str(folder), config_name=dataset, data_dir=str(folder), split="val", **options)
     return builder.read_categories()
 
 
@@ -80,7 +78,7 @@ def test_frequencies_belong_to_the_categories_of_lvis():
 
 
 def test_rules_of_the_released_evaluation():
-    assert all(rule in NAME_RULES for rule in RELEASED_RULES.values())
+    assert all(rule in get_args(NameRule) for rule in RELEASED_RULES.values())
     by_size = {benchmark: "synonyms" if COUNTS[benchmark] <= 200 else "first" for benchmark in RELEASED_RULES}
     assert RELEASED_RULES == by_size | {"cityscapes": "first"}
 

@@ -13,12 +13,12 @@ from psalm_hf.data.benchmarks.label_maps import LabelMapBuilder, present_values
 from tests.conftest import SAMPLES
 
 FOLDERS = {
-    "benchmarks.ade20k": "ADEChallengeData2016",
-    "benchmarks.cityscapes": "cityscapes",
-    "benchmarks.pascal_voc": "VOCdevkit",
-    "benchmarks.pascal_context": "pascal_ctx_d2",
+    "ADE20K": "ADEChallengeData2016",
+    "Cityscapes": "cityscapes",
+    "Pascal VOC 2012": "VOCdevkit",
+    "Pascal Context": "pascal_ctx_d2",
 }
-NAMES = [name for name, entry in DATASETS.items() if entry.module in FOLDERS]
+NAMES = [name for name, builder in DATASETS.items() if builder.docs_page in FOLDERS]
 SIZE = (3, 4)
 
 
@@ -113,7 +113,7 @@ samples = pytest.mark.samples
 
 
 def real(name, split, tmp_path, **options):
-    return load(name, split, SAMPLES / FOLDERS[DATASETS[name].module], cache_dir=tmp_path, **options)
+    return load(name, split, SAMPLES / FOLDERS[DATASETS[name].docs_page], cache_dir=tmp_path, **options)
 
 
 @samples
@@ -139,17 +139,14 @@ def test_two_processes_make_the_same_real_rows(name, tmp_path):
 @samples
 @pytest.mark.parametrize("name", NAMES)
 def test_a_builder_can_be_pickled_and_counts_images(name, tmp_path):
-    from importlib import import_module
-
-    entry = DATASETS[name]
-    builder_class = getattr(import_module(f"psalm_hf.data.{entry.module}"), entry.builder)
-    folder = str(SAMPLES / FOLDERS[entry.module])
+    builder_class = DATASETS[name]
+    folder = str(SAMPLES / FOLDERS[builder_class.docs_page])
     builder = builder_class(config_name=name, cache_dir=str(tmp_path), data_dir=folder, split="val")
     (shard,) = builder.shards().values()
     again = pickle.loads(pickle.dumps(builder))
     rows = [row for _, row in again._generate_examples(shard)]
     assert [row["image_id"] for row in rows] == [sample.image_id for sample in real(name, "val", tmp_path)]
-    assert builder.counts() == {"images": len(rows)} and set(builder.published) == set(entry.splits)
+    assert builder.counts() == {"images": len(rows)} and set(builder.published) == set(builder.splits)
     assert builder.task == ("panoptic" if name.endswith("panoptic") else "instance" if name.endswith("instance") else "semantic")
     if issubclass(builder_class, LabelMapBuilder):
-        assert set(builder.config.__dict__) >= set(entry.options)
+        assert set(builder.config.__dict__) >= set(builder.options())

@@ -111,8 +111,8 @@ BROKEN = {
     "another speaker": ({"id": "x", "conversations": [{"from": "system", "value": "Q"}]}, "not a list of turns from human and gpt"),
     "no turns": ({"id": "x", "conversations": None}, "not a list of turns"),
     "blank": (record("x", IMAGE, "<image>\n", "A"), "turn 0 is blank"),
-    "two pictures": (record("x", IMAGE, "<image>\n<image>\nQ", "A"), "<image> is mentioned 2 times, but there is one picture"),
-    "no picture": (record("x", None, "<image>\nQ", "A"), "<image> is mentioned 1 times, but there is no picture"),
+    "two pictures": (record("x", IMAGE, "<image>\n<image>\nQ", "A"), "<image> is mentioned 2 times, but there is one image"),
+    "no picture": (record("x", None, "<image>\nQ", "A"), "<image> is mentioned 1 times, but there is no image"),
     "special token": (record("x", IMAGE, "Q", "It is [SEG]."), r"turn 1 contains '\[SEG\]'"),
     "missing field": ({"id": "x", "image": IMAGE}, "the field 'conversations' is missing"),
     "list of pictures": (record("x", [IMAGE], "Q", "A"), "expected a path below the data folder"),
@@ -205,12 +205,13 @@ def shards(tmp_path):
 @pytest.mark.parametrize("name", ["llava_pretrain_558k", "llava_pretrain_595k"])
 @pytest.mark.parametrize("streaming", [True, False])
 def test_members_of_a_shard_are_paired_by_key(name, streaming, shards, tmp_path):
-    dataset = list(load(name, "train", shards, cache_dir=tmp_path, streaming=streaming, check_images=True))
+    loaded = load(name, "train", shards, cache_dir=tmp_path, streaming=streaming, check_images=True)
+    dataset = list(loaded)
     assert [sample.image_id for sample in dataset] == ["a", "b", "c", "00/d", "01/d"]
     assert [texts(sample)[1] for sample in dataset] == [("assistant", text) for text in ("a cup", "a cup", "a can", "a bowl", "e")]
     instruction = "Provide a brief description of the given image."
     assert [texts(sample)[0][1] for sample in dataset] == ["Describe it."] * 2 + [instruction] * 3
-    assert [sample.image for sample in dataset] == [jpeg(0), jpeg(1), jpeg(2, "PNG"), jpeg(3), jpeg(4)]
+    assert [row["image"]["bytes"] for row in loaded.rows] == [jpeg(0), jpeg(1), jpeg(2, "PNG"), jpeg(3), jpeg(4)]
     assert all(sample.image_size == SIZE for sample in dataset)
 
 
@@ -236,8 +237,8 @@ def test_shards_can_be_named_beside_a_json_file(shards, tmp_path):
 
 
 BROKEN_SHARDS = {
-    "no picture": ([("x.txt", b"a cup")], "expected one picture, got txt"),
-    "two pictures": ([("x.jpg", jpeg()), ("x.png", jpeg()), ("x.txt", b"a")], "expected one picture, got jpg, png, txt"),
+    "no picture": ([("x.txt", b"a cup")], "expected one image, got txt"),
+    "two pictures": ([("x.jpg", jpeg()), ("x.png", jpeg()), ("x.txt", b"a")], "expected one image, got jpg, png, txt"),
     "one picture twice": ([("x.jpg", jpeg()), ("x.jpg", jpeg()), ("x.txt", b"a")], "has it twice as .jpg"),
     "no caption": ([("x.jpg", jpeg()), ("x.cls", b"1")], "no caption as .txt or .json, only jpg, cls"),
     "blank caption": ([("x.jpg", jpeg()), ("x.txt", b" ")], "the caption is blank"),

@@ -69,7 +69,7 @@ BROKEN = {
     "label": (json.dumps({**LINES[1], "label": "maybe"}), "expected as label one of yes, no, got 'maybe'"),
     "picture": (json.dumps({**LINES[1], "image": "COCO_val2014_000000000008.jpg"}), "val2014/COCO_val2014_000000000008.jpg does not exist"),
     "field": (json.dumps({"image": "x"}), "the field 'label' is missing"),
-    "number as picture": (json.dumps({**LINES[1], "image": 310}), "expected the name of a picture, got 310"),
+    "number as picture": (json.dumps({**LINES[1], "image": 310}), "expected the name of an image, got 310"),
 }
 
 

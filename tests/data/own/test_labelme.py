@@ -97,7 +97,7 @@ def test_a_picture_in_the_file_is_the_one_that_was_drawn_on(root, tmp_path):
     inside = Image.new("RGB", SIZE[::-1], (0, 200, 0))
     write(root / "drawn/a.json", [RECTANGLE], imageData=encode(inside), imagePath="..\\lost\\a.png")
     sample = load("own_labelme", "train", root, cache_dir=tmp_path, check_images=True, **OPTIONS)[0]
-    assert Image.open(io.BytesIO(sample.image)).getpixel((0, 0)) == (0, 200, 0)
+    assert sample.image.getpixel((0, 0)) == (0, 200, 0)
 
 
 def test_separators_of_windows_lead_to_the_picture(root, tmp_path):
@@ -162,7 +162,7 @@ BROKEN = {
     "not finite": (broken(shape("x", [[1, 1], [2, float("nan")], [3, 3]])), "expected at least 3 finite points"),
     "mask outside": (
         broken(shape("x", [[5, 3], [6, 4]], "mask", mask=encode(Image.new("L", (2, 2), 1)))),
-        "the mask labelled 'x' reaches out of the picture",
+        "the mask labelled 'x' reaches out of the image",
     ),
     "no mask": (broken(shape("x", [[5, 3], [6, 4]], "mask", mask="????")), "the mask labelled 'x' cannot be read"),
     "no label": (broken({"points": [[0, 0], [1, 1]], "shape_type": "rectangle"}), "the field 'label' is missing"),
@@ -172,7 +172,7 @@ BROKEN = {
     "picture in the file": (broken(imageData="AAAA"), "image imageData cannot be read"),
     "not base64": (broken(imageData="/9j/~"), "imageData is not base64"),
     "its size": (broken(imageData=encode(Image.new("RGB", (6, 5)))), "imageData is 5 x 6, but imageHeight x imageWidth is 4 x 6"),
-    "turned": (turned, "image photos/b.jpg has the EXIF orientation 3: Labelme showed it turned"),
+    "turned": (turned, "image photos/b.jpg has the EXIF orientation 3: Labelme turns it"),
 }
 
 

@@ -96,11 +96,11 @@ def mask_of(values):
 
 
 BROKEN = {
-    "no mask": (no_mask, r"images/b.PNG: the picture has no mask masks/b.png"),
-    "no picture": (no_picture, r"masks/b.png: the mask has no picture images/b.jpg \(or "),
+    "no mask": (no_mask, r"images/b.PNG: the image has no mask masks/b.png"),
+    "no picture": (no_picture, r"masks/b.png: the mask has no image images/b.jpg \(or "),
     "two pictures": (two_pictures, r"masks/b.png: b.PNG and b.jpg have the same stem"),
     "colours": (mask_of(np.zeros((*SIZE, 3), dtype=np.uint8)), r"masks/b.png: a label map is grey or has a palette"),
-    "size": (mask_of(LABELS.T.copy()), r"masks/b.png: the mask is 6 x 4, its picture 4 x 6"),
+    "size": (mask_of(LABELS.T.copy()), r"masks/b.png: the mask is 6 x 4, its image 4 x 6"),
     "value": (mask_of(LABELS + 3), r"masks/b.png: categories.txt has no category for pixels of value 3, 4, 5; .* ignore=\[255, 3\]"),
     "no mask file": (lambda root: (root / "masks/b.png").write_bytes(b"PNG"), r"masks/b.png: segment map .* cannot be read"),
 }
@@ -117,7 +117,7 @@ def test_a_broken_pair_is_named_or_left_out(case, root, tmp_path):
 
 
 def test_what_is_missing_is_named(root, tmp_path):
-    with pytest.raises(ValueError, match=r"no pictures in nothing and no masks in nothing .* images='images/\{split\}'"):
+    with pytest.raises(ValueError, match=r"no images in nothing and no masks in nothing .* images='images/\{split\}'"):
         (root / "nothing").mkdir()
         load("own_pairs", "train", root, cache_dir=tmp_path, images="nothing", masks="nothing")
     with pytest.raises(FileNotFoundError, match="there is no labels in .*docs page Own data"):

@@ -14,7 +14,7 @@ from scipy import ndimage
 from psalm_hf.data.shapes import scene as shapes_scene
 from psalm_hf.data.shapes.language import EXPRESSION_KINDS, QUESTION_KINDS, caption, expressions, questions
 from psalm_hf.data.shapes.scene import COLORS, HELD_OUT, PATTERNS, SHAPES, SPLITS, STUFF, make_scene
-from psalm_hf.data.shapes.stream import CATEGORIES, TASKS, ShapesStream
+from psalm_hf.data.shapes.stream import CATEGORIES, STREAM_TASKS, ShapesStream
 from psalm_hf.masks import bitmap_from_rle
 from psalm_hf.structures import REGION_KINDS
 
@@ -444,7 +444,7 @@ def test_conversations_ask_and_answer_and_captions_only_tell(scenes):
     assert message == {"role": "assistant", "content": caption(scenes[0])}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", STREAM_TASKS)
 def test_a_stream_is_the_same_by_index_from_its_start_and_from_any_place(task):
     stream = ShapesStream(task, split="validation", prompts_per_image=3, phrase_percent=50)
     samples = list(islice(stream, 11))
