@@ -31,7 +31,7 @@ ALLOWED = {
     "checkpoints": {"spelling"},
     "pipeline": {"model", "checkpoints"},
     "public": {"model", "video", "checkpoints", "pipeline"},
-    "segments": {"masks", "visualization"},
+    "segments": {"structures", "masks", "visualization"},
     "dialogue": {"model", "visualization"},
     "following": {"masks", "data", "video", "visualization"},
     "training": {

@@ -64,7 +64,7 @@ def parser_of(dataset: str, function: Callable) -> CommandParser:
             settings |= {"required": True} if default is Parameter.empty else {"default": default}
         if isinstance(default, bool):
             settings["action"] = "store_true"
-        elif choices := choices_of(hint):
+        elif choices := _literals(hint):
             settings |= {"choices": choices, **({"nargs": "+"} if get_origin(hint) is not Literal else {})}
         else:
             settings["type"] = int if isinstance(default, int) else Path
@@ -72,6 +72,6 @@ def parser_of(dataset: str, function: Callable) -> CommandParser:
     return parser
 
 
-def choices_of(hint: Any) -> tuple:
+def _literals(hint: Any) -> tuple:
     """Values of the `Literal` in a type; empty if it has none."""
-    return get_args(hint) if get_origin(hint) is Literal else next(filter(None, map(choices_of, get_args(hint))), ())
+    return get_args(hint) if get_origin(hint) is Literal else next(filter(None, map(_literals, get_args(hint))), ())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..segments import Prompt
 
-DRAWN_PICTURE = "drawn shapes"  # what the record calls it
+DRAWN_IMAGE = "drawn shapes"  # what the record calls it
 DRAWN_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
 DRAWN_REGIONS = [("point", (88, 23)), ("box", (91, 61, 121, 91)), ("scribble", [(28, 95), (34, 100), (44, 103)])]
 # Name -> fused into one segment (stuff). The first list is what psalm-tiny knows, the second is a start for any photo.
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..data.preparation import write_file, write_json
     from ..segments import as_record, complete_thresholds, draw_overview, draw_prediction, missing, processor_arguments, segment
 
-    image = open_picture(options)
+    image = chosen_image(options)
     prompts = read_prompts(options)
     for prompt in prompts:
         processor_arguments(prompt)  # masks of regions are files
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_file(overlay_path, lambda file: overlay.save(file, format="PNG"))
     records = [as_record(prompt, segments, options.mask_threshold) for prompt, segments in zip(prompts, answers, strict=True)]
     record = {
-        "image": options.image or DRAWN_PICTURE,
+        "image": options.image or DRAWN_IMAGE,
         "image_size": [image.height, image.width],
         "checkpoint": options.checkpoint,
         **(records[0] if len(records) == 1 else {"answers": records}),
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     say(f"wrote {overlay_path} and {json_path}")
 
 
-def open_picture(options: argparse.Namespace) -> "Image.Image":
+def chosen_image(options: argparse.Namespace) -> "Image.Image":
     """Opens the image of the command line, or draws one."""
     if options.image is None:
         from ..data.shapes.scene import example_image

@@ -461,7 +461,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
                 "semantic": lambda part: LabelMaps.of_cityscapes(part.targets_of("semantic").categories),
                 "instance": lambda part: CityscapesInstances([category for category in part.dataset.categories if category.is_thing]),
             },
-            published=paper.CITYSCAPES,
+            published=paper.CITYSCAPES_NUMBERS,
             is_open=True,
         ),
         "lvis": Benchmark(

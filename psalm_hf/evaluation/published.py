@@ -139,7 +139,7 @@ REFCOCOG = _of_splits("referring cIoU", _MERGED, val=73.8, test=74.4)
 GREFCOCO = _of_splits("referring cIoU", _GENERALISED, val=42.0, testA=52.4, testB=50.6)
 COCO_INTERACTIVE = {"val": _interactive()}
 ADE20K = {"val": Published({"panoptic PQ": 13.7, "instance AP": 9.0, "semantic mIoU": 18.2}, _OPEN)}
-CITYSCAPES = _of_splits("panoptic PQ", "zero-shot, trained on COCO; plain names, half precision", val=28.8)
+CITYSCAPES_NUMBERS = _of_splits("panoptic PQ", "zero-shot, trained on COCO; plain names, half precision", val=28.8)
 PC59 = _of_splits("semantic mIoU", _OPEN, val=48.5)
 VOC20 = _of_splits("semantic mIoU", _OPEN + "; background pixels are not counted", val=81.3)
 DAVIS2017 = {"val": _davis()}

@@ -179,7 +179,7 @@ def beside(benchmark: Benchmark, parts: Sequence[OpenPart], is_joint: bool, is_r
 
 
 def describe_checkpoint(checkpoint: str) -> dict[str, str]:
-    """Its name (of a folder, or on the Hub) and `checkpoint_hash`."""
+    """Name of a checkpoint (a folder, or on the Hub) and its `checkpoint_hash`."""
     name = Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint
     return {"name": name, "sha256": checkpoint_hash(checkpoint)}
 

@@ -66,7 +66,7 @@ UNUSED_NORM = "swin.layernorm."
 
 
 @dataclass(frozen=True)
-class ModelPart:
+class StartPart:
     """Part of the model that one source gives.
 
     Attributes:
@@ -124,7 +124,7 @@ def build_starting_point(
     placeholder_ids = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
     language = {"text_config": text_config, "tie_word_embeddings": text_config.tie_word_embeddings}
     language |= dict(zip(("image_token_id", "region_token_id", "mask_query_token_id"), placeholder_ids, strict=True))
-    parts = [ModelPart(f"language_model {language_model}", language, {}, ())]
+    parts = [StartPart(f"language_model {language_model}", language, {}, ())]
     if mask2former is not None:
         parts.append(read_mask2former(mask2former, image_size, config_fields))
     if backbone is not None:
@@ -177,7 +177,7 @@ def _check_arguments(mask2former: Any, backbone: Any, config_fields: Mapping[str
     PsalmConfig.from_dict({name: value for name, value in config_fields.items() if name in early})
 
 
-def _merge_fields(parts: list[ModelPart], config_fields: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_fields(parts: list[StartPart], config_fields: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(config_fields)
     for part in parts:
         for name, value in part.fields.items():
@@ -190,7 +190,7 @@ def _merge_fields(parts: list[ModelPart], config_fields: Mapping[str, Any]) -> d
     return settings
 
 
-def _check_weights(part: ModelPart, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_weights(part: StartPart, shapes: Mapping[str, tuple[int, ...]]) -> None:
     expected = {name for name in shapes if name.startswith(part.prefixes) and not re.search(part.absent, name)}
     problems = [f"missing: {name}" for name in sorted(expected - part.weights.keys())]
     problems += [f"unexpected: {name}" for name in sorted(part.weights.keys() - shapes.keys())]
@@ -291,7 +291,7 @@ def _choose_head_bias(settings: dict[str, Any], text_config: PreTrainedConfig, l
         raise ValueError(f"language_model {language_model}: its head has no bias, so lm_head_bias cannot be True; leave it out")
 
 
-def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str | torch.dtype, known_ids: list[int]) -> ModelPart:
+def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str | torch.dtype, known_ids: list[int]) -> StartPart:
     name = f"language_model {source}"
     causal = _load_causal_model(source, name, dtype)
     _check_causality(causal, name)
@@ -307,7 +307,7 @@ def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str |
     if config.lm_head_bias and head.bias is not None:
         weights["lm_head.bias"] = fit_vocabulary(head.bias[:, None], **resize, std=0.0)[:, 0]
     absent = r"^lm_head\.weight$" if config.tie_word_embeddings else r"^$"
-    return ModelPart(name, {}, weights, (LANGUAGE, "lm_head."), absent)
+    return StartPart(name, {}, weights, (LANGUAGE, "lm_head."), absent)
 
 
 def _load_causal_model(source: str | Path, name: str, dtype: str | torch.dtype) -> PreTrainedModel:
@@ -368,7 +368,7 @@ def fit_vocabulary(matrix: Tensor, *, num_rows: int, known_ids: list[int], mean_
 # Vision tower, pixel decoder, mask decoder
 
 
-def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping[str, Any]) -> ModelPart:
+def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping[str, Any]) -> StartPart:
     """Vision tower, pixel decoder and mask decoder of a Mask2Former.
 
     Its lateral and output convolutions have no bias: ours start at 0. Of more query positions than asked for, the first are kept. Its
@@ -393,7 +393,7 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
         if len(weights[positions]) < num_queries:
             raise ValueError(f"{name}: has {len(weights[positions])} query positions; set num_queries to at most that, not {num_queries}")
         weights[positions] = weights[positions][:num_queries]
-    return ModelPart(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
+    return StartPart(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
 
 
 def _read_detectron2(file: Path, name: str, image_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -430,7 +430,7 @@ def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[
     return sizes, convert_mask2former(model.state_dict())
 
 
-def read_backbone(source: str | Path) -> ModelPart:
+def read_backbone(source: str | Path) -> StartPart:
     """A vision tower with feature maps of strides 4, 8, 16 and 32.
 
     Raises:
@@ -442,7 +442,7 @@ def read_backbone(source: str | Path) -> ModelPart:
     return _vision_part(model, name, {"vision_config": _without_origin(model.config)})
 
 
-def _random_vision_tower(config: PsalmConfig) -> ModelPart:
+def _random_vision_tower(config: PsalmConfig) -> StartPart:
     # Drawn here, not by the model's own initialisation, which does not know how timm's towers start.
     name = "vision_config"
     try:
@@ -453,9 +453,9 @@ def _random_vision_tower(config: PsalmConfig) -> ModelPart:
     return _vision_part(model, name, {})
 
 
-def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> ModelPart:
+def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> StartPart:
     weights = {VISION + key: tensor for key, tensor in model.state_dict().items() if not key.startswith(UNUSED_NORM)}
-    return ModelPart(name, part_fields, weights, (VISION,))
+    return StartPart(name, part_fields, weights, (VISION,))
 
 
 def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
@@ -510,7 +510,7 @@ def _check_feature_maps(model: PreTrainedModel, name: str) -> None:
 # Projector
 
 
-def read_projector(source: str | Path) -> ModelPart:
+def read_projector(source: str | Path) -> StartPart:
     """The projector of stage 1: the released `mm_projector.bin` (any prefix before `mm_projector.`), or that of a PSALM folder.
 
     The released stage 1 saved parameters only, so the batch norms' running statistics may be absent: they then start as new ones, and
@@ -546,7 +546,7 @@ def read_projector(source: str | Path) -> ModelPart:
     absent = statistics if has_norms and not any(re.search(statistics, key) for key in weights) else r"^$"
     if absent == statistics:
         logger.warning(f"{name}: no running statistics of its batch norms; train before evaluating this model")
-    return ModelPart(name, part_fields, weights, (PROJECTOR,), absent)
+    return StartPart(name, part_fields, weights, (PROJECTOR,), absent)
 
 
 __all__ = ["build_starting_point"]

@@ -77,7 +77,7 @@ def read_image_entry(image: Path) -> dict[str, Any]:
     return {"id": image.stem, "file_name": image.name, "width": width, "height": height}
 
 
-def read_instances(source: Path, entry: dict[str, Any]) -> list[tuple[int, Any]]:
+def instance_masks(source: Path, entry: dict[str, Any]) -> list[tuple[int, Any]]:
     """Category 0..149 and mask (H, W) bool of the objects of one image, by their numbers."""
 
     from ..benchmarks.ade20k import instances_of
@@ -106,7 +106,7 @@ def make_instances(job: tuple[Path, Path]) -> dict[str, Any]:
     image, source = job
     entry = read_image_entry(image)
     annotations = []
-    for category_id, mask in read_instances(source, entry):
+    for category_id, mask in instance_masks(source, entry):
         box, area = box_and_area(mask)
         annotation = {"image_id": entry["id"], "iscrowd": 0, "category_id": category_id, "bbox": box}
         annotations.append(annotation | {"segmentation": rle_from_bitmap(mask), "area": area})
@@ -128,7 +128,7 @@ def make_panoptic(job: tuple[Path, Path, Path, Path]) -> dict[str, Any]:
     ids = np.zeros(labels.shape, dtype=np.int32)
     taken = {0} | {colour_id(category) for category in categories if not category["isthing"]}
     segments_info = []
-    for category_id, mask in stuff + read_instances(instances, entry):
+    for category_id, mask in stuff + instance_masks(instances, entry):
         segment_id = colour_id(categories[category_id])
         while categories[category_id]["isthing"] and segment_id in taken:
             segment_id = (segment_id + 1) % 256**3

@@ -77,7 +77,7 @@ def prepare_train_ids(ground_truth: Path, split: str, num_proc: int, overwrite: 
     make_files(write_train_ids, jobs, title=f"labelTrainIds {split}", overwrite=overwrite, num_proc=num_proc)
 
 
-def prepare_panoptic(ground_truth: Path, split: str, num_proc: int, overwrite: bool) -> None:
+def prepare_panoptic_files(ground_truth: Path, split: str, num_proc: int, overwrite: bool) -> None:
     from ..benchmarks.cityscapes import CITYSCAPES
 
     name = f"cityscapes_panoptic_{split}"
@@ -98,5 +98,5 @@ def prepare(
 ) -> None:
     """Makes train ids and panoptic files, from the folder that holds gtFine. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
-        for make in (prepare_train_ids, prepare_panoptic):
+        for make in (prepare_train_ids, prepare_panoptic_files):
             make(folder / "gtFine", split, num_proc, overwrite)

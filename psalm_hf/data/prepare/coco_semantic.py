@@ -15,7 +15,7 @@ from ..preparation import TRAIN_VAL, TrainVal, make_files, write_pixels
 from ..segment_map import read_segment_map
 
 
-def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
+def write_semantic_map(job: tuple[Path, dict[int, int], Path]) -> None:
     """Writes the map of one image, from its panoptic map and {segment id: position of the category}."""
     panoptic_path, positions, path = job
     segments = read_segment_map(panoptic_path)
@@ -26,7 +26,7 @@ def write_map(job: tuple[Path, dict[int, int], Path]) -> None:
 
 
 def jobs_of_split(folder: Path, split: str) -> list[tuple[Path, dict[int, int], Path]]:
-    """Jobs of `write_map` for all images of a split."""
+    """Jobs of `write_semantic_map` for all images of a split."""
     file = folder / f"annotations/panoptic_{split}2017.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -47,4 +47,4 @@ def prepare(folder: Path, *, splits: TrainVal = TRAIN_VAL, num_proc: int = 1, ov
     """Makes the maps of the splits, in the folder of COCO. Raises ValueError for a file that is missing or wrong."""
     for split in splits:
         jobs = jobs_of_split(folder, split)
-        make_files(write_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)
+        make_files(write_semantic_map, jobs, title=f"panoptic_semseg_{split}2017", overwrite=overwrite, num_proc=num_proc)

@@ -20,7 +20,7 @@ from ..preparation import SPLIT_FOLDERS, TRAIN_VAL, TrainVal, copy_image, make_f
 UNLABELLED = {59: 255, 459: 65535}
 
 
-def write_map(job: tuple[Path, int, Path]) -> None:
+def write_context_map(job: tuple[Path, int, Path]) -> None:
     """Writes the map of one image, with 459 or 59 categories."""
     from scipy.io import loadmat
 
@@ -62,6 +62,6 @@ def prepare(
         for number, end in ((459, ".tif"), (59, ".png")):
             maps = output / f"annotations_ctx{number}/{SPLIT_FOLDERS[split]}"
             jobs = [(labels / f"{name}.mat", number, maps / f"{name}{end}") for name in names]
-            make_files(write_map, jobs, title=f"annotations_ctx{number} {split}", **options)
+            make_files(write_context_map, jobs, title=f"annotations_ctx{number} {split}", **options)
         images = [(voc / f"JPEGImages/{name}.jpg", output / f"images/{SPLIT_FOLDERS[split]}/{name}.jpg") for name in names]
         make_files(copy_image, images, title=f"images {split}", **options)

@@ -13,7 +13,7 @@ import numpy as np
 from ..preparation import SPLIT_FOLDERS, TRAIN_VAL, TrainVal, copy_image, make_files, read_names, read_pixels, write_pixels
 
 
-def write_map(job: tuple[Path, bool, Path]) -> None:
+def write_voc_map(job: tuple[Path, bool, Path]) -> None:
     """Writes the palette indices as grey; without the background, 1..20 become 0..19, and 0 becomes 255."""
     source, with_background, path = job
     labels = read_pixels(source)
@@ -35,4 +35,4 @@ def prepare(folder: Path, output: Path, *, splits: TrainVal = TRAIN_VAL, num_pro
         for number in (20, 21):
             maps = output / f"annotations_pascal{number}/{SPLIT_FOLDERS[split]}"
             jobs = [(voc / f"SegmentationClass/{name}.png", number == 21, maps / f"{name}.png") for name in names]
-            make_files(write_map, jobs, title=f"annotations_pascal{number} {split}", **options)
+            make_files(write_voc_map, jobs, title=f"annotations_pascal{number} {split}", **options)

@@ -53,10 +53,10 @@ def find_refs(data_dir: Path, datasets: Sequence[str] | None) -> list[tuple[str,
 def read_refs(path: Path) -> list[dict[str, Any]]:
     from ..benchmarks.refer_pickle import check_refs, read_refer_pickle
 
-    return read_refer_pickle(path) if path.suffix == ".p" else check_refs(read_json(path), path)
+    return read_refer_pickle(path) if path.suffix == ".p" else check_refs(_read_json(path), path)
 
 
-def read_json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -73,7 +73,7 @@ class RefInstances:
     """Images and annotations of an `instances.json` by their ids."""
 
     def __init__(self, path: Path):
-        content = read_json(path)
+        content = _read_json(path)
         try:
             self.images = {image["id"]: image for image in content["images"]}
             self.annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
