@@ -310,5 +310,5 @@ def test_a_contact_sheet_holds_every_picture():
     )
     counts = [int((np.asarray(sheet) == colour).all(-1).sum()) for colour in colours]
     assert counts == [640 * 200, 192 * 1280, 100]
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         contact_sheet([])

@@ -237,7 +237,7 @@ def test_rows_with_categories_of_their_own_are_refused(processor):
 
 
 def test_no_picture_is_refused():
-    with pytest.raises(ValueError, match="at least 1 picture, got 0"):
+    with pytest.raises(ValueError, match="at least 1 image, got 0"):
         rows_of(*SCENES).first_images(0)
 
 

@@ -146,7 +146,7 @@ def changed(clips, row, **values):
 
 def test_a_sequence_that_ends_in_a_broken_frame_is_named_and_the_answers_before_it_stay(tiny, clips, answers, tmp_path):
     broken = changed(clips, 5, image={"bytes": b"no picture", "path": None})
-    with pytest.raises(ValueError, match="image test-0-1/00003: cannot be read from 10 bytes"):
+    with pytest.raises(ValueError, match="image test-0-1/00003: 10 bytes that are no image"):
         answered(tiny, broken, tmp_path)
     assert {row: found["region"] for row, found in Records(tmp_path).predictions().items()} == {row: answers[row] for row in (0, 1, 2)}
     assert answered(tiny, clips, tmp_path) == answers  # when the file is mended
