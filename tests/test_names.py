@@ -1,6 +1,7 @@
 """Names and words: one name means one thing in the whole package, names use the words of the glossary, docstrings begin with a thing."""
 
 import ast
+import graphlib
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -111,3 +112,24 @@ def test_public_names_use_the_words_of_the_glossary(file):
         if found := words & SYNONYMS.keys():
             bad[name] = ", ".join(f"say {SYNONYMS[word]}, not {word}" for word in found)
     assert file in UNCLEAN_NAMES or not bad, bad
+
+
+def test_files_and_functions_are_short():
+    long = [file for file in FILES if len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) >= 700]
+    assert long == ["model/modeling_psalm.py"]  # one model, one file: the custom of transformers
+    functions = ((file, node) for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef))
+    assert not [f"{file}: {node.name}" for file, node in functions if node.end_lineno - node.lineno >= 79]
+
+
+def test_no_two_modules_import_each_other():
+    """Directly or through others, at the top of the file; imports inside of functions are how a circle is avoided."""
+    modules = {"psalm_hf." + file.removesuffix(".py").replace("/", "."): file for file in FILES if not file.endswith("__init__.py")}
+    imports = defaultdict(set)
+    for module, file in modules.items():
+        for node in tree(file).body:
+            if isinstance(node, ast.ImportFrom):
+                parents = module.split(".")[: -node.level] if node.level else []
+                base = ".".join([*parents, *filter(None, [node.module])])
+                imports[module] |= {name for name in (base, *(f"{base}.{alias.name}" for alias in node.names)) if name in modules}
+    order = graphlib.TopologicalSorter(imports)
+    order.prepare()  # raises CycleError, which names the circle
