@@ -14,13 +14,7 @@ from .coco import instance_segment
 from .refer_pickle import check_refs, read_refer_pickle
 from .released_masks import Rasterisation, released_mask
 
-IMAGE_FOLDERS = (
-    "images/mscoco/images/train2014",
-    "images/mscoco/train2014",
-    "images/train2014",
-    "train2014",
-    "train2017",
-)
+IMAGE_FOLDERS = ("images/mscoco/images/train2014", "images/mscoco/train2014", "images/train2014", "train2014", "train2017")
 
 
 class ReferRecord(NamedTuple):
