@@ -6,7 +6,7 @@ import io
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -24,6 +24,7 @@ _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class PsalmCollator:
     """Collator of samples: `collator(samples)` is the batch, one row per sample and in the order of the samples.
 
@@ -45,20 +46,12 @@ class PsalmCollator:
             message names the image id.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        *,
-        with_targets: bool = True,
-        shuffle_categories: bool = False,
-        prompt_style: str | None = None,
-        seed: int = 0,
-    ):
-        self.processor = processor
-        self.with_targets = with_targets
-        self.shuffle_categories = shuffle_categories
-        self.prompt_style = prompt_style
-        self.seed = seed
+    processor: Any
+    _: KW_ONLY
+    with_targets: bool = True
+    shuffle_categories: bool = False
+    prompt_style: str | None = None
+    seed: int = 0
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         if not samples:
