@@ -63,14 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ..data.verification import verify
 
-    is_well = verify(
-        options.dataset,
-        options.folder,
-        splits=options.split,
-        options=given,
-        limit=options.limit,
-        num_proc=options.num_proc,
-        num_shown=options.show,
-        output=options.output,
-    )
+    limits = {"limit": options.limit, "num_proc": options.num_proc, "num_shown": options.show}
+    is_well = verify(options.dataset, options.folder, splits=options.split, options=given, output=options.output, **limits)
     return 0 if is_well else 2

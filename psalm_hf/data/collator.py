@@ -110,7 +110,11 @@ def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], li
         if image is None:
             image = open_stored_image(source, name)
             candidates.append((source, image))
-        _check_size(image, image_size, name)
+        if (image.height, image.width) != tuple(image_size):
+            raise ValueError(
+                f"{name}: the image is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
+                f"(height, width) as stored in the file, before any rotation"
+            )
         return image
 
     images = [open_once(sample.image, sample.image_id, sample.image_size, f"image {sample.image_id}") for sample in samples]
@@ -119,14 +123,6 @@ def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], li
         for sample in samples
     ]
     return images, region_images
-
-
-def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> None:
-    if (image.height, image.width) != tuple(image_size):
-        raise ValueError(
-            f"{name}: it is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
-            f"(height, width) as stored in the file, before any rotation"
-        )
 
 
 def open_stored_image(image: Any, item: str) -> Image.Image:
