@@ -55,9 +55,9 @@ def build(given: tuple[argparse.Namespace, list[str]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     given = parse_arguments(arguments)
 
-    from psalm_hf.cli.command import run
+    from psalm_hf.cli.command import verb
 
-    return run(build, given)
+    return verb(build)(given)
 
 
 if __name__ == "__main__":

@@ -153,9 +153,9 @@ def results_table(records: list[dict]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
 
-    from psalm_hf.cli.command import run
+    from psalm_hf.cli.command import verb
 
-    return run(pack, options)
+    return verb(pack)(options)
 
 
 if __name__ == "__main__":

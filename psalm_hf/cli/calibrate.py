@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 CONFIG = "processor_config.json"
 
@@ -34,9 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16, help="expressions of a forward pass (default 16)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     options = parser.parse_args(arguments)
-    for name in ("images", "batch_size"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    parser.check_range(options, "images", "batch_size", lowest=1)
     if not isinstance(options.options, dict):
         parser.error(f"--options is a YAML mapping such as '{{on_error: skip}}', got {options.options!r}")
     if options.split is None and options.dataset != "shapes":
@@ -69,7 +67,8 @@ def write_thresholds(folder: Path, referring_threshold: float, no_target_thresho
         raise
 
 
-def calibrate(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     check_folder(options.checkpoint)
 
@@ -96,10 +95,6 @@ def calibrate(arguments: list[str] | None) -> None:
         f"wrote referring_threshold {thresholds.further_targets:.2f} and no_target_threshold {thresholds.no_target:.2f} "
         f"to {options.checkpoint / CONFIG}"
     )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return run(calibrate, arguments)
 
 
 if __name__ == "__main__":

@@ -82,10 +82,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.8, help="least score of a segment of /categories (default: 0.8)")
     add_model_options(parser)
     options = parser.parse_args(arguments)
-    if options.max_new_tokens < 1:
-        parser.error(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
-    if options.temperature < 0:
-        parser.error(f"--temperature must be at least 0, got {options.temperature}")
-    if not 0 <= options.threshold <= 1:
-        parser.error(f"--threshold must be between 0 and 1, got {options.threshold}")
+    parser.check_range(options, "max_new_tokens", lowest=1)
+    parser.check_range(options, "temperature", lowest=0)
+    parser.check_range(options, "threshold", lowest=0, highest=1)
     return options

@@ -1,11 +1,12 @@
 """Code that all verbs share: options with suggestions, errors in one line, loading a checkpoint."""
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from ..checkpoints import TINY
@@ -43,6 +44,14 @@ class CommandParser(argparse.ArgumentParser):
             message += next(filter(None, (did_you_mean(word, missing[1].split(", ")) for word in self._args if word.startswith("--"))), "")
         raise ValueError(message)
 
+    def check_range(self, options: argparse.Namespace, *names: str, lowest: float, highest: float = math.inf) -> None:
+        """Refuses options outside of a range; those that were not given have no value and are not checked."""
+        for name in names:
+            value = getattr(options, name)
+            if value is not None and not lowest <= value <= highest:
+                expected = f"at least {lowest}" if highest == math.inf else f"between {lowest} and {highest}"
+                self.error(f"--{name.replace('_', '-')} must be {expected}, got {value}")
+
     def _check_names(self, args: Sequence[str]) -> None:
         known = [option for option in self._option_string_actions if option.startswith("--")]
         for name in (word.partition("=")[0] for word in args if word.startswith("--")):
@@ -50,17 +59,17 @@ class CommandParser(argparse.ArgumentParser):
                 raise ValueError(f"{self.prog} has no option {name}{did_you_mean(name, known) or '; see --help'}")
 
 
-def run(command: Callable[[Any], int | None], arguments: Any = None) -> int:
-    """Calls a command and returns its exit status: its own, or 2 after a line that says what is wrong."""
-    try:
-        return command(arguments) or 0
-    except (ValueError, OSError, ImportError) as error:
-        return refuse(error)
+def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
+    """Makes the `main` of a verb. It returns the exit status of the command, or 2 after a line that says what is wrong."""
 
+    @wraps(command)
+    def main(arguments: Any = None) -> int:
+        try:
+            return command(arguments) or 0
+        except (ValueError, OSError, ImportError) as error:
+            return refuse(error)
 
-def verb(command: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
-    """Makes the `main` of a verb, which returns an exit status, see `run`."""
-    return wraps(command)(partial(run, command))
+    return main
 
 
 def refuse(error: Exception) -> int:

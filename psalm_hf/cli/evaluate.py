@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from .command import CommandParser, run
+from .command import CommandParser, verb
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
@@ -39,26 +39,25 @@ BENCHMARK_CHOICES = {
     ),
     "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
-    "vocabulary": (
-        ("divided", "whole"),
-        "names beyond the context length: several prompts, or one too long",
-    ),
+    "vocabulary": (("divided", "whole"), "names beyond the context length: several prompts, or one too long"),
     "oracle": (bool, "point only at objects that the truth of the frame shows"),
     "memory": (("last_frame", "released", "first_last_confident"), "what is remembered of the objects of a video"),
     "visible_above": (float, "score above which an object of the other view is visible"),
     "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
 }
+# Options that `Evaluation` takes under the same names.
+EVALUATION_OPTIONS = ("split", "data_dir", "protocol", "parts", "options", "limit", "output_dir", "resume", "predictions", "visualize")
 
 
 def yaml_mapping(text: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
         json.dumps(value)
-    except (yaml.YAMLError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}") from error
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
-    return value
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return value
+    except (yaml.YAMLError, TypeError):
+        pass
+    raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -89,18 +88,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) == (options.predictions is None):
         parser.error("give either --checkpoint or --predictions")
-    for name, lowest in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("visualize", 0), ("min_area", 0)):
-        value = getattr(options, name)
-        if value is not None and value < lowest:
-            parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
-    for name in ("threshold", "overlap", "referring_threshold", "visible_above"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= 1:
-            parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, got {value}")
+    parser.check_range(options, "limit", "batch_size", lowest=1)
+    parser.check_range(options, "num_workers", "visualize", "min_area", lowest=0)
+    parser.check_range(options, "threshold", "overlap", "referring_threshold", "visible_above", lowest=0, highest=1)
     return options
 
 
-def evaluate(arguments: list[str] | None) -> None:
+@verb
+def main(arguments: list[str] | None = None) -> None:
     """Everything that can be refused is refused before the model is loaded."""
     options = parse_arguments(arguments)
 
@@ -128,19 +123,10 @@ def evaluate(arguments: list[str] | None) -> None:
     evaluation = Evaluation(
         options.benchmark,
         processor,
-        split=options.split,
-        data_dir=options.data_dir,
-        protocol=options.protocol,
         choices=own,
-        parts=options.parts,
-        options=options.options,
-        limit=options.limit,
-        output_dir=options.output_dir,
-        resume=options.resume,
-        predictions=options.predictions,
-        visualize=options.visualize,
         checkpoint=checkpoint,
         processes=Processes(state.process_index, state.num_processes),
+        **{name: getattr(options, name) for name in EVALUATION_OPTIONS},
     )
     model = None
     if checkpoint:
@@ -150,10 +136,6 @@ def evaluate(arguments: list[str] | None) -> None:
     if results is not None:
         print(results)
     state.destroy_process_group()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return run(evaluate, arguments)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.show and options.output is None:
         parser.error("--show needs --output, the folder of the drawn images")
-    if options.limit < 0 or options.num_proc < 1 or options.show < 0:
-        parser.error("--limit and --show must be at least 0, --num-proc at least 1")
+    parser.check_range(options, "limit", "show", lowest=0)
+    parser.check_range(options, "num_proc", lowest=1)
     return options
 
 
@@ -63,14 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ..data.verification import verify
 
-    is_well = verify(
-        options.dataset,
-        options.folder,
-        splits=options.split,
-        options=given,
-        limit=options.limit,
-        num_proc=options.num_proc,
-        num_shown=options.show,
-        output=options.output,
-    )
+    limits = {"limit": options.limit, "num_proc": options.num_proc, "num_shown": options.show}
+    is_well = verify(options.dataset, options.folder, splits=options.split, options=given, output=options.output, **limits)
     return 0 if is_well else 2

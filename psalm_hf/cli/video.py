@@ -77,8 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not (options.first_mask or options.box or options.point):
         parser.error("say what to follow: --first-mask FILE, --box ID X0 Y0 X1 Y1 or --point ID X Y")
-    if options.save_every < 1 or (options.frames is not None and options.frames < 1):
-        parser.error("--save-every and --frames are at least 1")
+    parser.check_range(options, "save_every", "frames", lowest=1)
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate: expected a number of frames per second above 0")
     return options

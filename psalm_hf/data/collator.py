@@ -6,7 +6,7 @@ import io
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -24,6 +24,7 @@ _PROMPTS: dict[str, tuple[str, Callable[[Sample], Any]]] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class PsalmCollator:
     """Collator of samples: `collator(samples)` is the batch, one row per sample and in the order of the samples.
 
@@ -45,20 +46,12 @@ class PsalmCollator:
             message names the image id.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        *,
-        with_targets: bool = True,
-        shuffle_categories: bool = False,
-        prompt_style: str | None = None,
-        seed: int = 0,
-    ):
-        self.processor = processor
-        self.with_targets = with_targets
-        self.shuffle_categories = shuffle_categories
-        self.prompt_style = prompt_style
-        self.seed = seed
+    processor: Any
+    _: KW_ONLY
+    with_targets: bool = True
+    shuffle_categories: bool = False
+    prompt_style: str | None = None
+    seed: int = 0
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         if not samples:
@@ -117,7 +110,11 @@ def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], li
         if image is None:
             image = open_stored_image(source, name)
             candidates.append((source, image))
-        _check_size(image, image_size, name)
+        if (image.height, image.width) != tuple(image_size):
+            raise ValueError(
+                f"{name}: the image is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
+                f"(height, width) as stored in the file, before any rotation"
+            )
         return image
 
     images = [open_once(sample.image, sample.image_id, sample.image_size, f"image {sample.image_id}") for sample in samples]
@@ -126,14 +123,6 @@ def open_images(samples: Sequence[Sample]) -> tuple[list[Image.Image | None], li
         for sample in samples
     ]
     return images, region_images
-
-
-def _check_size(image: Image.Image, image_size: Sequence[int], name: str) -> None:
-    if (image.height, image.width) != tuple(image_size):
-        raise ValueError(
-            f"{name}: it is {image.height} x {image.width}, but the sample says {tuple(image_size)}; sizes are "
-            f"(height, width) as stored in the file, before any rotation"
-        )
 
 
 def open_stored_image(image: Any, item: str) -> Image.Image:

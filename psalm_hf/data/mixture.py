@@ -134,28 +134,12 @@ def open_source(name: str, options: Mapping[str, Any], *, image_size: int, seed:
     dataset = options.pop("dataset")
     if dataset == "shapes":
         return ShapesStream(**{"task": name, "image_size": image_size} | options)
-    if not options.get("streaming"):
-        return EndlessEpochs(open_dataset(name, {"dataset": dataset, "split": "train"} | options), seed)
     condition, shuffle_buffer = options.pop("condition", None), options.pop("shuffle_buffer", SHUFFLE_BUFFER)
     with named_source(name, dataset):
-        return StreamedEpochs(load(dataset, **{"split": "train"} | options), seed, shuffle_buffer, condition)
-
-
-def open_dataset(name: str, options: Mapping[str, Any]) -> SampleDataset:
-    """Rows of one condition of a dataset of files, once.
-
-    Args:
-        name: name of the source in errors.
-        options: `dataset`, `split`, `data_dir` and so on, see `open_source`; not streamed.
-
-    Raises:
-        ValueError, FileNotFoundError: see `open_source`.
-    """
-    check_source(name, options)
-    options = dict(options)
-    dataset, condition = options.pop("dataset"), options.pop("condition", None)
-    with named_source(name, dataset):
-        return with_condition(load(dataset, **options), condition)
+        samples = load(dataset, **{"split": "train"} | options)
+        if options.get("streaming"):
+            return StreamedEpochs(samples, seed, shuffle_buffer, condition)
+        return EndlessEpochs(with_condition(samples, condition), seed)
 
 
 @contextmanager
@@ -163,10 +147,9 @@ def named_source(name: str, dataset: str) -> Iterator[None]:
     """Adds the name of the source to the errors inside."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"source {name}, dataset {dataset}: {error}") from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"source {name}, dataset {dataset}: {error}") from error
+    except (ValueError, FileNotFoundError) as error:
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"source {name}, dataset {dataset}: {error}") from error
 
 
 def with_condition(samples: SampleDataset, condition: str | None) -> SampleDataset:

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -65,8 +66,8 @@ def verify(
     return all(results)
 
 
-def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Checks the arguments of `verify` before any file is read.
+def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], options: Mapping[str, Any], cache_dir: str) -> Iterator[Any]:
+    """Builders of the splits to be checked; prints those that are left out because their files are absent.
 
     Raises:
         ValueError, FileNotFoundError: see `verify`.
@@ -88,25 +89,10 @@ def check_names(dataset: str, folder: str | Path | None, splits: Sequence[str], 
             f"{dataset}: unknown option {', '.join(unknown)}, expected {', '.join(known) or 'none'}{did_you_mean(unknown[0], known)}"
         )
 
-
-def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], options: Mapping[str, Any], cache_dir: str) -> Iterator[Any]:
-    """Builders of the splits to be checked; prints those that are left out because their files are absent.
-
-    Raises:
-        ValueError, FileNotFoundError: see `verify`.
-    """
-    check_names(dataset, folder, splits, options)
-    builder_class = dataset_builder(dataset)
-    for split in splits or builder_class.splits:
+    of_files = {"data_dir": os.path.abspath(folder), "check_images": True} if entry.needs_files else {}
+    for split in splits or entry.splits:
         try:
-            yield builder_class(
-                cache_dir=cache_dir,
-                config_name=dataset,
-                data_dir=os.path.abspath(folder) if builder_class.needs_files else None,
-                split=split,
-                **options,
-                **({"check_images": True} if builder_class.needs_files else {}),
-            )
+            yield entry(cache_dir=cache_dir, config_name=dataset, split=split, **options, **of_files)
         except FileNotFoundError as error:
             if splits:
                 raise
@@ -212,26 +198,19 @@ def check_rows(rows: SplitCheck, num_proc: int, title: str) -> Report:
     """Checks the whole split, in `num_proc` processes, with a progress bar."""
     chunks = [(first, min(first + CHUNK, len(rows))) for first in range(0, len(rows), CHUNK)]
     report = Report()
-    with tqdm(total=len(rows), desc=title, unit=" records", mininterval=0.5) as bar:
-        if num_proc == 1:
-            for span in chunks:
-                report += rows.check(span)
-                bar.update(span[1] - span[0])
-            return report
-        with multiprocessing.Pool(num_proc, initializer=_take, initargs=(rows,)) as pool:
-            for span, part in zip(chunks, pool.imap(_check, chunks), strict=True):
-                report += part
-                bar.update(span[1] - span[0])
+    processes = multiprocessing.Pool(num_proc, initializer=_take, initargs=(rows,)) if num_proc > 1 else nullcontext()
+    with tqdm(total=len(rows), desc=title, unit=" records", mininterval=0.5) as bar, processes as pool:
+        for span, part in zip(chunks, pool.imap(_check, chunks) if pool else map(rows.check, chunks), strict=True):
+            report += part
+            bar.update(span[1] - span[0])
     return report
 
 
 def category_problems(builder: Any) -> list[str]:
     """Problems of the categories: ids that are given twice, and names that are the same in a prompt."""
     problems = []
-    for what, counted in (
-        ("id", Counter(category.id for category in builder.categories)),
-        ("name", Counter(category.name for category in builder.categories)),
-    ):
+    for what in ("id", "name"):
+        counted = Counter(getattr(category, what) for category in builder.categories)
         problems += [f"{builder.title}: {number} categories have the {what} {value!r}" for value, number in counted.items() if number > 1]
     return problems
 

@@ -70,10 +70,11 @@ def draw_prompt(
     bitmap = _checked(bitmap, kind, seed, annotation_id, rules, amplitude)
     if not bitmap.any():
         return None
-    draw = draw_by_paper if rules == "paper" else draw_as_released
-    drawn = draw(bitmap, kind, prompt_generator(seed, annotation_id, kind), amplitude)
-    if isinstance(drawn, tuple):
-        return Region(kind, points=drawn, segment=segment) if drawn else None
+    rng = prompt_generator(seed, annotation_id, kind)
+    if rules == "paper" and kind != "mask":
+        points = _paper_points(bitmap, kind, rng, amplitude)
+        return Region(kind, points=points, segment=segment) if points else None
+    drawn = _blurred(bitmap) > 0.5 if rules == "paper" else draw_as_released(bitmap, kind, rng, amplitude)
     return Region(kind, mask_rle=rle_from_bitmap(drawn), segment=segment) if drawn.any() else None
 
 
@@ -83,21 +84,13 @@ def prompt_generator(seed: int, annotation_id: int, kind: RegionKind) -> np.rand
     return np.random.default_rng([seed, REGION_KINDS.index(kind), annotation_id])
 
 
-def draw_by_paper(
-    bitmap: np.ndarray, kind: RegionKind, rng: np.random.Generator, amplitude: tuple[float, float] = AMPLITUDE
-) -> Points | np.ndarray:
-    """The paper's rules, for a bitmap (H, W) bool that is not empty.
-
-    Returns:
-        Coordinates (x, y) in pixels, none if there is no such point; for "mask" a bitmap (H, W) bool, possibly empty.
-    """
+def _paper_points(bitmap: np.ndarray, kind: RegionKind, rng: np.random.Generator, amplitude: tuple[float, float]) -> Points:
+    """Coordinates (x, y) in pixels by the paper's rules, none if there is no such point; for a bitmap (H, W) bool that is not empty."""
     if kind == "point":
         return _paper_point(bitmap, rng)
     if kind == "scribble":
         return _paper_scribble(bitmap, rng, amplitude)
-    if kind == "box":
-        return _paper_box(bitmap, rng)
-    return _blurred(bitmap) > 0.5
+    return _paper_box(bitmap, rng)
 
 
 def draw_as_released(

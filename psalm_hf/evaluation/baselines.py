@@ -33,11 +33,9 @@ class Baseline(Evaluator):
         self.evaluator, self.answer, self.name = evaluator, answer, evaluator.name
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         self.evaluator.add(sample, self.answer(sample))
 
     def numbers(self) -> Numbers:
-        """See `Evaluator`."""
         return self.evaluator.numbers()
 
 

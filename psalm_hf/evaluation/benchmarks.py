@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from ..data import DATASETS, load
@@ -414,129 +413,124 @@ def _seen_and_unseen(dataset: str, **others: Any) -> Benchmark:
     return Benchmark((BenchmarkPart(dataset),), _semantic, is_open=True, **others)
 
 
-BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
-    {
-        "coco_panoptic": Benchmark(
-            (BenchmarkPart("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"}), published=paper.COCO_PANOPTIC
-        ),
-        "coco_instance": Benchmark(
-            (BenchmarkPart("coco_instance"),),
-            lambda datasets, choices: [InstanceEvaluator(datasets[""].categories)],
-            published=paper.COCO_INSTANCE,
-        ),
-        "coco_semantic": Benchmark(
-            (BenchmarkPart("coco_semantic"),),
-            _semantic,
-            _both({"semantic_resize": "scores"}),
-            formats={"semantic": lambda part: LabelMaps.of_positions(part.dataset.categories, file_name="{id:0>12}.png")},
-            published=paper.COCO_SEMANTIC,
-        ),
-        "refcoco": Benchmark((BenchmarkPart("refcoco"),), _referring, _REFERRING, published=paper.REFCOCO),
-        "refcoco+": Benchmark((BenchmarkPart("refcoco+"),), _referring, _REFERRING, published=paper.REFCOCO_PLUS),
-        "refcocog": Benchmark((BenchmarkPart("refcocog"),), _referring, _REFERRING, published=paper.REFCOCOG),
-        "grefcoco": Benchmark((BenchmarkPart("grefcoco"),), _referring, _GENERALISED, published=paper.GREFCOCO),
-        "reasonseg": Benchmark(
-            (BenchmarkPart("reasonseg"),),
-            partial(_referring, crowds="ignored"),
-            _both({"refer_protocol": "per_expression", "rasterisation": "released"}),
-        ),
-        "coco_interactive": Benchmark(
-            tuple(BenchmarkPart("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
-            lambda datasets, choices: [RegionEvaluator(COCO_SIZES)],
-            {"community": {"rasterisation": "exact"}, "released": {"rasterisation": "released"}},
-            published=paper.COCO_INTERACTIVE,
-        ),
-        "ade20k": Benchmark(
-            (BenchmarkPart("ade20k_panoptic", targets={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
-            _panoptic,
-            _open("ade20k", **_THRESHOLDS, semantic_resize="logits"),
-            published=paper.ADE20K,
-            is_open=True,
-        ),
-        "cityscapes": Benchmark(
-            (BenchmarkPart("cityscapes_panoptic", targets={"semantic": "cityscapes_semantic"}),),
-            _cityscapes,
-            _open("cityscapes", **_THRESHOLDS, semantic_resize="logits"),
-            formats={
-                "semantic": lambda part: LabelMaps.of_cityscapes(part.targets_of("semantic").categories),
-                "instance": lambda part: CityscapesInstances([category for category in part.dataset.categories if category.is_thing]),
-            },
-            published=paper.CITYSCAPES_NUMBERS,
-            is_open=True,
-        ),
-        "lvis": Benchmark(
-            (BenchmarkPart("lvis"),),
-            lambda datasets, choices: [LvisEvaluator(datasets[""].categories)],
-            _both({"vocabulary": "divided"}),
-            is_open=True,
-        ),
-        "pc59": _seen_and_unseen("pc59", choices=_open("pc59", semantic_resize="scores"), published=paper.PC59),
-        "pc459": _seen_and_unseen(
-            "pc459",
-            choices={
-                "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
-                "released": {"names": "first", "semantic_resize": "scores", "vocabulary": "whole"},
-            },
-        ),
-        "voc20": _seen_and_unseen("voc20", choices=_open("voc20", semantic_resize="scores"), published=paper.VOC20),
-        "voc21": _seen_and_unseen("voc21", choices=_open("voc21", semantic_resize="scores")),
-        "davis2017": Benchmark(
-            (BenchmarkPart("davis2017", predicted="video"),),
-            lambda datasets, choices: [VideoEvaluator()],
-            _VIDEO,
-            formats={"region": lambda part: DavisFrames()},
-            published=paper.DAVIS2017,
-        ),
-        "moving_shapes": Benchmark(
-            (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
-        ),
-        "two_view_shapes": Benchmark(
-            tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in VIEW_DIRECTIONS),
-            lambda datasets, choices: [TwoViewEvaluator(choices["visible_above"])],
-            _both({"visible_above": 0.5}),
-            "test",
-            "validation",
-        ),
-        "ego_exo4d": Benchmark(
-            tuple(BenchmarkPart("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
-            lambda datasets, choices: [CorrespondenceEvaluator()],
-            _both({"oracle": False}),
-            formats={"region": _correspondence_file},
-            published=paper.EGO_EXO4D,
-            is_resized=True,
-        ),
-        "vqav2": _questions("vqav2", VqaEvaluator, VqaResults, published=paper.VQAV2),
-        "scienceqa": _questions("scienceqa", ScienceQaEvaluator, ScienceQaAnswers, split="test", published=paper.SCIENCEQA),
-        "mmbench": _questions(
-            "mmbench", MmBenchEvaluator, MmBenchTable, choices=_both({"passes": "circular"}), split="dev", published=paper.MMBENCH
-        ),
-        "pope": Benchmark(
-            tuple(BenchmarkPart("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),
-            lambda datasets, choices: [PopeEvaluator()],
-            split="all",
-            formats={"text": lambda part: PopeAnswers()},
-            published=paper.POPE,
-            is_joint=True,
-        ),
-        "shapes": Benchmark(
-            (
-                BenchmarkPart("shapes", "panoptic", {"task": "panoptic"}),
-                BenchmarkPart("shapes", "referring", {"task": "referring"}),
-                *(BenchmarkPart("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
-                BenchmarkPart("shapes", "questions", {"task": "conversation"}, predicted="text"),
-            ),
-            _shapes,
-            _both(
-                _THRESHOLDS
-                | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}
-                | {"prompt_radii": list(PROMPT_RADII)}
-            ),
-            "test",
-            "validation",
-        ),
-        **{
-            name: Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
-            for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "coco_panoptic": Benchmark(
+        (BenchmarkPart("coco_panoptic"),), _panoptic, _both(_THRESHOLDS | {"semantic_resize": "logits"}), published=paper.COCO_PANOPTIC
+    ),
+    "coco_instance": Benchmark(
+        (BenchmarkPart("coco_instance"),),
+        lambda datasets, choices: [InstanceEvaluator(datasets[""].categories)],
+        published=paper.COCO_INSTANCE,
+    ),
+    "coco_semantic": Benchmark(
+        (BenchmarkPart("coco_semantic"),),
+        _semantic,
+        _both({"semantic_resize": "scores"}),
+        formats={"semantic": lambda part: LabelMaps.of_positions(part.dataset.categories, file_name="{id:0>12}.png")},
+        published=paper.COCO_SEMANTIC,
+    ),
+    "refcoco": Benchmark((BenchmarkPart("refcoco"),), _referring, _REFERRING, published=paper.REFCOCO),
+    "refcoco+": Benchmark((BenchmarkPart("refcoco+"),), _referring, _REFERRING, published=paper.REFCOCO_PLUS),
+    "refcocog": Benchmark((BenchmarkPart("refcocog"),), _referring, _REFERRING, published=paper.REFCOCOG),
+    "grefcoco": Benchmark((BenchmarkPart("grefcoco"),), _referring, _GENERALISED, published=paper.GREFCOCO),
+    "reasonseg": Benchmark(
+        (BenchmarkPart("reasonseg"),),
+        partial(_referring, crowds="ignored"),
+        _both({"refer_protocol": "per_expression", "rasterisation": "released"}),
+    ),
+    "coco_interactive": Benchmark(
+        tuple(BenchmarkPart("coco_interactive", kind, {"kind": kind}) for kind in REGION_KINDS),
+        lambda datasets, choices: [RegionEvaluator(COCO_SIZES)],
+        {"community": {"rasterisation": "exact"}, "released": {"rasterisation": "released"}},
+        published=paper.COCO_INTERACTIVE,
+    ),
+    "ade20k": Benchmark(
+        (BenchmarkPart("ade20k_panoptic", targets={"semantic": "ade20k_semantic", "instance": "ade20k_instance"}),),
+        _panoptic,
+        _open("ade20k", **_THRESHOLDS, semantic_resize="logits"),
+        published=paper.ADE20K,
+        is_open=True,
+    ),
+    "cityscapes": Benchmark(
+        (BenchmarkPart("cityscapes_panoptic", targets={"semantic": "cityscapes_semantic"}),),
+        _cityscapes,
+        _open("cityscapes", **_THRESHOLDS, semantic_resize="logits"),
+        formats={
+            "semantic": lambda part: LabelMaps.of_cityscapes(part.targets_of("semantic").categories),
+            "instance": lambda part: CityscapesInstances([category for category in part.dataset.categories if category.is_thing]),
         },
-    }
-)
+        published=paper.CITYSCAPES_NUMBERS,
+        is_open=True,
+    ),
+    "lvis": Benchmark(
+        (BenchmarkPart("lvis"),),
+        lambda datasets, choices: [LvisEvaluator(datasets[""].categories)],
+        _both({"vocabulary": "divided"}),
+        is_open=True,
+    ),
+    "pc59": _seen_and_unseen("pc59", choices=_open("pc59", semantic_resize="scores"), published=paper.PC59),
+    "pc459": _seen_and_unseen(
+        "pc459",
+        choices={
+            "community": {"names": "first", "semantic_resize": "scores", "vocabulary": "divided"},
+            "released": {"names": "first", "semantic_resize": "scores", "vocabulary": "whole"},
+        },
+    ),
+    "voc20": _seen_and_unseen("voc20", choices=_open("voc20", semantic_resize="scores"), published=paper.VOC20),
+    "voc21": _seen_and_unseen("voc21", choices=_open("voc21", semantic_resize="scores")),
+    "davis2017": Benchmark(
+        (BenchmarkPart("davis2017", predicted="video"),),
+        lambda datasets, choices: [VideoEvaluator()],
+        _VIDEO,
+        formats={"region": lambda part: DavisFrames()},
+        published=paper.DAVIS2017,
+    ),
+    "moving_shapes": Benchmark(
+        (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
+    ),
+    "two_view_shapes": Benchmark(
+        tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in VIEW_DIRECTIONS),
+        lambda datasets, choices: [TwoViewEvaluator(choices["visible_above"])],
+        _both({"visible_above": 0.5}),
+        "test",
+        "validation",
+    ),
+    "ego_exo4d": Benchmark(
+        tuple(BenchmarkPart("ego_exo4d", direction, {"direction": direction}) for direction in DIRECTIONS),
+        lambda datasets, choices: [CorrespondenceEvaluator()],
+        _both({"oracle": False}),
+        formats={"region": _correspondence_file},
+        published=paper.EGO_EXO4D,
+        is_resized=True,
+    ),
+    "vqav2": _questions("vqav2", VqaEvaluator, VqaResults, published=paper.VQAV2),
+    "scienceqa": _questions("scienceqa", ScienceQaEvaluator, ScienceQaAnswers, split="test", published=paper.SCIENCEQA),
+    "mmbench": _questions(
+        "mmbench", MmBenchEvaluator, MmBenchTable, choices=_both({"passes": "circular"}), split="dev", published=paper.MMBENCH
+    ),
+    "pope": Benchmark(
+        tuple(BenchmarkPart("pope", file, split=file, predicted="text") for file in ("random", "popular", "adversarial")),
+        lambda datasets, choices: [PopeEvaluator()],
+        split="all",
+        formats={"text": lambda part: PopeAnswers()},
+        published=paper.POPE,
+        is_joint=True,
+    ),
+    "shapes": Benchmark(
+        (
+            BenchmarkPart("shapes", "panoptic", {"task": "panoptic"}),
+            BenchmarkPart("shapes", "referring", {"task": "referring"}),
+            *(BenchmarkPart("shapes", kind, {"task": "interactive", "region_kind": kind}) for kind in REGION_KINDS),
+            BenchmarkPart("shapes", "questions", {"task": "conversation"}, predicted="text"),
+        ),
+        _shapes,
+        _both(
+            _THRESHOLDS
+            | {"semantic_resize": "logits", "referring_threshold": 0.6, "no_target": "processor", "min_area": 50}
+            | {"prompt_radii": list(PROMPT_RADII)}
+        ),
+        "test",
+        "validation",
+    ),
+    **{name: Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},
+}

@@ -75,7 +75,6 @@ class CalibrationEvaluator(Evaluator):
         ]
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         scores = np.array(prediction["scores"], dtype=np.float32)
         target, ignored = meant(sample, self.crowds)
         if not target.any():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +20,10 @@ import numpy as np
 from PIL import Image
 
 from ..masks import bitmap_from_rle
+from ..metrics import region_similarity
+from ..metrics.base import mean
 from ..structures import Region, Sample
-from ..visualization import (
-    Color,
-    add_caption,
-    contact_sheet,
-    draw_panels,
-    draw_segmentation,
-    drawn_prompt,
-    label_colors,
-    open_image,
-)
+from ..visualization import Color, add_caption, contact_sheet, draw_panels, draw_segmentation, drawn_prompt, label_colors, open_image
 
 # Kind of prediction -> what the score of a row is, and what a pixel is that has one thing instead of another.
 SCORES: dict[str, tuple[str, str]] = {
@@ -75,7 +68,8 @@ def row_score(sample: Sample, prediction: Any, name: str) -> float:
     if name in ("panoptic", "semantic"):
         right = sum(int(np.count_nonzero(predicted & true & judged)) for predicted, true in layers)
         return right / int(np.count_nonzero(judged)) if judged.any() else 1.0
-    return _mean(_iou(predicted & judged, true & judged) for predicted, true in layers)
+    # Where nothing is asked for and nothing is predicted, nothing is wrong.
+    return mean([region_similarity(predicted & judged, true & judged) for predicted, true in layers]) if layers else 1.0
 
 
 def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
@@ -95,11 +89,7 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
     colors |= {f"{label} (crowd)": color for label, color in colors.items()}
     panels = [
         draw_segmentation(
-            image,
-            np.array([each.mask for each in drawn], dtype=bool),
-            [each.label for each in drawn],
-            colors=colors,
-            legend=False,
+            image, np.array([each.mask for each in drawn], dtype=bool), [each.label for each in drawn], colors=colors, legend=False
         )
         for drawn in (predicted, true)
     ]
@@ -203,17 +193,6 @@ def _judged(sample: Sample, name: str) -> np.ndarray:
 
 def _union(sample: Sample, drawn: Sequence[Drawn]) -> np.ndarray:
     return np.any([np.zeros(sample.image_size, dtype=bool), *(each.mask for each in drawn)], axis=0)
-
-
-def _iou(predicted: np.ndarray, true: np.ndarray) -> float:
-    union = int(np.count_nonzero(predicted | true))
-    return int(np.count_nonzero(predicted & true)) / union if union else 1.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean, 1 of nothing: where nothing is asked for and nothing is predicted, nothing is wrong."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else 1.0
 
 
 def _predicted(sample: Sample, prediction: Any, name: str) -> list[Drawn]:

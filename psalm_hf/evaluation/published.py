@@ -86,12 +86,7 @@ def _davis() -> Published:
 
 
 def _correspondence(iou: float, *others: float) -> Published:
-    methods = (
-        ("XSegTx", "zero-shot; test split"),
-        ("XMem", "zero-shot; test split"),
-        ("XSegTx", "trained on it; test split"),
-        ("XMem", "trained on it; test split"),
-    )
+    methods = [(method, f"{training}; test split") for training in ("zero-shot", "trained on it") for method in ("XSegTx", "XMem")]
     comparisons = (Comparison(method, details, {"region IoU": value}) for (method, details), value in zip(methods, others, strict=True))
     return Published({"region IoU": iou}, _EGO_EXO, tuple(comparisons))
 
@@ -150,11 +145,5 @@ EGO_EXO4D = {
 VQAV2 = {"test_dev": _text(0, "text accuracy", 62.3, _AS_LLAVA + "test-dev, scored by the server")}
 SCIENCEQA = {"test": _text(1, "text accuracy, context image", 64.9, _AS_LLAVA + "the 2,017 test questions with an image")}
 MMBENCH = {"dev": _text(2, "text accuracy", 52.5, _AS_LLAVA + "English dev questions, CircularEval")}
-POPE = {
-    "all": _text(
-        3,
-        "text F1, mean of files",
-        80.3,
-        _AS_LLAVA + "mean F1 of the files random, popular and adversarial, not of one file nor accuracy",
-    )
-}
+_POPE = _AS_LLAVA + "mean F1 of the files random, popular and adversarial, not of one file nor accuracy"
+POPE = {"all": _text(3, "text F1, mean of files", 80.3, _POPE)}

@@ -100,11 +100,9 @@ class MaskPredictor(Predictor):
         self.rows_per_sample = max(1, len(self.collate.chunks))
 
     def batches(self, done: Collection[int], batch_size: int) -> list[Sequence[int]]:
-        """See `Predictor`."""
         return super().batches(done, max(1, batch_size // self.rows_per_sample))
 
     def predict(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `Predictor`."""
         outputs = forward(self.model, inputs, self.rows_per_sample)
         found = {name: evaluator.predict(samples, outputs, self.processor) for name, evaluator in self.evaluators.items()}
         return [{name: predictions[index] for name, predictions in found.items()} for index in range(len(samples))]

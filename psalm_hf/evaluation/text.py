@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from ..data.collator import PsalmCollator
@@ -23,22 +24,26 @@ class TextPredictor(Predictor):
 
     def __init__(self, model: Any, processor: Any, part: OpenPart, choices: Choices):
         super().__init__(model, processor, part, choices)
-        self.collate = CollateQuestions(processor)
+        self.collate = partial(collate_questions, PsalmCollator(processor, with_targets=False))
 
     def predict(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `Predictor`."""
-        texts = generate_answers(self.model, self.processor, inputs, max_new_tokens=self.max_new_tokens)
-        return [{"text": {"text": text}} for text in texts]
+        """The most probable words, token by token, without special tokens and blanks around them."""
+        tokenizer = self.processor.tokenizer
+        tokens = self.model.generate(
+            **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [{"text": {"text": text.strip()}} for text in texts]
 
 
-class CollateQuestions:
-    """Makes the inputs of the model from the questions of samples."""
-
-    def __init__(self, processor: Any):
-        self.collator = PsalmCollator(processor, with_targets=False)
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        return self.collator([question_of(sample) for sample in samples])
+def collate_questions(collator: PsalmCollator, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Inputs of the model from the questions of samples."""
+    return collator([question_of(sample) for sample in samples])
 
 
 def question_of(sample: Sample) -> Sample:
@@ -52,19 +57,3 @@ def question_of(sample: Sample) -> Sample:
         given = f"a conversation of {', '.join(roles)}" if roles else f"a prompt of the kind {sample.condition}"
         raise ValueError(f"image {sample.image_id}, question {sample.record_id}: expected one message of the user, got {given}")
     return replace(sample, conversation=sample.conversation[:1])
-
-
-def generate_answers(model: Any, processor: Any, inputs: Mapping[str, Any], *, max_new_tokens: int) -> list[str]:
-    """The most probable words, token by token, without special tokens and blanks around them; one text per row."""
-    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    tokenizer = processor.tokenizer
-    tokens = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    texts = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -103,9 +104,14 @@ def mean(values: Collection[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def accuracies(groups: Iterable[tuple[str, float, int]]) -> dict[str, float]:
-    """ "accuracy" and "accuracy, <group>" in percent, of (group, right answers, questions); the group of all is ""."""
-    return {f"accuracy, {group}" if group else "accuracy": float(100 * right / number) for group, right, number in sorted(groups)}
+def accuracies(outcomes: Iterable[tuple[Iterable[str], float, int]]) -> dict[str, float]:
+    """ "accuracy" and "accuracy, <group>" in percent, of (groups, right answers, questions); the group of all is ""."""
+    right, questions = defaultdict(int), defaultdict(int)
+    for groups, number_right, number in outcomes:
+        for group in groups:
+            right[group] += number_right
+            questions[group] += number
+    return {f"accuracy, {group}" if group else "accuracy": float(100 * right[group] / questions[group]) for group in sorted(questions)}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..structures import Segment
-from .base import InstanceMetric, Metric, mean
+from .base import InstanceMetric, Metric, errors_of, mean
 from .label_map import label_map
 from .overlap import Mask, bitmap
 
@@ -89,10 +89,8 @@ class CityscapesAP(InstanceMetric):
             )
         void = bitmap(void, f"image {image_id}, void")
         # One number per pixel, so that a prediction's pixels on all targets are counted at once: 0 nothing, then void, then targets.
-        try:
+        with errors_of(f"image {image_id}"):
             painted = label_map([target.mask_rle for target in targets], range(2, len(targets) + 2), void.shape, fill=0)
-        except ValueError as error:
-            raise ValueError(f"image {image_id}: {error}") from error
         if (painted[void] != 0).any():
             raise ValueError(f"image {image_id}: a target has pixels that are void")
         painted[void] = 1

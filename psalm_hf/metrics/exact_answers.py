@@ -25,13 +25,8 @@ class ExactAnswers(Metric):
     def compute(self) -> dict[str, float]:
         """Numbers in percent: "accuracy" of all questions, and "accuracy, question <kind>" of each kind."""
         self.require(self.given, "question")
-        questions: Counter[str] = Counter()
-        correct: Counter[str] = Counter()
-        for (kind, right, answered), times in self.given.items():
-            for group in ("", f"question {kind}"):
-                questions[group] += times
-                correct[group] += times * (answered == right)
-        return accuracies((group, correct[group], number) for group, number in questions.items())
+        given = self.given.items()
+        return accuracies((("", f"question {kind}"), times * (answered == right), times) for (kind, right, answered), times in given)
 
     def mistakes(self, number: int) -> list[tuple[str, str, str, int]]:
         """The most common wrong answers: kind of question, right answer, given answer, how often."""

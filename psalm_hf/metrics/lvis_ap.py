@@ -31,7 +31,8 @@ class LvisAP(MaskAP):
     """AP and AR of a federated data set: a prediction is judged only where the annotators looked for its category.
 
     A category was looked for in an image if it has objects there, or is one of the image's negative categories. Of a category whose
-    objects are not all annotated in an image, predictions that match none of them are ignored. There are no crowds.
+    objects are not all annotated in an image, predictions that match none of them are ignored. There are no crowds. The numbers are those
+    of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency.
 
     Attributes:
         frequencies: category id -> "r", "c" or "f": in fewer than 10, fewer than 100, or more images of the training set. The annotation
@@ -88,10 +89,6 @@ class LvisAP(MaskAP):
         for prediction in surest:
             prediction["may_be_unannotated"] = prediction["category_id"] in not_exhaustive_category_ids
         self.images[image_id] = [prediction for prediction in surest if prediction["category_id"] in judged], annotations
-
-    def compute(self) -> dict[str, float]:
-        """Numbers of `MaskAP`, with "AR300", and "AP-rare", "AP-common", "AP-frequent": over the categories of a frequency."""
-        return super().compute()
 
     def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         letters = np.array([self.frequencies[category] for category in self._categories()])

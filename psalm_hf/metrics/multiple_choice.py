@@ -93,7 +93,7 @@ class ChoiceAccuracy(Metric):
     def compute(self) -> dict[str, float]:
         """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
         self.require(self.questions, "question")
-        return accuracies((group, self.right[group], number) for group, number in self.questions.items())
+        return accuracies(((group,), self.right[group], number) for group, number in self.questions.items())
 
 
 @dataclass
@@ -159,12 +159,7 @@ class CircularAccuracy(Metric):
                 f"circular accuracy: no question was asked under all rotations of its options, for example question {question} "
                 f"{len(passes)} times instead of {self.rotations[question]}; ask all rotations, or measure the accuracy of single passes"
             )
-        questions, right = Counter[str](), Counter[str]()
-        for question in self.complete:
-            for group in ("", *self.groups[question]):
-                questions[group] += 1
-                right[group] += all(self.passes[question].values())
-        return accuracies((group, right[group], number) for group, number in questions.items())
+        return accuracies((("", *self.groups[question]), all(self.passes[question].values()), 1) for question in self.complete)
 
     def _add(self, question: int, passes: dict[int, bool], num_options: int, groups: tuple[str, ...]) -> None:
         known = self.passes.get(question, {})

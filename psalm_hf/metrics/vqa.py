@@ -91,7 +91,7 @@ class VqaAccuracy(Metric):
     def compute(self) -> dict[str, float]:
         """Numbers in percent: "accuracy" of all questions, and "accuracy, <group>" of each group."""
         self.require(self.questions, "question")
-        return accuracies((group, _worth(outcomes), outcomes.total()) for group, outcomes in self.questions.items())
+        return accuracies(((group,), _worth(outcomes), outcomes.total()) for group, outcomes in self.questions.items())
 
 
 def _worth(outcomes: Counter[tuple[int, int]]) -> Fraction:

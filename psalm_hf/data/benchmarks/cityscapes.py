@@ -15,27 +15,10 @@ from .label_lists import joined_names
 from .label_maps import LabelMapBuilder, MapRecord, NamesConfig, SemanticMapBuilder
 
 # In the order of their train ids 0..18, with the dataset's own ids. Source: labels.py of cityscapesScripts.
-CITYSCAPES = (
-    Category(7, "road", is_thing=False),
-    Category(8, "sidewalk", is_thing=False),
-    Category(11, "building", is_thing=False),
-    Category(12, "wall", is_thing=False),
-    Category(13, "fence", is_thing=False),
-    Category(17, "pole", is_thing=False),
-    Category(19, "traffic light", is_thing=False),
-    Category(20, "traffic sign", is_thing=False),
-    Category(21, "vegetation", is_thing=False),
-    Category(22, "terrain", is_thing=False),
-    Category(23, "sky", is_thing=False),
-    Category(24, "person"),
-    Category(25, "rider"),
-    Category(26, "car"),
-    Category(27, "truck"),
-    Category(28, "bus"),
-    Category(31, "train"),
-    Category(32, "motorcycle"),
-    Category(33, "bicycle"),
-)
+_STUFF = {7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign"}
+_STUFF |= {21: "vegetation", 22: "terrain", 23: "sky"}
+_THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
+CITYSCAPES = tuple(Category(id, name, is_thing=id in _THINGS) for id, name in (_STUFF | _THINGS).items())
 LABEL_IDS = range(34)  # those that are no category are not evaluated
 LICENSE_PLATE = (255, 65535)  # -1 in maps of 8 and 16 bits
 VOID_LABELS = [*sorted({*LABEL_IDS} - {category.id for category in CITYSCAPES}), *LICENSE_PLATE]

@@ -162,10 +162,7 @@ class CocoPanoptic(CocoBuilder):
         """One segment for each entry of `segments_info`."""
         return [
             segment_entry(
-                category_id=info["category_id"],
-                map_values=[info["id"]],
-                is_crowd=bool(info.get("iscrowd", 0)),
-                annotation_id=info["id"],
+                category_id=info["category_id"], map_values=[info["id"]], is_crowd=bool(info.get("iscrowd", 0)), annotation_id=info["id"]
             )
             for info in segments_info
         ]

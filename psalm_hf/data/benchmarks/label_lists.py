@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from types import MappingProxyType
 from typing import Literal
 
 # Benchmark -> file of `labels/`, and which of its lines.
-_LISTS: Mapping[str, tuple[str, slice]] = MappingProxyType(
-    {
-        "coco_panoptic": ("coco_133", slice(None)),
-        "coco_semantic": ("coco_133", slice(None)),
-        "coco_instance": ("coco_133", slice(80)),  # the things come first
-        "ade20k": ("ade20k_150", slice(None)),
-        "cityscapes": ("cityscapes_19", slice(None)),
-        "pc59": ("pascal_context_59", slice(None)),
-        "pc459": ("pascal_context_459", slice(None)),
-        "voc20": ("pascal_voc_21", slice(1, None)),  # without the background
-        "voc21": ("pascal_voc_21", slice(None)),
-        "lvis": ("lvis_1203", slice(None)),
-    }
-)
+_LISTS: Mapping[str, tuple[str, slice]] = {
+    "coco_panoptic": ("coco_133", slice(None)),
+    "coco_semantic": ("coco_133", slice(None)),
+    "coco_instance": ("coco_133", slice(80)),  # the things come first
+    "ade20k": ("ade20k_150", slice(None)),
+    "cityscapes": ("cityscapes_19", slice(None)),
+    "pc59": ("pascal_context_59", slice(None)),
+    "pc459": ("pascal_context_459", slice(None)),
+    "voc20": ("pascal_voc_21", slice(1, None)),  # without the background
+    "voc21": ("pascal_voc_21", slice(None)),
+    "lvis": ("lvis_1203", slice(None)),
+}
 
 # Option `names`: a category is prompted by one name, or by all its names with commas between them, which are ONE name.
 NameRule = Literal["first", "synonyms"]
 
 # Benchmark -> the rule of the released evaluation: all names of a category, but of more than 200 categories the first alone; for Cityscapes
 # the list of synonyms is switched off. It evaluates neither voc21 nor lvis. Source: PSALM (github.com/zamling/PSALM, d5dbfda), psalm/eval.
-RELEASED_RULES: Mapping[str, str] = MappingProxyType(
-    {"ade20k": "synonyms", "cityscapes": "first", "pc59": "synonyms", "pc459": "first", "voc20": "synonyms"}
-)
+RELEASED_RULES: Mapping[str, str] = {
+    "ade20k": "synonyms",
+    "cityscapes": "first",
+    "pc59": "synonyms",
+    "pc459": "first",
+    "voc20": "synonyms",
+}
 
 
 @cache

@@ -88,7 +88,7 @@ class Mmbench(FileBuilder):
         if len(by_index) < len(lines):
             raise ValueError(f"{self.title}: {self.path(self.file)} has {len(lines) - len(by_index)} indices twice or more")
         records = [MmbenchRecord(line, by_index.get(line["image"]) if is_index(line["image"]) else line) for line in lines]
-        unrotated = [record for record in records if not is_rotation(record.line["index"])]
+        unrotated = [record for record in records if not is_index(record.line["index"]) or int(record.line["index"]) < ROTATION]
         if self.config.rotations == "none":
             return unrotated
         if self.config.rotations == "all" and len(unrotated) == len(records):
@@ -170,11 +170,6 @@ def _choices(line: Mapping[str, str | None]) -> list[str]:
 def is_empty(cell: str) -> bool:
     """True if a cell is empty; tables that went through pandas have "nan" there."""
     return not cell.strip() or cell.strip().lower() == "nan"
-
-
-def is_rotation(index: str | None) -> bool:
-    """True if a line with this index is a rotation of another one."""
-    return is_index(index) and int(index) >= ROTATION
 
 
 def is_index(cell: str | None) -> bool:

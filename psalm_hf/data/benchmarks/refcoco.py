@@ -14,13 +14,7 @@ from .coco import instance_segment
 from .refer_pickle import check_refs, read_refer_pickle
 from .released_masks import Rasterisation, released_mask
 
-IMAGE_FOLDERS = (
-    "images/mscoco/images/train2014",
-    "images/mscoco/train2014",
-    "images/train2014",
-    "train2014",
-    "train2017",
-)
+IMAGE_FOLDERS = ("images/mscoco/images/train2014", "images/mscoco/train2014", "images/train2014", "train2014", "train2017")
 
 
 class ReferRecord(NamedTuple):
@@ -262,6 +256,11 @@ class ReferBuilder(FileBuilder):
         return f"{self.folder}/{self.folder}_{split}.json", f"{self.folder}/{split}_psalm.json", f"{self.folder}_{split}.json"
 
 
+def published_refs(**splits: tuple[int, int]) -> dict[str, dict[str, int]]:
+    """Numbers of refs and of sentences by split, as `counts` gives them."""
+    return {split: {"refs": refs, "sentences": sentences} for split, (refs, sentences) in splits.items()}
+
+
 class RefCoco(ReferBuilder):
     """RefCOCO: one object per ref; players of a game saw where it is."""
 
@@ -270,12 +269,7 @@ class RefCoco(ReferBuilder):
     docs_page = "RefCOCO"
     splits = ("train", "val", "test", "testA", "testB")
     folder = "refcoco"
-    published = {
-        "train": {"refs": 42404, "sentences": 120624},
-        "val": {"refs": 3811, "sentences": 10834},
-        "testA": {"refs": 1975, "sentences": 5657},
-        "testB": {"refs": 1810, "sentences": 5095},
-    }
+    published = published_refs(train=(42404, 120624), val=(3811, 10834), testA=(1975, 5657), testB=(1810, 5095))
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -289,12 +283,7 @@ class RefCocoPlus(RefCoco):
     BUILDER_CONFIG_CLASS = RefCocoPlusConfig
     summary = "RefCOCO+: the same without words of place"
     folder = "refcoco+"
-    published = {
-        "train": {"refs": 42278, "sentences": 120191},
-        "val": {"refs": 3805, "sentences": 10758},
-        "testA": {"refs": 1975, "sentences": 5726},
-        "testB": {"refs": 1798, "sentences": 4889},
-    }
+    published = published_refs(train=(42278, 120191), val=(3805, 10758), testA=(1975, 5726), testB=(1798, 4889))
 
 
 class RefCocog(RefCoco):
@@ -303,11 +292,7 @@ class RefCocog(RefCoco):
     BUILDER_CONFIG_CLASS = RefCocogConfig
     summary = "RefCOCOg: longer expressions"
     folder = "refcocog"
-    published = {
-        "train": {"refs": 42226, "sentences": 80512},
-        "val": {"refs": 2573, "sentences": 4896},
-        "test": {"refs": 5023, "sentences": 9602},
-    }
+    published = published_refs(train=(42226, 80512), val=(2573, 4896), test=(5023, 9602))
 
 
 def _is_blank(sentence: Any) -> bool:

@@ -41,11 +41,7 @@ class Vqav2(FileBuilder):
     summary = "open questions about images of COCO, ten answers each"
     docs_page = "VQA v2"
     splits = ("train", "val", "test_dev", "test")
-    published = {
-        "train": {"questions": 443_757},
-        "val": {"questions": 214_354},
-        "test": {"questions": 447_793},
-    }
+    published = {"train": {"questions": 443_757}, "val": {"questions": 214_354}, "test": {"questions": 447_793}}
 
     @property
     def file(self) -> str:

@@ -74,9 +74,7 @@ def write_frames(video: Path, folder: Path, scale: int) -> list[int]:
     for number, image in video_frames(video):
         if image.height < MIN_HEIGHT:
             break
-        image.resize((image.width // scale, image.height // scale), Image.Resampling.BILINEAR).save(
-            folder / f"{number}.jpg", quality=95
-        )
+        image.resize((image.width // scale, image.height // scale), Image.Resampling.BILINEAR).save(folder / f"{number}.jpg", quality=95)
         numbers.append(number)
     return numbers
 

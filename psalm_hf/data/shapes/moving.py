@@ -173,16 +173,14 @@ def _leaving(dice: Dice, track: Track) -> Track:
 
 
 def _wandering(dice: Dice, track: Track, tracks: list[Track]) -> Track:
-    """Track to a place at which an earlier thing will be, if that is not too far, or to any place."""
+    """Track to a place at which an earlier thing will be, if that is not too far, or to any place; of a track that stands still."""
+    speed = track.speed
     if tracks and dice.percent(MEET_PERCENT):
         frame, other = dice.between(*MEET_FRAMES), dice.choice(tracks)
         speed = tuple((there - here) // frame for here, there in zip(track.start, other.at(frame), strict=True))
-        if SPEED[0] ** 2 <= speed[0] ** 2 + speed[1] ** 2 <= SPEED[1] ** 2:
-            return replace(track, speed=speed)
-    while True:
+    while not SPEED[0] ** 2 <= speed[0] ** 2 + speed[1] ** 2 <= SPEED[1] ** 2:
         speed = dice.between(-SPEED[1], SPEED[1]), dice.between(-SPEED[1], SPEED[1])
-        if SPEED[0] ** 2 <= speed[0] ** 2 + speed[1] ** 2 <= SPEED[1] ** 2:
-            return replace(track, speed=speed)
+    return replace(track, speed=speed)
 
 
 def _reflected(value: int, low: int, high: int) -> int:

@@ -18,21 +18,7 @@ from ...structures import REGION
 from ..features import encode_png, segment_entry
 from ..region_files import OracleConfig, mask_entry, object_tag
 from .builder import DrawnBuilder, DrawnConfig
-from .scene import (
-    HELD_OUT,
-    LARGE,
-    MAX_TILT,
-    PATTERNS,
-    SMALL,
-    SMALL_PERCENT,
-    SPLITS,
-    VIEWS,
-    Canvas,
-    Dice,
-    Plan,
-    palette,
-    place,
-)
+from .scene import HELD_OUT, LARGE, MAX_TILT, PATTERNS, SMALL, SMALL_PERCENT, SPLITS, VIEWS, Canvas, Dice, Plan, palette, place
 
 Direction = Literal["first2second", "second2first"]
 VIEW_DIRECTIONS: tuple[Direction, ...] = get_args(Direction)

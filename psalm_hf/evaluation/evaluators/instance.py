@@ -29,7 +29,6 @@ class InstanceEvaluator(Evaluator):
         self.choices = {"top_k": self.top_k, "vocabulary": "all categories of the dataset, things are kept"}
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-        """See `Evaluator`."""
         found = processor.post_process_instance_segmentation(
             outputs,
             top_k=self.top_k,
@@ -66,11 +65,9 @@ class InstanceEvaluator(Evaluator):
         )
 
     def per_category(self) -> dict[int, Numbers]:
-        """See `Evaluator`."""
         return self.metric.per_category()
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {"things": sum(not target["iscrowd"] for _, targets in self.metric.images.values() for target in targets)}
 
 
@@ -91,7 +88,6 @@ class LvisEvaluator(InstanceEvaluator):
         self.choices = {"evaluator": "lvis-api", "top_k": self.top_k}
 
     def add(self, sample: Sample, prediction: Mapping[str, Any]) -> None:
-        """See `Evaluator`."""
         self.update(
             sample,
             prediction,
@@ -102,7 +98,6 @@ class LvisEvaluator(InstanceEvaluator):
         )
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {"objects": sum(len(targets) for _, targets in self.metric.images.values())}
 
 
@@ -138,7 +133,6 @@ class CityscapesInstanceEvaluator(InstanceEvaluator):
         self.objects += sum(not target.is_crowd for target in targets)
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {"objects": self.objects}
 
 

@@ -52,7 +52,6 @@ class PanopticEvaluator(Evaluator):
         self.segments = 0
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-        """See `Evaluator`."""
         found = processor.post_process_panoptic_segmentation(
             outputs,
             threshold=self.thresholds.threshold,
@@ -69,7 +68,6 @@ class PanopticEvaluator(Evaluator):
         ]
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         found, found_categories = panoptic_map(sample, prediction)
         segments = dict(enumerate(sample.segments, 1))
         target = label_map([segment.mask_rle for segment in sample.segments], list(segments), sample.image_size, fill=0)
@@ -80,7 +78,6 @@ class PanopticEvaluator(Evaluator):
         self.segments += len(segments) - len(crowds)
 
     def compute(self) -> Numbers:
-        """See `Evaluator`."""
         return self.metric.compute() | {f"PQ, {size}": metric.compute()["PQ"] for size, metric in self.by_size.items()}
 
     def per_category(self) -> dict[int, Numbers]:
@@ -88,7 +85,6 @@ class PanopticEvaluator(Evaluator):
         return {} if self.variant else self.metric.per_category()
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {"segments": self.segments}
 
 
@@ -109,7 +105,6 @@ class ThingsFound(Evaluator):
         self.all: Counter[str] = Counter()
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         found, categories = panoptic_map(sample, prediction)
         areas = np.bincount(found.ravel())
         things = [segment for segment in sample.segments if segment.category_id in self.things]
@@ -124,15 +119,12 @@ class ThingsFound(Evaluator):
                 self.found[name] += is_found
 
     def numbers(self) -> Numbers:
-        """See `Evaluator`."""
         return {f"things found, {name}": 100 * self.found[name] / number for name, number in sorted(self.all.items())}
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {f"things, {name}": number for name, number in sorted(self.all.items())}
 
     def protocol(self) -> dict[str, Any]:
-        """See `Evaluator`."""
         return {"things found": {"answers": self.name, "IoU": "above 0.5"}}
 
 

@@ -101,7 +101,6 @@ class ReferringEvaluator(Evaluator):
         self.metric = GroupedIoU(ReferringIoU)
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-        """See `Evaluator`."""
         sizes = [sample.image_size for sample in samples]
         found = processor.post_process_referring_segmentation(
             outputs, threshold=self.rule.threshold, no_target_threshold=self.rule.least_score, target_sizes=sizes
@@ -115,7 +114,6 @@ class ReferringEvaluator(Evaluator):
         return {"mask": rle_from_bitmap(mask), "score": entry["score"], "no_target": no_target}
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         target, ignored = meant(sample, self.crowds)
         predicted = bitmap_from_rle(prediction["mask"])
         if predicted.shape != target.shape:
@@ -131,7 +129,6 @@ class ReferringEvaluator(Evaluator):
         self.metric.part((*self.groups(sample), *size)).update(predicted & ~ignored, target, predicted_no_target=no_target)
 
     def compute(self) -> Numbers:
-        """See `Evaluator`."""
         if self.target_given and not self.metric.parts:
             return {}
         found = {name: value for name, value in self.metric.whole().compute().items() if not (self.target_given and name.endswith("acc"))}

@@ -22,7 +22,6 @@ class RegionMasks(Evaluator):
     name = "region"
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-        """See `Evaluator`."""
         found = processor.post_process_region_segmentation(outputs, target_sizes=[sample.image_size for sample in samples])
         return [
             {"masks": [rle_from_bitmap(mask) for mask in entry["masks"].cpu().numpy()], "scores": entry["scores"].tolist()}
@@ -58,7 +57,6 @@ class RegionEvaluator(RegionMasks):
         self.metric = GroupedIoU(RegionIoU)
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         for index, (region, mask, _) in enumerate(self.regions(sample, prediction)):
             if region.segment is None:
                 raise ValueError(f"image {sample.image_id}: region {index} points at no segment; give a split whose truth is known")
@@ -69,9 +67,7 @@ class RegionEvaluator(RegionMasks):
                 self.metric.part((region.kind, *(f"{region.kind}, {group}" for group in groups))).update(mask, target)
 
     def compute(self) -> Numbers:
-        """See `Evaluator`."""
         return {f"{name}, {group}": value for group, iou in self.metric.by_group().items() for name, value in iou.compute().items()}
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {f"regions, {group}": len(iou.ious) for group, iou in self.metric.by_group().items()}

@@ -29,7 +29,6 @@ class SemanticEvaluator(Evaluator):
         self.choices = {"unlabelled pixels": "not counted", "resized": "mask logits" if resize_logits else "scores of categories"}
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
-        """See `Evaluator`."""
         sizes = [sample.image_size for sample in samples]
         maps = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, resize_logits=self.resize_logits)
         return [{"segments": self._segments(found.cpu().numpy())} for found in maps]
@@ -53,9 +52,7 @@ class SemanticEvaluator(Evaluator):
         self.metric.update(found, target)
 
     def per_category(self) -> dict[int, Numbers]:
-        """See `Evaluator`."""
         return {self.categories[position].id: numbers for position, numbers in self.metric.per_category().items()}
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         return {"labelled pixels": int(self.metric.confusion.sum())}

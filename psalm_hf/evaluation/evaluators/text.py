@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ...data.benchmarks.mmbench import ROTATION
 from ...metrics import ChoiceAccuracy, CircularAccuracy, ExactAnswers, VqaAccuracy, YesNoScores, mmbench_letter, scienceqa_letter
+from ...metrics.base import Metric
 from ...structures import Sample
 from .base import Evaluator
 
@@ -14,11 +15,15 @@ SCHOOL_YEARS = {f"grade{year}": f"grades {'1-6' if year <= 6 else '7-12'}" for y
 
 
 class TextEvaluator(Evaluator):
-    """Base: one question after the other. A subclass says how an answer updates the metric."""
+    """Base: one question after the other. A subclass says how an answer updates the metric, of the class `new_metric`."""
 
     name = "text"
     sums: ClassVar[tuple[str, ...]] = ("metric", "questions")
+    new_metric: ClassVar[type[Metric]]
     questions = 0
+
+    def __init__(self) -> None:
+        self.metric = self.new_metric()
 
     def add(self, sample: Sample, answer: Any) -> None:
         """See `Evaluator`. The right answer must be known."""
@@ -40,12 +45,9 @@ class VqaEvaluator(TextEvaluator):
     """Accuracy against ten people, also by "answer type ..." and "question type ..."; rows of `vqav2`."""
 
     choices = {"accuracy": "VQA, answers normalised where people differ"}
-
-    def __init__(self) -> None:
-        self.metric = VqaAccuracy()
+    new_metric = VqaAccuracy
 
     def update(self, sample: Sample, text: str) -> None:
-        """See `TextEvaluator`."""
         self.metric.update(text, sample.answers, [f"{name.replace('_', ' ')} {value}" for name, value in tags(sample)])
 
 
@@ -53,12 +55,9 @@ class ScienceQaEvaluator(TextEvaluator):
     """Accuracy, also by "subject ...", "context ..." and "grades ..."; rows of `scienceqa`. SQA-I is "context image"."""
 
     choices = {"answers": "letters by LLaVA's rules, what means none is wrong"}
-
-    def __init__(self) -> None:
-        self.metric = ChoiceAccuracy()
+    new_metric = ChoiceAccuracy
 
     def update(self, sample: Sample, text: str) -> None:
-        """See `TextEvaluator`."""
         groups = [SCHOOL_YEARS.get(value, value) if name == "grade" else f"{name} {value}" for name, value in tags(sample)]
         self.metric.update(scienceqa_letter(text, len(sample.choices)), sample.answers[0], groups)
 
@@ -77,7 +76,6 @@ class MmBenchEvaluator(TextEvaluator):
         self.choices = {"evaluation": passes, "answers": "letters by exact matching, what means none is wrong"}
 
     def update(self, sample: Sample, text: str) -> None:
-        """See `TextEvaluator`."""
         rotation, question = divmod(int(sample.record_id), ROTATION)
         found, right = mmbench_letter(text, sample.choices), sample.answers[0]
         groups = [f"{name} {value}" for name, value in tags(sample)]
@@ -100,12 +98,9 @@ class PopeEvaluator(TextEvaluator):
     `pope`, of one or several splits."""
 
     choices = {"answers": "no, if No, no or not is a word of the first sentence; else yes"}
-
-    def __init__(self) -> None:
-        self.metric = YesNoScores()
+    new_metric = YesNoScores
 
     def update(self, sample: Sample, text: str) -> None:
-        """See `TextEvaluator`."""
         self.metric.update(text, sample.answers[0], dict(tags(sample))["split"])
 
 
@@ -113,9 +108,7 @@ class ShapesQuestionEvaluator(TextEvaluator):
     """Share of right answers, also by "question ..."; rows of `shapes`, task "conversation"."""
 
     choices = {"answers": "exactly the right word or number"}
-
-    def __init__(self) -> None:
-        self.metric = ExactAnswers()
+    new_metric = ExactAnswers
 
     def add(self, sample: Sample, answer: Any) -> None:
         """See `Evaluator`; the right answer is the assistant's."""

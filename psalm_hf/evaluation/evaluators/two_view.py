@@ -33,7 +33,6 @@ class CorrespondenceEvaluator(RegionMasks):
         self.metric = Correspondence()
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         if not isinstance(sample.image, str | Path):
             raise ValueError(f"image {sample.image_id}: expected the path of a frame, beside which the masks are; give rows of Ego-Exo4D")
         targets = read_take(Path(sample.image).parents[1] / "annotation.json")["masks"]
@@ -46,7 +45,6 @@ class CorrespondenceEvaluator(RegionMasks):
                 self.metric.update(mask, targets[name][camera].get(frame), score)
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         counted = self.metric
         return {"visible objects": counted.recognised + counted.overlooked, "invisible objects": counted.rejected + counted.invented}
 
@@ -64,7 +62,6 @@ class TwoViewEvaluator(CorrespondenceEvaluator):
         self.choices = {"longer side": COMPARED_SIDE, "visible above": visible_above}
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         for index, (region, mask, score) in enumerate(self.regions(sample, prediction)):
             target = None if region.segment is None else sample.segments[region.segment].mask_rle
             with errors_of(f"image {sample.image_id}, region {index}"):

@@ -23,7 +23,6 @@ class VideoEvaluator(RegionMasks):
         self.last_frames = 0
 
     def add(self, sample: Sample, prediction: Any) -> None:
-        """See `Evaluator`."""
         numbers = region_objects(sample)
         found = paint_objects(prediction["masks"], numbers, sample.image_size, f"image {sample.image_id}")
         if LAST_FRAME in sample.tags:
@@ -35,7 +34,6 @@ class VideoEvaluator(RegionMasks):
             metric.update(*sequence_and_frame(sample.image_id), found, target, numbers)
 
     def counts(self) -> dict[str, int]:
-        """See `Evaluator`."""
         sequences, identities = self.metric.sequences, self.identities.compute()
         return {
             "sequences": len(sequences),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,11 @@ class CorrespondenceFile:
         for take in self.takes:
             content = read_take(self.folder / take / "annotation.json")
             masks = content["masks"]
-            sizes = {camera: size for views in masks.values() for camera, frames in views.items() for size in _sizes(frames)}
+            annotated = ((camera, rle) for views in masks.values() for camera, frames in views.items() for rle in frames.values())
+            sizes = {camera: tuple(rle["size"]) for camera, rle in annotated if rle is not None}
             entries: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in masks}
-            for name, query, target, frame in _asked(masks, self.direction):
+            for ego, exo, name, frame in pairs_of_take(masks, self.direction):
+                query, target = (ego, exo) if self.direction == "ego2exo" else (exo, ego)
                 empty = rle_from_bitmap(np.zeros(compared_size(sizes[target]) if target in sizes else ANYTHING))
                 entry = {"pred_mask": empty, "confidence": 0.0}
                 entries[name].setdefault(f"{query}_{target}", {})[frame] = entry
@@ -126,20 +128,6 @@ class CorrespondenceFile:
         except (KeyError, TypeError, AttributeError) as error:
             form = "results > take > masks > object > views > frame > prediction"
             raise ValueError(f"{path}: expected JSON objects {self.top_key} > {form} ({error!r})") from error
-
-
-def _asked(masks: Mapping[str, Any], direction: str) -> Iterator[tuple[str, str, str, str]]:
-    """(object, query camera, target camera, frame)"""
-    for ego, exo, name, frame in pairs_of_take(masks, direction):
-        yield (name, ego, exo, frame) if direction == "ego2exo" else (name, exo, ego, frame)
-
-
-def _sizes(frames: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Size of one mask of a camera, if it has any."""
-    for rle in frames.values():
-        if rle is not None:
-            yield tuple(rle["size"])
-            return
 
 
 def _checked(entry: Any, size: tuple[int, int], item: str) -> tuple[dict, float]:

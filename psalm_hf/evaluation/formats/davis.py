@@ -56,10 +56,7 @@ class DavisFrames:
                 painted = np.zeros(size, dtype=np.int32)
             else:
                 raise ValueError(f"{file}: is missing; give a picture for every frame between the first and the last")
-            predictions[index] = {
-                "masks": [rle_from_bitmap(painted == number) for number in numbers],
-                "scores": [1.0] * len(numbers),
-            }
+            predictions[index] = {"masks": [rle_from_bitmap(painted == number) for number in numbers], "scores": [1.0] * len(numbers)}
         for file in sorted(path.glob("*/*.png")):
             if file.parent.name not in known or file.stem not in known[file.parent.name]:
                 raise ValueError(f"{file}: the dataset has no row for this frame; take the file away, or load its split without oracle")

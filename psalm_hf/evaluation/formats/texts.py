@@ -72,7 +72,6 @@ class VqaResults(TextFile):
             write_entries(file, entries)
 
     def texts(self, path: Path) -> Texts:
-        """See `TextFile`."""
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path}: expected a list of {{'question_id', 'answer'}}, got {type(entries).__name__}")
@@ -99,7 +98,6 @@ class ScienceQaAnswers(TextFile):
                 file.write(json.dumps({"question_id": sample.record_id, "prompt": prompt, "text": answer["text"]}) + "\n")
 
     def texts(self, path: Path) -> Texts:
-        """See `TextFile`."""
         return (_fields(entry, "question_id", "text", place) for entry, place in _json_lines(path))
 
 
@@ -124,7 +122,6 @@ class MmBenchTable(TextFile):
                 table.writerow({"index": sample.record_id, "question": question, **options, "prediction": answer["text"]})
 
     def texts(self, path: Path) -> Texts:
-        """See `TextFile`."""
         if path.suffix == ".xlsx":
             raise ValueError(f"{path}: a spreadsheet; save it as a tab-separated table (TSV)")
         csv.field_size_limit(LONGEST_CELL)  # the table may have kept the images
