@@ -225,7 +225,7 @@ def test_regions_are_read_from_the_picture_they_are_drawn_on():
     own = Sample(picture(0), "a", SIZE, CUP, regions=(Region("mask", mask_rle=CUP[0].mask_rle, segment=0),))
     batch = PsalmCollator(PROCESSOR)([elsewhere, own])
     assert batch["region_image_index"][:, 0].tolist() == [0, -1] and len(batch["region_pixel_values"]) == 1
-    with pytest.raises(ValueError, match="region image of image a: it is 16 x 16, but the sample says"):
+    with pytest.raises(ValueError, match="region image of image a: the image is 16 x 16, but the sample says"):
         PsalmCollator(PROCESSOR)([replace(elsewhere, region_image_size=(32, 16), regions=(Region("point", points=((1, 1),), segment=0),))])
 
 
@@ -276,7 +276,7 @@ CROWD = (Segment(mask(0, 9), is_crowd=True),)
         ([sentence(image_id="a1", image="/nowhere/a.jpg")], "image a1: cannot be read from '/nowhere/a.jpg'"),
         ([sentence(image_id="a1", image=b"no picture")], "image a1: cannot be read from 10 bytes"),
         ([sentence(image_id="a1", image=png()[:300])], "image a1: cannot be read from 300 bytes"),
-        ([sentence(image_id="a1", image=picture().rotate(90, expand=True))], r"image a1: it is 48 x 32, but .* \(32, 48\)"),
+        ([sentence(image_id="a1", image=picture().rotate(90, expand=True))], r"image a1: the image is 48 x 32, but .* \(32, 48\)"),
         ([sentence(image_id="a1", segments=CROWD)], "image a1: 'the cup' means crowds only"),
         (
             [Sample(picture(), "a1", SIZE, segments=CROWD, regions=(Region("point", ((1.0, 2.0),), segment=0),))],
