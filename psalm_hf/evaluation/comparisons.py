@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,8 @@ def row_score(sample: Sample, prediction: Any, name: str) -> float:
     if name in ("panoptic", "semantic"):
         right = sum(int(np.count_nonzero(predicted & true & judged)) for predicted, true in layers)
         return right / int(np.count_nonzero(judged)) if judged.any() else 1.0
-    return _mean(_iou(predicted & judged, true & judged) for predicted, true in layers)
+    ious = [_iou(predicted & judged, true & judged) for predicted, true in layers]
+    return math.fsum(ious) / len(ious) if ious else 1.0  # where nothing is asked for and nothing is predicted, nothing is wrong
 
 
 def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
@@ -208,12 +209,6 @@ def _union(sample: Sample, drawn: Sequence[Drawn]) -> np.ndarray:
 def _iou(predicted: np.ndarray, true: np.ndarray) -> float:
     union = int(np.count_nonzero(predicted | true))
     return int(np.count_nonzero(predicted & true)) / union if union else 1.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean, 1 of nothing: where nothing is asked for and nothing is predicted, nothing is wrong."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else 1.0
 
 
 def _predicted(sample: Sample, prediction: Any, name: str) -> list[Drawn]:

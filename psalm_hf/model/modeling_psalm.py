@@ -399,12 +399,6 @@ class PsalmModel(PsalmPreTrainedModel):
         self.region_projection = nn.Linear(width, dim)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode images once, to be prompted often.
@@ -763,18 +757,6 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         embeddings = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
         self._tied_weights_keys = {"lm_head.weight": f"{embeddings}.weight"}
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
 
     def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode (I, 3, H, W) images once; pass the result to `forward` as `image_features`. See `PsalmModel.get_image_features`."""

@@ -372,7 +372,10 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
     """
     name = f"mask2former {source}"
     if Path(source).is_file():
-        sizes, weights = _read_detectron2(Path(source), name, image_size)
+        original = detectron2_as_original(read_detectron2_pickle(source))
+        with _reading(f"{name}: has not all weights", "give a complete Mask2Former with a Swin backbone"):
+            sizes = mask2former_sizes({key: tuple(tensor.shape) for key, tensor in original.items()}, image_size)
+        weights = convert_original_weights(original, num_text_heads=1)
     else:
         sizes, weights = _read_transformers_mask2former(source, name)
     for bias in ("lateral.0.bias", "output.0.bias"):
@@ -387,13 +390,6 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
         weights[positions] = weights[positions][:num_queries]
     absent = r"^mask_decoder\.(category|sentence|region)_head\."
     return StartPart(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
-
-
-def _read_detectron2(file: Path, name: str, image_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    original = detectron2_as_original(read_detectron2_pickle(file))
-    with _reading(f"{name}: has not all weights", "give a complete Mask2Former with a Swin backbone"):
-        sizes = mask2former_sizes({key: tuple(tensor.shape) for key, tensor in original.items()}, image_size)
-    return sizes, convert_original_weights(original, num_text_heads=1)
 
 
 def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -426,7 +422,17 @@ def read_backbone(source: str | Path) -> StartPart:
         ValueError: no backbone there, or one with other feature maps.
     """
     name = f"backbone {source}"
-    model = _load_timm(str(source).removeprefix("timm/"), name) if str(source).startswith("timm/") else _load_backbone(source, name)
+    if str(source).startswith("timm/"):
+        import timm
+
+        model_name = str(source).removeprefix("timm/")
+        with _reading(f"{name}: timm cannot give its feature maps", "give another model"):
+            with torch.device("meta"):
+                reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
+            indices = [level for level, reduction in enumerate(reductions) if reduction in STRIDES]
+            model = TimmBackbone.from_pretrained(model_name, out_indices=indices)
+    else:
+        model = _load_backbone(source, name)
     return _vision_part(model, name, {"vision_config": _without_origin(model.config)})
 
 
@@ -469,16 +475,6 @@ def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
     if missing:
         raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; give a complete checkpoint")
     return model
-
-
-def _load_timm(model_name: str, name: str) -> PreTrainedModel:
-    import timm
-
-    with _reading(f"{name}: timm cannot give its feature maps", "give another model"):
-        with torch.device("meta"):
-            reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
-        indices = [level for level, reduction in enumerate(reductions) if reduction in STRIDES]
-        return TimmBackbone.from_pretrained(model_name, out_indices=indices)
 
 
 # Projector
