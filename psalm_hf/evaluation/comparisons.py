@@ -21,16 +21,7 @@ from PIL import Image
 
 from ..masks import bitmap_from_rle
 from ..structures import Region, Sample
-from ..visualization import (
-    Color,
-    add_caption,
-    contact_sheet,
-    draw_panels,
-    draw_segmentation,
-    drawn_prompt,
-    label_colors,
-    open_image,
-)
+from ..visualization import Color, add_caption, contact_sheet, draw_panels, draw_segmentation, drawn_prompt, label_colors, open_image
 
 # Kind of prediction -> what the score of a row is, and what a pixel is that has one thing instead of another.
 SCORES: dict[str, tuple[str, str]] = {
@@ -96,11 +87,7 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
     colors |= {f"{label} (crowd)": color for label, color in colors.items()}
     panels = [
         draw_segmentation(
-            image,
-            np.array([each.mask for each in drawn], dtype=bool),
-            [each.label for each in drawn],
-            colors=colors,
-            legend=False,
+            image, np.array([each.mask for each in drawn], dtype=bool), [each.label for each in drawn], colors=colors, legend=False
         )
         for drawn in (predicted, true)
     ]

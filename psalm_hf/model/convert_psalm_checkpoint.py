@@ -29,19 +29,17 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 Renames = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, replacement), first match wins
 
 HEADS = {"mask_embed": "mask", "CLASS_proj": "category", "SEG_proj": "sentence", "REGION_proj": "region"}
+BLOCK = r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\."
 # Every pattern is anchored and none matches a name of ours.
 ORIGINAL_NAMES: Renames = [
     (r"^model\.vision_tower\.norm(\d)\.", lambda match: f"model.vision_tower.hidden_states_norms.stage{int(match[1]) + 1}."),
     (r"^model\.vision_tower\.patch_embed\.proj\.", "model.vision_tower.swin.embeddings.patch_embeddings.projection."),
     (r"^model\.vision_tower\.patch_embed\.norm\.", "model.vision_tower.swin.embeddings.norm."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm1\.", r"model.vision_tower.swin.encoder.\1.layernorm_before."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm2\.", r"model.vision_tower.swin.encoder.\1.layernorm_after."),
-    (
-        r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.relative_position_bias_table$",
-        r"model.vision_tower.swin.encoder.\1.attention.relative_position_bias.relative_position_bias_table",
-    ),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.proj\.", r"model.vision_tower.swin.encoder.\1.attention.o_proj."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.qkv\.", r"model.vision_tower.swin.encoder.\1.attention.qkv."),
+    (BLOCK + r"norm1\.", r"model.vision_tower.swin.encoder.\1.layernorm_before."),
+    (BLOCK + r"norm2\.", r"model.vision_tower.swin.encoder.\1.layernorm_after."),
+    (BLOCK + r"attn\.(relative_position_bias)_table$", r"model.vision_tower.swin.encoder.\1.attention.\2.\2_table"),
+    (BLOCK + r"attn\.proj\.", r"model.vision_tower.swin.encoder.\1.attention.o_proj."),
+    (BLOCK + r"attn\.qkv\.", r"model.vision_tower.swin.encoder.\1.attention.qkv."),
     (r"^model\.vision_tower\.(layers\.\d+\.(?:blocks\.\d+\.mlp|downsample)\.)", r"model.vision_tower.swin.encoder.\1"),
     (r"^model\.mm_projector\.layer1\.0\.conv([12])\.", r"model.projector.reduce.conv\1."),
     (r"^model\.mm_projector\.layer1\.0\.bn([12])\.", r"model.projector.reduce.norm\1."),
@@ -93,10 +91,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     files = [found]
     if found.suffix == ".json":
         files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_weights_file(file)
-    return state
+    return {name: tensor for file in files for name, tensor in read_weights_file(file).items()}
 
 
 def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]] | None:
@@ -350,6 +345,7 @@ def detectron2_as_original(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a `Mask2FormerForUniversalSegmentation` of transformers -> our names; what `detectron2_as_original` leaves out is too."""
+    decoder = r"^model\.transformer_module\.decoder\."
     renames = (
         (r"^model\.pixel_level_module\.encoder\.", "model.vision_tower."),
         (r"^model\.pixel_level_module\.decoder\.encoder\.layers\.", "model.pixel_decoder.layers."),
@@ -358,15 +354,12 @@ def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
         (r"^model\.transformer_module\.queries_embedder\.", "mask_decoder.query_positions."),
         (r"^model\.transformer_module\.level_embed\.", "mask_decoder.level_embed."),
-        (r"^model\.transformer_module\.decoder\.layernorm\.", "mask_decoder.norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n\.", r"mask_decoder.\1ention."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n_layer_norm\.", r"mask_decoder.\1ention_norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
-        (
-            r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.",
-            lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}.",
-        ),
+        (decoder + r"layernorm\.", "mask_decoder.norm."),
+        (decoder + r"(layers\.\d+\.(?:self|cross)_att)n\.", r"mask_decoder.\1ention."),
+        (decoder + r"(layers\.\d+\.(?:self|cross)_att)n_layer_norm\.", r"mask_decoder.\1ention_norm."),
+        (decoder + r"(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
+        (decoder + r"(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
+        (decoder + r"mask_predictor\.mask_embedder\.(\d)\.0\.", lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}."),
     )
     left_out = re.compile(r"^(class_predictor|criterion|model\.transformer_module\.queries_features)\.|\.swin\.layernorm\.")
     converted: dict[str, Tensor] = {}

@@ -479,7 +479,9 @@ class PsalmModel(PsalmPreTrainedModel):
         if input_ids is None and (segments or num_images):
             raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
+            # Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0.
+            looked_up = input_ids if is_continuation else input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0)
+            inputs_embeds = self.get_input_embeddings()(looked_up)
         if not is_continuation:
             inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
         if segments:
@@ -549,10 +551,6 @@ class PsalmModel(PsalmPreTrainedModel):
             **{CACHE: cache},
         )
         return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
-
-    def _embed_text(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D). Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0."""
-        return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
         self,
@@ -889,19 +887,14 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         if self.config.decouple_masks:
             queries, is_query = outputs.query_embeds[asking], None
         else:
-            queries, is_query = self._category_queries(conditions, rows.condition_counts[asking], rows)
+            if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
+                raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
+            # The embeddings of a row's categories are its queries, (rows, K_max, C); its last condition is the background.
+            numbers = torch.arange(max(rows.num_conditions[row] for row in rows.asking()) - 1, device=conditions.device)
+            queries, is_query = conditions[:, : len(numbers)], numbers < rows.condition_counts[asking][:, None] - 1
         layout = RowLayout(index, len(used), [used.index(image) for image in images])
         predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
         return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
-
-    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
-        """Category embeddings as queries, without mask tokens: (rows, K_max, C), and (rows, K_max) bool, which of them exist."""
-        if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
-            raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
-        num_queries = max(rows.num_conditions[row] for row in rows.asking()) - 1
-        numbers = torch.arange(num_queries, device=conditions.device)
-        is_query = numbers[None] < num_conditions[:, None] - 1
-        return conditions[:, :num_queries], is_query
 
     def _similarity(self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows) -> Tensor:
         """Condition logits of the rows of one kind: layouts of `losses.Prediction`."""
