@@ -209,7 +209,7 @@ def _first(problems: list[str]) -> str:
 
 @contextmanager
 def _reading(problem: str, advice: str) -> Iterator[None]:
-    """Says of what goes wrong inside which part has the problem, why, and what to do."""
+    """Turns an error inside into a ValueError of one line: the problem, its reason, what to do."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, AssertionError) as error:
