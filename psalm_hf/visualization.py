@@ -206,9 +206,10 @@ def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str
         return _draw_regions(sample, image, title)
     masks = [bitmap_from_rle(segment.mask_rle) for segment in sample.segments]
     if sample.condition == "category":
-        colors = label_colors(_category_names(sample)) if colors is None else dict(colors)
+        names = [sample.categories[segment.category_id] for segment in sample.segments]
+        colors = label_colors(names) if colors is None else dict(colors)
         colors |= {f"{name} (crowd)": color for name, color in colors.items()}
-        labels = [sample.categories[segment.category_id] + " (crowd)" * segment.is_crowd for segment in sample.segments]
+        labels = [name + " (crowd)" * segment.is_crowd for name, segment in zip(names, sample.segments, strict=True)]
         return draw_segmentation(image, masks, labels, colors=colors, note=title)
     expressions = " | ".join(f"\u201c{text}\u201d" for text in sample.expressions)
     labels = ["meant" + " (crowd)" * segment.is_crowd for segment in sample.segments]
@@ -248,11 +249,6 @@ def _grid(cells: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
             canvas.paste(cell, (gap + column * (width + gap), top))
         top += height + gap
     return canvas
-
-
-def _category_names(sample: Sample) -> list[str]:
-    """Names of its segments; none if it does not ask for categories."""
-    return [sample.categories[segment.category_id] for segment in sample.segments] if sample.condition == "category" else []
 
 
 def open_image(image: Any) -> Image.Image:
@@ -527,20 +523,15 @@ def _shorten(text: str, length: int) -> str:
 
 
 def _with_legend(
-    image: Image.Image,
-    labels: Sequence[str],
-    scores: Sequence[float] | None,
-    shades: Sequence[Color],
-    note: str | None,
-    style: _Style,
+    image: Image.Image, labels: Sequence[str], scores: Sequence[float] | None, shades: Sequence[Color], note: str | None, style: _Style
 ) -> Image.Image:
     """The image above a panel that lists swatch, number, label and score of every mask in as many columns as fit."""
-    canvas_width, margin = max(image.width, MIN_WIDTH), 2 * style.pad
+    width, margin = max(image.width, MIN_WIDTH), 2 * style.pad
     line_height = style.text_size("")[1] + style.pad // 2
     swatch = line_height - style.pad  # a square in a line, with the same gap to the text as between lines
     tails = [f"  {score:.2f}" for score in scores] if scores is not None else [""] * len(labels)
     texts = [f"{number} {label}{tail}" for number, (label, tail) in enumerate(zip(labels, tails, strict=True), 1)]
-    available = canvas_width - 2 * margin
+    available = width - 2 * margin
     indent = swatch + 2 * style.pad
     widest = max((style.text_size(text)[0] for text in texts), default=0) + indent + 2 * style.pad
     columns = max(1, min(len(texts), available // min(widest, available)))
@@ -551,10 +542,9 @@ def _with_legend(
     stacks = [entries[start : start + per_column] for start in range(0, len(entries), per_column)]
     height = margin * 2 + line_height * (len(notes) + max(sum(map(len, stack)) for stack in stacks)) + (style.pad if notes else 0)
 
-    canvas = Image.new("RGB", (canvas_width, image.height + height), PAPER)
-    canvas.paste(image, ((canvas_width - image.width) // 2, 0))
-    drawing = ImageDraw.Draw(canvas)
-    top = image.height + margin
+    panel = Image.new("RGB", (width, height), PAPER)
+    drawing = ImageDraw.Draw(panel)
+    top = margin
     for line in notes:
         drawing.text((margin, top), line, font=style.font, fill=INK)
         top += line_height
@@ -569,7 +559,7 @@ def _with_legend(
             for line in lines:
                 drawing.text((x + (indent - style.pad if shades else 0), y), line, font=style.font, fill=INK)
                 y += line_height
-    return canvas
+    return _stack(image, panel)
 
 
 def _wrap(text: str, width: int, style: _Style) -> list[str]:

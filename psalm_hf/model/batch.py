@@ -23,6 +23,7 @@ class BatchRows(NamedTuple):
         last_region: the largest number of a region in the prompt, counted from 1; 0 without regions.
         last_region_image: the largest of `region_image_index`; -1 without.
         prefix: how many leading tokens the rows on one image have in common, see `shared_prefix`.
+        condition_type, condition_counts: (B,) int64, the tensors behind `kinds` and `num_conditions`; None where not given.
     """
 
     kinds: list[int]
@@ -34,6 +35,8 @@ class BatchRows(NamedTuple):
     last_region: list[int]
     last_region_image: int = -1
     prefix: int = 0
+    condition_type: Tensor | None = None
+    condition_counts: Tensor | None = None
 
     def asking(self) -> list[int]:
         """Numbers of the rows that ask for a segmentation."""
@@ -57,11 +60,8 @@ def read_rows(
         input_ids: of prompts; None where nothing is to be counted: a prompt goes on, or is there as embeddings only.
         prefix: 0-dim, see `shared_prefix`.
     """
-    columns = {
-        "kinds": condition_type,
-        "images": image_index,
-        "num_conditions": None if condition_index is None else condition_index.amax(dim=1),
-    }
+    condition_counts = None if condition_index is None else condition_index.amax(dim=1)
+    columns = {"kinds": condition_type, "images": image_index, "num_conditions": condition_counts}
     if input_ids is not None:
         is_region = input_ids == config.region_token_id
         columns |= {
@@ -79,7 +79,7 @@ def read_rows(
             length = num_rows if name in columns else 1
             found[name] = values[:length] if name in columns else values[0]
             values = values[length:]
-    return BatchRows(**found)
+    return BatchRows(**found, condition_type=condition_type, condition_counts=condition_counts)
 
 
 def positions(is_one: Tensor, number: int) -> Tensor:

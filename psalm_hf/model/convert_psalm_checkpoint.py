@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -26,18 +26,20 @@ ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# (pattern, replacement), first match wins. Every pattern is anchored and none matches a name of ours.
-ORIGINAL_NAMES = [
+Renames = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, replacement), first match wins
+
+HEADS = {"mask_embed": "mask", "CLASS_proj": "category", "SEG_proj": "sentence", "REGION_proj": "region"}
+BLOCK = r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\."
+# Every pattern is anchored and none matches a name of ours.
+ORIGINAL_NAMES: Renames = [
+    (r"^model\.vision_tower\.norm(\d)\.", lambda match: f"model.vision_tower.hidden_states_norms.stage{int(match[1]) + 1}."),
     (r"^model\.vision_tower\.patch_embed\.proj\.", "model.vision_tower.swin.embeddings.patch_embeddings.projection."),
     (r"^model\.vision_tower\.patch_embed\.norm\.", "model.vision_tower.swin.embeddings.norm."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm1\.", r"model.vision_tower.swin.encoder.\1.layernorm_before."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.norm2\.", r"model.vision_tower.swin.encoder.\1.layernorm_after."),
-    (
-        r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.relative_position_bias_table$",
-        r"model.vision_tower.swin.encoder.\1.attention.relative_position_bias.relative_position_bias_table",
-    ),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.proj\.", r"model.vision_tower.swin.encoder.\1.attention.o_proj."),
-    (r"^model\.vision_tower\.(layers\.\d+\.blocks\.\d+)\.attn\.qkv\.", r"model.vision_tower.swin.encoder.\1.attention.qkv."),
+    (BLOCK + r"norm1\.", r"model.vision_tower.swin.encoder.\1.layernorm_before."),
+    (BLOCK + r"norm2\.", r"model.vision_tower.swin.encoder.\1.layernorm_after."),
+    (BLOCK + r"attn\.(relative_position_bias)_table$", r"model.vision_tower.swin.encoder.\1.attention.\2.\2_table"),
+    (BLOCK + r"attn\.proj\.", r"model.vision_tower.swin.encoder.\1.attention.o_proj."),
+    (BLOCK + r"attn\.qkv\.", r"model.vision_tower.swin.encoder.\1.attention.qkv."),
     (r"^model\.vision_tower\.(layers\.\d+\.(?:blocks\.\d+\.mlp|downsample)\.)", r"model.vision_tower.swin.encoder.\1"),
     (r"^model\.mm_projector\.layer1\.0\.conv([12])\.", r"model.projector.reduce.conv\1."),
     (r"^model\.mm_projector\.layer1\.0\.bn([12])\.", r"model.projector.reduce.norm\1."),
@@ -66,13 +68,9 @@ ORIGINAL_NAMES = [
     (r"^predictor\.decoder_norm\.", "mask_decoder.norm."),
     (r"^predictor\.query_embed\.", "mask_decoder.query_positions."),
     (r"^predictor\.level_embed\.", "mask_decoder.level_embed."),
-    (r"^predictor\.mask_embed\.layers\.", "mask_decoder.mask_head."),
-    (r"^predictor\.CLASS_proj\.layers\.", "mask_decoder.category_head."),
-    (r"^predictor\.SEG_proj\.layers\.", "mask_decoder.sentence_head."),
-    (r"^predictor\.REGION_proj\.layers\.", "mask_decoder.region_head."),
+    # The original MLP numbers its linear layers 0, 1, 2; ours is a Sequential with activations between.
+    (rf"^predictor\.({'|'.join(HEADS)})\.layers\.(\d)\.", lambda match: f"mask_decoder.{HEADS[match[1]]}_head.{2 * int(match[2])}."),
 ]
-SWIN_STAGE_NORM = re.compile(r"^model\.vision_tower\.norm(\d)\.")
-MLP_LAYER = re.compile(r"^(mask_decoder\.(?:mask|category|sentence|region)_head\.)(\d)\.(?=weight$|bias$)")
 # In the released file but read by no forward pass.
 UNUSED_NAMES = re.compile(r"^predictor\.(query_feat|SEG_query_embed)\.weight$|\.attn\.relative_position_index$")
 
@@ -93,10 +91,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     files = [found]
     if found.suffix == ".json":
         files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_weights_file(file)
-    return state
+    return {name: tensor for file in files for name, tensor in read_weights_file(file).items()}
 
 
 def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]] | None:
@@ -120,9 +115,7 @@ def read_weights_file(file: str | Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file}: cannot be read as plain tensors ({reason}); the file is damaged or holds executable objects") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from error
 
 
@@ -208,14 +201,7 @@ def convert_original_weights(weights: Mapping[str, Tensor], num_text_heads: int)
 
 def convert_original_name(name: str) -> str:
     """Our name of an original tensor; fused projections keep one name until `split_fused`."""
-    stage = SWIN_STAGE_NORM.match(name)
-    if stage:
-        return SWIN_STAGE_NORM.sub(f"model.vision_tower.hidden_states_norms.stage{int(stage[1]) + 1}.", name)
-    renamed = _rename(name, ORIGINAL_NAMES)
-    if renamed == name:  # also one that is ours already
-        return name
-    # The original MLP numbers its linear layers 0, 1, 2; ours is a Sequential with activations between.
-    return MLP_LAYER.sub(lambda match: f"{match[1]}{2 * int(match[2])}.", renamed)
+    return _rename(name, ORIGINAL_NAMES)
 
 
 def split_fused(name: str, tensor: Tensor, num_text_heads: int) -> dict[str, Tensor]:
@@ -359,6 +345,7 @@ def detectron2_as_original(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a `Mask2FormerForUniversalSegmentation` of transformers -> our names; what `detectron2_as_original` leaves out is too."""
+    decoder = r"^model\.transformer_module\.decoder\."
     renames = (
         (r"^model\.pixel_level_module\.encoder\.", "model.vision_tower."),
         (r"^model\.pixel_level_module\.decoder\.encoder\.layers\.", "model.pixel_decoder.layers."),
@@ -367,24 +354,22 @@ def convert_mask2former(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         (r"^model\.pixel_level_module\.decoder\.", "model.pixel_decoder."),
         (r"^model\.transformer_module\.queries_embedder\.", "mask_decoder.query_positions."),
         (r"^model\.transformer_module\.level_embed\.", "mask_decoder.level_embed."),
-        (r"^model\.transformer_module\.decoder\.layernorm\.", "mask_decoder.norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n\.", r"mask_decoder.\1ention."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.(?:self|cross)_att)n_layer_norm\.", r"mask_decoder.\1ention_norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
-        (r"^model\.transformer_module\.decoder\.(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
+        (decoder + r"layernorm\.", "mask_decoder.norm."),
+        (decoder + r"(layers\.\d+\.(?:self|cross)_att)n\.", r"mask_decoder.\1ention."),
+        (decoder + r"(layers\.\d+\.(?:self|cross)_att)n_layer_norm\.", r"mask_decoder.\1ention_norm."),
+        (decoder + r"(layers\.\d+)\.final_layer_norm\.", r"mask_decoder.\1.ffn_norm."),
+        (decoder + r"(layers\.\d+\.fc[12])\.", r"mask_decoder.\1."),
+        (decoder + r"mask_predictor\.mask_embedder\.(\d)\.0\.", lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}."),
     )
-    mask_head = re.compile(r"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.")
     left_out = re.compile(r"^(class_predictor|criterion|model\.transformer_module\.queries_features)\.|\.swin\.layernorm\.")
     converted: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if left_out.search(name):
-            continue
-        name = mask_head.sub(lambda match: f"mask_decoder.mask_head.{2 * int(match[1])}.", name)
-        converted |= split_fused(_rename(name, renames), tensor, num_text_heads=1)
+        if not left_out.search(name):
+            converted |= split_fused(_rename(name, renames), tensor, num_text_heads=1)
     return converted
 
 
-def _rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
+def _rename(name: str, renames: Renames) -> str:
     """The first (pattern, replacement) that matches decides; a name that none matches stays."""
     for pattern, replacement in renames:
         renamed, count = re.subn(pattern, replacement, name)

@@ -28,8 +28,6 @@ from transformers.image_processing_utils import BatchFeature
 Size = tuple[int, int]
 
 PAD_VALUE = 128  # grey level of the padding BEFORE normalisation, so padding is not zero for the network
-_PIXEL_MEAN = (123.675, 116.28, 103.53)
-_PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 # Forward: image, mask, points, polygons -> the padded square
@@ -346,8 +344,8 @@ class PsalmImageProcessor(PilBackend):
     default_to_square = False
     size = {"longest_edge": 1024}
     do_convert_rgb = True
-    image_mean = _PIXEL_MEAN
-    image_std = _PIXEL_STD
+    image_mean = (123.675, 116.28, 103.53)
+    image_std = (58.395, 57.12, 57.375)
 
     @property
     def image_size(self) -> int:

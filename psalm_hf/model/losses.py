@@ -116,6 +116,7 @@ def match_predictions(
     device = prediction.mask_logits.device
     if not config.decouple_masks:
         return [(labels, torch.arange(len(labels), device=device)) for labels in class_labels]
+    weights = {"mask_weight": config.mask_weight, "dice_weight": config.dice_weight, "class_weight": config.class_weight}
     costs = []
     for row, masks in enumerate(mask_labels):
         points = torch.rand(1, config.train_num_points, 2, device=device)
@@ -124,20 +125,10 @@ def match_predictions(
             probs = prediction.condition_logits[row].float().softmax(-1)
             similarity = {"class_probs": probs, "class_labels": class_labels[row]}
         elif config.score_cost > 0:
-            logits = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
-            similarity = {"scores": (logits if kind == SENTENCE else logits[: len(masks)].T).sigmoid()}
-        costs.append(
-            matching_cost(
-                prediction.mask_logits[row].float(),
-                masks,
-                points,
-                mask_weight=config.mask_weight,
-                dice_weight=config.dice_weight,
-                class_weight=config.class_weight,
-                score_weight=config.score_cost,
-                **similarity,
-            )
-        )
+            scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
+            similarity = {"scores": (scores if kind == SENTENCE else scores[: len(masks)].T).sigmoid()}
+        logits = prediction.mask_logits[row].float()
+        costs.append(matching_cost(logits, masks, points, score_weight=config.score_cost, **weights, **similarity))
     return assign_rows(costs)
 
 

@@ -64,7 +64,7 @@ class PsalmModelOutput(BaseModelOutputWithPast):
         condition_embeds: (B, K, C), projected mean state of each condition; zero beyond a row's own number.
         image_features: `PsalmImageFeatures` of the I images; without images None, in training those of a blank one.
         image_index: (B,) int64, the image of each row, -1 for none.
-        rows: what Python knows of the rows.
+        rows: what Python knows of the rows, with the tensors that their kinds and conditions were read from.
     """
 
     query_embeds: Tensor | None = None
@@ -399,12 +399,6 @@ class PsalmModel(PsalmPreTrainedModel):
         self.region_projection = nn.Linear(width, dim)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode images once, to be prompted often.
@@ -478,11 +472,16 @@ class PsalmModel(PsalmPreTrainedModel):
         tokens, images = (None, None) if is_continuation else (input_ids, image_index)
         rows = read_rows(len(text), tokens, self.config, image_index=images, prefix=prefix, **marks)
         segments = not is_continuation and len(rows.asking()) > 0
-        _check_conditions(condition_index, condition_type, rows, segments)
+        if condition_index is None and segments:
+            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+        if condition_type is None and any(rows.num_conditions):
+            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
         if input_ids is None and (segments or num_images):
             raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids) if is_continuation else self._embed_text(input_ids)
+            # Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0.
+            looked_up = input_ids if is_continuation else input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0)
+            inputs_embeds = self.get_input_embeddings()(looked_up)
         if not is_continuation:
             inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
         if segments:
@@ -503,8 +502,8 @@ class PsalmModel(PsalmPreTrainedModel):
             last_hidden_state=states,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            query_embeds=self._read_queries(states, input_ids, condition_type, rows) if segments else None,
-            condition_embeds=self._read_conditions(states, condition_index, condition_type, rows) if segments else None,
+            query_embeds=self._read_queries(states, input_ids, rows) if segments else None,
+            condition_embeds=self._read_conditions(states, condition_index, rows) if segments else None,
             image_features=image_features,
             image_index=image_index,
             rows=rows,
@@ -552,10 +551,6 @@ class PsalmModel(PsalmPreTrainedModel):
             **{CACHE: cache},
         )
         return BaseModelOutputWithPast(torch.cat((beginning.last_hidden_state[group], rest.last_hidden_state), dim=1))
-
-    def _embed_text(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D). Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0."""
-        return self.get_input_embeddings()(input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0))
 
     def _insert_images(
         self,
@@ -663,16 +658,16 @@ class PsalmModel(PsalmPreTrainedModel):
         features = region_features[tokens // input_ids.shape[1], order.flatten()[tokens]]  # (regions of all rows, D)
         return inputs_embeds.masked_scatter(is_region[..., None], features.to(inputs_embeds.dtype))
 
-    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor | None:
+    def _read_queries(self, hidden_states: Tensor, input_ids: Tensor, rows: BatchRows) -> Tensor | None:
         """Projected states of the mask queries, (B, Q, C); None without mask tokens."""
         if not self.config.decouple_masks:
             return None
         num_rows = len(rows.asking())
         tokens = positions((input_ids == self.config.mask_query_token_id).flatten(), num_rows * self.config.num_queries)
         states = hidden_states.flatten(0, 1)[tokens].view(num_rows, self.config.num_queries, -1)  # (rows, Q, D)
-        return _spread(self.query_projection(states), condition_type != CONVERSATION)
+        return _spread(self.query_projection(states), rows.condition_type != CONVERSATION)
 
-    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, condition_type: Tensor, rows: BatchRows) -> Tensor:
+    def _read_conditions(self, hidden_states: Tensor, condition_index: Tensor, rows: BatchRows) -> Tensor:
         """Projected mean states of the conditions, (B, K, C), each row through the projection of its kind."""
         num_conditions = max(rows.num_conditions)
         if num_conditions == 0:
@@ -685,7 +680,7 @@ class PsalmModel(PsalmPreTrainedModel):
             if number == len(rows.kinds):
                 return projection(pooled)
             if number:
-                own = positions(condition_type == kind, number)
+                own = positions(rows.condition_type == kind, number)
                 embeds[own] = projection(pooled[own]).to(embeds.dtype)
         return embeds
 
@@ -697,13 +692,6 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         raise ValueError(
             f"input_ids are {tuple(input_ids.shape)} but inputs_embeds {tuple(inputs_embeds.shape[:2])}; pass one embedding per token"
         )
-
-
-def _check_conditions(condition_index: Tensor | None, condition_type: Tensor | None, rows: BatchRows, segments: bool) -> None:
-    if condition_index is None and segments:
-        raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-    if condition_type is None and any(rows.num_conditions):
-        raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
 
 
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
@@ -768,18 +756,6 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         self._tied_weights_keys = {"lm_head.weight": f"{embeddings}.weight"}
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
-
     def get_image_features(self, pixel_values: Tensor, masks: bool = True, **kwargs: Any) -> PsalmImageFeatures:
         """Encode (I, 3, H, W) images once; pass the result to `forward` as `image_features`. See `PsalmModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, masks=masks, **kwargs)
@@ -837,67 +813,61 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             ValueError: placeholders, images and regions do not fit together; kinds are mixed in a batch with targets; a matching
                 cost is not finite.
         """
-        _check_text(input_ids, inputs_embeds)
-        if condition_type is not None:
-            condition_type = condition_type.to((inputs_embeds if input_ids is None else input_ids).device)
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            image_features=image_features,
-            image_index=image_index,
-            condition_index=condition_index,
-            condition_type=condition_type,
-            region_weights=region_weights,
-            region_image_index=region_image_index,
-            region_pixel_values=region_pixel_values,
-            region_image_tokens=region_image_tokens,
-            region_features=region_features,
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            return_dict=True,
-            **{CACHE: given_cache(cache, past_key_values)},
-            **kwargs,
-        )
-        rows = outputs.rows
-        if (mask_labels is not None or labels is not None) and len(set(rows.kinds)) > 1:
-            names = [ROW_KINDS[kind] for kind in rows.kinds]
-            raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
-        losses: dict[str, Tensor] = {}
-        segmentation: dict[str, Any] = {}
-        num_conditions = None if condition_index is None else condition_index.amax(dim=1)
-        if outputs.condition_embeds is not None:
-            predictions = self._decode(outputs, condition_type, num_conditions)
-            segmentation = self._segmentation_fields(predictions[-1], rows, condition_type, num_conditions)
-            if output_auxiliary_logits:
-                fields = [self._segmentation_fields(depth, rows, condition_type, num_conditions) for depth in predictions[:-1]]
-                segmentation["auxiliary_outputs"] = fields
-            if mask_labels is not None:
-                losses = self._segmentation_losses(predictions, rows, condition_type, num_conditions, mask_labels, class_labels)
-        if labels is not None:
-            losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
-        loss = sum(losses.values()) if losses else None
-        if losses and self.training:
-            loss = loss + self._touch_idle_parts(rows.kinds[0], outputs, predictions[-1] if segmentation else None, losses)
-
-        if logits_to_keep is None and not rows.asking() and labels is None:
-            logits_to_keep = 0
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, position_ids=position_ids,
+            pixel_values=pixel_values, image_features=image_features, image_index=image_index,
+            condition_index=condition_index, condition_type=condition_type,
+            region_weights=region_weights, region_image_index=region_image_index, region_features=region_features,
+            region_pixel_values=region_pixel_values, region_image_tokens=region_image_tokens,
+            cache=cache, past_key_values=past_key_values, use_cache=use_cache, return_dict=True, **kwargs,
+        )  # fmt: skip
         return PsalmSegmentationOutput(
-            loss=loss,
-            logits=None if logits_to_keep is None else self._language_logits(outputs.last_hidden_state, logits_to_keep),
+            **self._segment(outputs, mask_labels, class_labels, labels, output_auxiliary_logits),
+            logits=self._language_logits(outputs, labels, logits_to_keep),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            losses=losses or None,
-            **segmentation,
-            num_conditions=num_conditions,
-            condition_type=condition_type,
+            num_conditions=outputs.rows.condition_counts,
+            condition_type=outputs.rows.condition_type,
             image_index=outputs.image_index,
             image_features=outputs.image_features if output_image_features else None,
             **{CACHE: outputs.get(CACHE)},
         )
 
-    def _decode(self, outputs: PsalmModelOutput, condition_type: Tensor, num_conditions: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _segment(
+        self,
+        outputs: PsalmModelOutput,
+        mask_labels: list[Tensor] | None,
+        class_labels: list[Tensor] | None,
+        labels: Tensor | None,
+        output_auxiliary_logits: bool,
+    ) -> dict[str, Any]:
+        """Fields of the output about masks, and about losses where there are targets."""
+        rows, predictions = outputs.rows, []
+        fields: dict[str, Any] = {}
+        losses: dict[str, Tensor] = {}
+        if (mask_labels is not None or labels is not None) and len(set(rows.kinds)) > 1:
+            names = [ROW_KINDS[kind] for kind in rows.kinds]
+            raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
+        kind = rows.kinds[0]  # with targets that of all
+        if outputs.condition_embeds is not None:
+            predictions = self._decode(outputs)
+            fields = self._segmentation_fields(predictions[-1], rows)
+            if output_auxiliary_logits:
+                fields["auxiliary_outputs"] = [self._segmentation_fields(depth, rows) for depth in predictions[:-1]]
+            if mask_labels is not None:
+                _check_targets(kind, rows.num_conditions, mask_labels, class_labels)
+                supervised = predictions if self.config.auxiliary_loss else predictions[-1:]
+                depths = [Prediction(depth[1], self._similarity(depth, kind, rows)) for depth in supervised]
+                losses = segmentation_losses(depths, kind, mask_labels, class_labels, self.config)
+        if labels is not None:
+            losses["loss_language"] = self._language_loss(outputs.last_hidden_state, labels)
+        if losses:
+            fields |= {"loss": sum(losses.values()), "losses": losses}
+            if self.training:
+                fields["loss"] = fields["loss"] + self._touch_idle_parts(kind, outputs, predictions[-1] if predictions else None, losses)
+        return fields
+
+    def _decode(self, outputs: PsalmModelOutput) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Mask decoder on the rows that segment: per depth (query states, mask logits, condition embeds) of these rows."""
         features, rows = outputs.image_features, outputs.rows
         if features is None or features.mask_features is None:
@@ -907,7 +877,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             if rows.images[row] < 0:
                 raise ValueError(f"row {row}: a row that segments has no image (image_index -1); give it one")
             images.append(rows.images[row])
-        asking = _chosen(condition_type != CONVERSATION, len(images))
+        asking = _chosen(rows.condition_type != CONVERSATION, len(images))
         index, used = outputs.image_index[asking], sorted(set(images))
         mask_features, multi_scale = features.mask_features, features.multi_scale
         if len(used) < len(mask_features):  # an image that only conversation rows look at needs no masks
@@ -917,34 +887,28 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         if self.config.decouple_masks:
             queries, is_query = outputs.query_embeds[asking], None
         else:
-            queries, is_query = self._category_queries(conditions, num_conditions[asking], rows)
+            if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
+                raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
+            # The embeddings of a row's categories are its queries, (rows, K_max, C); its last condition is the background.
+            numbers = torch.arange(max(rows.num_conditions[row] for row in rows.asking()) - 1, device=conditions.device)
+            queries, is_query = conditions[:, : len(numbers)], numbers < rows.condition_counts[asking][:, None] - 1
         layout = RowLayout(index, len(used), [used.index(image) for image in images])
         predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
         return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
 
-    def _category_queries(self, conditions: Tensor, num_conditions: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
-        """Category embeddings as queries, without mask tokens: (rows, K_max, C), and (rows, K_max) bool, which of them exist."""
-        if any(kind in (SENTENCE, REGION) for kind in rows.kinds):
-            raise ValueError("a model with decouple_masks=False has no mask tokens: it segments by categories only")
-        num_queries = max(rows.num_conditions[row] for row in rows.asking()) - 1
-        numbers = torch.arange(num_queries, device=conditions.device)
-        is_query = numbers[None] < num_conditions[:, None] - 1
-        return conditions[:, :num_queries], is_query
-
-    def _similarity(
-        self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
-    ) -> Tensor:
+    def _similarity(self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows) -> Tensor:
         """Condition logits of the rows of one kind: layouts of `losses.Prediction`."""
         normed, _, conditions = prediction
+        is_own = rows.condition_type == kind
         own = [row for row in rows.asking() if rows.kinds[row] == kind]
         if len(own) < len(normed):  # of the rows that were decoded
-            among = positions(condition_type[positions(condition_type != CONVERSATION, len(normed))] == kind, len(own))
+            among = positions(is_own[positions(rows.condition_type != CONVERSATION, len(normed))], len(own))
             normed, conditions = normed[among], conditions[among]
         conditions = conditions[:, : max(rows.num_conditions[row] for row in own)]
         if kind == SENTENCE:
             return torch.einsum("bqc,bkc->bqk", self.mask_decoder.sentence_head(normed), conditions)  # (b, Q, 1)
         numbers = torch.arange(conditions.shape[1], device=normed.device)
-        counts = num_conditions[_chosen(condition_type == kind, len(own))][:, None]
+        counts = rows.condition_counts[_chosen(is_own, len(own))][:, None]
         if kind == REGION:
             logits = torch.einsum("bkc,bqc->bkq", conditions, self.mask_decoder.region_head(normed))  # (b, R_max, Q)
             return logits.masked_fill((numbers >= counts)[:, :, None], torch.finfo(logits.dtype).min)
@@ -955,31 +919,14 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         logits = logits.gather(2, source[:, None].expand_as(logits))
         return logits.masked_fill(padding[:, None], torch.finfo(logits.dtype).min)  # its dtype may be autocast's
 
-    def _segmentation_fields(
-        self, prediction: tuple[Tensor, Tensor, Tensor], rows: BatchRows, condition_type: Tensor, num_conditions: Tensor
-    ) -> dict[str, Tensor]:
+    def _segmentation_fields(self, prediction: tuple[Tensor, Tensor, Tensor], rows: BatchRows) -> dict[str, Any]:
         """The mask and similarity fields of the output, spread over all B rows."""
         names = {CATEGORY: "class_queries_logits", SENTENCE: "referring_queries_logits", REGION: "region_queries_logits"}
-        fields = {"masks_queries_logits": _spread(prediction[1], condition_type != CONVERSATION)}
+        fields = {"masks_queries_logits": _spread(prediction[1], rows.condition_type != CONVERSATION)}
         for kind, name in names.items():
             if kind in rows.kinds:
-                fields[name] = _spread(self._similarity(prediction, kind, rows, condition_type, num_conditions), condition_type == kind)
+                fields[name] = _spread(self._similarity(prediction, kind, rows), rows.condition_type == kind)
         return fields
-
-    def _segmentation_losses(
-        self,
-        predictions: list[tuple[Tensor, Tensor, Tensor]],
-        rows: BatchRows,
-        condition_type: Tensor,
-        num_conditions: Tensor,
-        mask_labels: list[Tensor],
-        class_labels: list[Tensor] | None,
-    ) -> dict[str, Tensor]:
-        kind = rows.kinds[0]
-        _check_targets(kind, rows.num_conditions, mask_labels, class_labels)
-        supervised = predictions if self.config.auxiliary_loss else predictions[-1:]
-        depths = [Prediction(depth[1], self._similarity(depth, kind, rows, condition_type, num_conditions)) for depth in supervised]
-        return segmentation_losses(depths, kind, mask_labels, class_labels, self.config)
 
     def _touch_idle_parts(
         self, kind: int, outputs: PsalmModelOutput, prediction: tuple[Tensor, Tensor, Tensor] | None, losses: dict[str, Tensor]
@@ -1032,10 +979,15 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             return hidden_states.sum() * 0 + logits.sum()
         return F.cross_entropy(logits, labels.flatten()[tokens + 1])
 
-    def _language_logits(self, hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    def _language_logits(self, outputs: PsalmModelOutput, labels: Tensor | None, logits_to_keep: int | Tensor | None) -> Tensor | None:
+        if logits_to_keep is None:  # of conversations to go on with, all
+            if labels is not None or outputs.rows.asking():
+                return None
+            logits_to_keep = 0
+        states = outputs.last_hidden_state
         if isinstance(logits_to_keep, int):
-            return self.lm_head(hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states)
-        return self.lm_head(hidden_states[:, logits_to_keep])
+            return self.lm_head(states[:, -logits_to_keep:] if logits_to_keep else states)
+        return self.lm_head(states[:, logits_to_keep])
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool = False, inputs_embeds: Tensor | None = None, **kwargs: Any

@@ -85,6 +85,11 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         ValueError: an option out of its range.
     """
 
+    model_input_names = [
+        "input_ids", "attention_mask", "pixel_values", "image_index", "condition_index", "condition_type", "region_weights",
+        "region_image_index", "region_pixel_values", "mask_labels", "class_labels", "labels", "original_sizes",
+    ]  # fmt: skip
+
     def __init__(
         self,
         image_processor: PsalmImageProcessor,
@@ -137,13 +142,6 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         own = signature(cls).parameters.keys() - {"image_processor", "tokenizer", "chat_template"}
         return processor_from_original_folder(folder, **{name: value for name, value in kwargs.items() if name in own})
-
-    @property
-    def model_input_names(self) -> list[str]:
-        return [
-            "input_ids", "attention_mask", "pixel_values", "image_index", "condition_index", "condition_type", "region_weights",
-            "region_image_index", "region_pixel_values", "mask_labels", "class_labels", "labels", "original_sizes",
-        ]  # fmt: skip
 
     # Images and prompts -> tensors
 
@@ -217,7 +215,6 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         for index, (image, prompts, drawn_on) in enumerate(prompts_per_image(images, given, region_images)):
             rows += self._rows_of_image(writer, pool, index, image, prompts, drawn_on, generator)
 
-        max_length = self.max_length if max_length is None else max_length
         data = self._tokens(rows, padding, padding_side, max_length, return_assistant_tokens_mask)
         data["original_sizes"] = torch.tensor([row.size for row in rows])
         data |= self._pixels(rows, pool)
@@ -254,17 +251,12 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         """
         if num_regions is not None and num_regions < 1:
             raise ValueError(f"num_regions: expected at least 1, got {num_regions}")
-        rows = self._row_writer(task, prompt_style, add_background, None).write(
-            0,
-            True,
-            categories=categories,
-            expressions=[expressions] if isinstance(expressions, str) else expressions,
-            num_regions=num_regions,
-            conversations=conversation,
-        )
+        expressions = [expressions] if isinstance(expressions, str) else expressions
+        prompts = {"categories": categories, "expressions": expressions, "num_regions": num_regions, "conversations": conversation}
+        rows = self._row_writer(task, prompt_style, add_background, None).write(0, True, **prompts)
         for row in rows:
             row.image = 0
-        data = self._tokens(rows, True, padding_side, self.max_length if max_length is None else max_length, False)
+        data = self._tokens(rows, True, padding_side, max_length, False)
         return PsalmInputs(data, row_info=[row.info for row in rows])
 
     def region_weights(
@@ -386,23 +378,24 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             return rows
         own = pool.add(image, f"image {index}")
         for row in rows:
-            row.image, row.size = own, pool.size_of(own)
+            row.image, row.size = own, pool.images[own].size[::-1]  # (height, width)
             if row.info.kind == "region":
                 for number, (region, region_image) in enumerate(drawn):
                     name = f"image {index}, region {number}"
                     place = -1 if region_image is None else pool.add(region_image, f"{name}, its region image")
-                    size = pool.size_of(own if place < 0 else place)
+                    size = pool.images[own if place < 0 else place].size[::-1]
                     row.region_weights += self.region_weights([region], size, generator=generator, names=[name])
                     row.region_images.append(place)
                 row.info = RowInfo(index, "region", tuple(next(iter(region)) for region in regions))
         return rows
 
     def _tokens(
-        self, rows: Sequence[PromptRow], padding: bool | str, padding_side: str | None, max_length: int, mark_assistant: bool
+        self, rows: Sequence[PromptRow], padding: bool | str, padding_side: str | None, max_length: int | None, mark_assistant: bool
     ) -> dict[str, Tensor]:
         """Tensors of the text of rows, and which kind and image a row has."""
         _check_choice("padding", padding, (True, False, "longest", "max_length"))
         _check_choice("padding_side", padding_side, (None, "left", "right"))
+        max_length = self.max_length if max_length is None else max_length
         token_ids = tokenize_texts(self.tokenizer, (piece.text for row in rows for piece in row.pieces))
         placeholder_ids = dict(zip(PLACEHOLDERS, (self.image_token_id, self.region_token_id, self.mask_query_token_id), strict=True))
         counts = {IMAGE_TOKEN: self.image_grid[0] * self.image_grid[1], MASK_QUERY_TOKEN: self.num_queries}

@@ -59,11 +59,14 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[i
         if not mask.any():
             raise ValueError(f"{name}: the {kind} is empty; set at least one pixel")
     else:
-        points = _read_points(prompt, size, name)
-        mask = _draw_line(points, size) if kind == "scribble" else _draw_points(points, size)
-    if kind == "mask":
-        return mask
-    return enlarge(mask, radii[kind == "scribble"])
+        points = _read_points(prompt, size, name).astype(int)
+        mask = np.zeros(size, dtype=bool)
+        mask[points[:, 1], points[:, 0]] = True
+        if kind == "scribble":
+            canvas = Image.fromarray(mask.astype(np.uint8))
+            ImageDraw.Draw(canvas).line([tuple(point) for point in points.tolist()], fill=1)
+            mask = np.asarray(canvas) != 0
+    return mask if kind == "mask" else enlarge(mask, radii[kind == "scribble"])
 
 
 def enlarge(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -160,19 +163,6 @@ def _read_points(prompt: Any, size: Size, name: str) -> np.ndarray:
             f"which is {width} wide and {height} high"
         )
     return points
-
-
-def _draw_points(points: np.ndarray, size: Size) -> np.ndarray:
-    mask = np.zeros(size, dtype=bool)
-    mask[points[:, 1].astype(int), points[:, 0].astype(int)] = True
-    return mask
-
-
-def _draw_line(points: np.ndarray, size: Size) -> np.ndarray:
-    canvas = Image.new("L", (size[1], size[0]))
-    pixels = [tuple(point) for point in points.astype(int).tolist()]
-    ImageDraw.Draw(canvas).line(pixels if len(pixels) > 1 else pixels * 2, fill=1)
-    return np.asarray(canvas) != 0
 
 
 def _fill_box(box: Sequence[float], size: Size, name: str) -> np.ndarray:

@@ -85,11 +85,6 @@ class ImagePool:
             self._positions[id(image)] = len(self.images) - 1, image
         return self._positions[id(image)][0]
 
-    def size_of(self, position: int) -> Size:
-        """(height, width)."""
-        image = self.images[position]
-        return image.height, image.width
-
 
 @dataclass(frozen=True)
 class RowWriter:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
@@ -59,10 +60,10 @@ PIXEL_DECODER = "model.pixel_decoder."
 MASK_DECODER = "mask_decoder."
 PROJECTOR = "model.projector."
 LANGUAGE = "model.language_model."
-CONDITION_HEADS = tuple(f"{MASK_DECODER}{kind}_head." for kind in ("category", "sentence", "region"))
 STRIDES = (4, 8, 16, 32)
 # Swin's norm behind the last stage: no feature map passes through it, and backbones saved by transformers 4 do not have it.
 UNUSED_NORM = "swin.layernorm."
+NOTHING = r"^$"  # pattern of no weight's name
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class StartPart:
     fields: dict[str, Any]
     weights: dict[str, Tensor]
     prefixes: tuple[str, ...]
-    absent: str = r"^$"
+    absent: str = NOTHING
 
 
 def build_starting_point(
@@ -119,8 +120,7 @@ def build_starting_point(
     _check_arguments(mask2former, backbone, config_fields)
     image_size = config_fields.get("image_size", PsalmConfig.image_size)
     text_config = read_language_config(language_model)
-    tokenizer, known_ids = _read_tokenizer(language_model)
-    _follow_tokenizer(text_config, tokenizer)
+    tokenizer, known_ids = _read_tokenizer(language_model, text_config)
     placeholder_ids = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
     language = {"text_config": text_config, "tie_word_embeddings": text_config.tie_word_embeddings}
     language |= dict(zip(("image_token_id", "region_token_id", "mask_query_token_id"), placeholder_ids, strict=True))
@@ -207,8 +207,14 @@ def _first(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _reading(problem: str, advice: str) -> Iterator[None]:
+    """Turns an error inside into a ValueError of one line: the problem, its reason, what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{problem} ({reason}); {advice}") from error
 
 
 def _folder(source: str | Path) -> Path:
@@ -235,10 +241,8 @@ def read_language_config(source: str | Path) -> PreTrainedConfig:
         ValueError: there is none, or it is of another kind.
     """
     name = f"language_model {source}"
-    try:
+    with _reading(f"{name}: no language model there", "give a folder or Hub id like microsoft/phi-1_5"):
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{name}: no language model there ({_reason(error)}); give a folder or Hub id like microsoft/phi-1_5") from error
     kind = f"{name}: is a {config.model_type} model"
     if config.is_encoder_decoder:
         raise ValueError(f"{kind}, an encoder-decoder; give a decoder-only language model like Phi, Llama or Qwen")
@@ -259,28 +263,22 @@ def read_language_config(source: str | Path) -> PreTrainedConfig:
     return _without_origin(config)
 
 
-def _read_tokenizer(source: str | Path) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """The tokenizer with our tokens, and the ids it had before."""
+def _read_tokenizer(source: str | Path, text_config: PreTrainedConfig) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The tokenizer with our tokens, and the ids it had before. Sets vocabulary size and special ids of the configuration."""
     name = f"language_model {source}"
-    try:
+    with _reading(f"{name}: no tokenizer there", "save the tokenizer in the same place"):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"{name}: no tokenizer there ({_reason(error)}); save the tokenizer in the same place") from error
     if tokenizer.eos_token is None:
         raise ValueError(f"{name}: its tokenizer has no eos_token, with which every prompt ends; set it to the end-of-text token")
     known_ids = sorted(set(tokenizer.get_vocab().values()))
     if tokenizer.pad_token == tokenizer.eos_token:  # a label could not tell the end of an answer from padding
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     prepare_tokenizer(tokenizer)
+    # The placeholders have no rows.
+    text_config.vocab_size = 1 + max(index for token, index in tokenizer.get_vocab().items() if token not in PLACEHOLDERS)
+    for special in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(text_config, special, getattr(tokenizer, special))
     return tokenizer, known_ids
-
-
-def _follow_tokenizer(text_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Sets vocabulary size and special ids; the placeholders have no rows."""
-    vocab = tokenizer.get_vocab()
-    text_config.vocab_size = 1 + max(index for token, index in vocab.items() if token not in PLACEHOLDERS)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(text_config, name, getattr(tokenizer, name))
 
 
 def _choose_head_bias(settings: dict[str, Any], text_config: PreTrainedConfig, language_model: str | Path) -> None:
@@ -306,26 +304,21 @@ def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str |
         weights["lm_head.weight"] = fit_vocabulary(head.weight, **resize, std=std)
     if config.lm_head_bias and head.bias is not None:
         weights["lm_head.bias"] = fit_vocabulary(head.bias[:, None], **resize, std=0.0)[:, 0]
-    absent = r"^lm_head\.weight$" if config.tie_word_embeddings else r"^$"
-    return StartPart(name, {}, weights, (LANGUAGE, "lm_head."), absent)
+    return StartPart(name, {}, weights, (LANGUAGE, "lm_head."), absent=r"^lm_head\.weight$" if config.tie_word_embeddings else NOTHING)
 
 
 def _load_causal_model(source: str | Path, name: str, dtype: str | torch.dtype) -> PreTrainedModel:
-    try:
+    with _reading(f"{name}: its weights cannot be loaded", "give a complete checkpoint"):
         config = AutoConfig.from_pretrained(source)
         weights = None
         if config.model_type == "phi":  # only here the layout of transformers 4.36 is not understood by today's
             stored = read_weights(_folder(source))
             if any(".query_key_value." in key for key in stored):
-                weights = {}
-                for key, tensor in stored.items():
-                    weights |= split_fused(key, tensor, config.num_attention_heads)
-                weights = {key: tensor for key, tensor in weights.items() if not key.endswith("rotary_emb.inv_freq")}
+                split = (split_fused(key, tensor, config.num_attention_heads) for key, tensor in stored.items())
+                weights = {key: tensor for part in split for key, tensor in part.items() if not key.endswith("rotary_emb.inv_freq")}
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         where = source if weights is None else None
         model, info = model_class.from_pretrained(where, config=config, state_dict=weights, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: its weights cannot be loaded ({_reason(error)}); give a complete checkpoint") from error
     problems = [f"{kind} {key}" for kind in ("missing", "unexpected") for key in sorted(info[f"{kind}_keys"])]
     if problems:
         raise ValueError(f"{name}: its weights do not fit its config.json ({_first(problems)}); give a complete checkpoint")
@@ -379,12 +372,14 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
     """
     name = f"mask2former {source}"
     if Path(source).is_file():
-        sizes, weights = _read_detectron2(Path(source), name, image_size)
+        original = detectron2_as_original(read_detectron2_pickle(source))
+        with _reading(f"{name}: has not all weights", "give a complete Mask2Former with a Swin backbone"):
+            sizes = mask2former_sizes({key: tuple(tensor.shape) for key, tensor in original.items()}, image_size)
+        weights = convert_original_weights(original, num_text_heads=1)
     else:
         sizes, weights = _read_transformers_mask2former(source, name)
     for bias in ("lateral.0.bias", "output.0.bias"):
         weights.setdefault(PIXEL_DECODER + bias, torch.zeros(sizes["hidden_dim"]))
-    absent = "|".join(f"^{re.escape(head)}" for head in CONDITION_HEADS)
     positions = f"{MASK_DECODER}query_positions.weight"
     if not config_fields.get("decouple_masks", PsalmConfig.decouple_masks):
         weights.pop(positions, None)
@@ -393,26 +388,16 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
         if len(weights[positions]) < num_queries:
             raise ValueError(f"{name}: has {len(weights[positions])} query positions; set num_queries to at most that, not {num_queries}")
         weights[positions] = weights[positions][:num_queries]
+    absent = r"^mask_decoder\.(category|sentence|region)_head\."
     return StartPart(name, sizes, weights, (VISION, PIXEL_DECODER, MASK_DECODER), absent)
 
 
-def _read_detectron2(file: Path, name: str, image_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    original = detectron2_as_original(read_detectron2_pickle(file))
-    try:
-        sizes = mask2former_sizes({key: tuple(tensor.shape) for key, tensor in original.items()}, image_size)
-    except KeyError as error:
-        raise ValueError(f"{name}: has no {error}; give a complete Mask2Former with a Swin backbone") from error
-    return sizes, convert_original_weights(original, num_text_heads=1)
-
-
 def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
+    with _reading(f"{name}: no Mask2Former there", "give detectron2's .pkl, a folder or a Hub id"):
         config = AutoConfig.from_pretrained(source)
         if config.model_type != "mask2former":
             raise ValueError(f"it is a {config.model_type} model")
         model, info = Mask2FormerForUniversalSegmentation.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{name}: no Mask2Former there ({_reason(error)}); give detectron2's .pkl, a folder or a Hub id") from error
     if missing := sorted(key for key in info["missing_keys"] if UNUSED_NORM not in key):
         raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; give all of them")
     if not config.hidden_dim == config.feature_size == config.mask_feature_size or config.pre_norm:
@@ -437,29 +422,42 @@ def read_backbone(source: str | Path) -> StartPart:
         ValueError: no backbone there, or one with other feature maps.
     """
     name = f"backbone {source}"
-    model = _load_timm(str(source).removeprefix("timm/"), name) if str(source).startswith("timm/") else _load_backbone(source, name)
-    _check_feature_maps(model, name)
+    if str(source).startswith("timm/"):
+        import timm
+
+        model_name = str(source).removeprefix("timm/")
+        with _reading(f"{name}: timm cannot give its feature maps", "give another model"):
+            with torch.device("meta"):
+                reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
+            indices = [level for level, reduction in enumerate(reductions) if reduction in STRIDES]
+            model = TimmBackbone.from_pretrained(model_name, out_indices=indices)
+    else:
+        model = _load_backbone(source, name)
     return _vision_part(model, name, {"vision_config": _without_origin(model.config)})
 
 
 def _random_vision_tower(config: PsalmConfig) -> StartPart:
     # Drawn here, not by the model's own initialisation, which does not know how timm's towers start.
     name = "vision_config"
-    try:
+    with _reading(f"{name}: not a backbone", "give the configuration of one that AutoBackbone knows"):
         model = AutoBackbone.from_config(config.vision_config)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: not a backbone ({_reason(error)}); give the configuration of one that AutoBackbone knows") from error
-    _check_feature_maps(model, name)
     return _vision_part(model, name, {})
 
 
+@torch.no_grad()
 def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> StartPart:
+    side = 128
+    with _reading(f"{name}: cannot encode a {side} x {side} image", "give one that takes any size"):
+        maps = model.eval()(torch.zeros(1, 3, side, side)).feature_maps
+    found = tuple(side // feature_map.shape[-1] for feature_map in maps)
+    if found != STRIDES:
+        raise ValueError(f"{name}: gives {len(found)} feature maps of strides {found}; give one with four, of strides {STRIDES}")
     weights = {VISION + key: tensor for key, tensor in model.state_dict().items() if not key.startswith(UNUSED_NORM)}
     return StartPart(name, part_fields, weights, (VISION,))
 
 
 def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
-    try:
+    with _reading(f"{name}: no backbone with feature maps of strides 4, 8, 16, 32 there", "give Swin, ConvNeXt, or timm/NAME"):
         config = AutoConfig.from_pretrained(source)
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise ValueError(f"AutoBackbone does not know {config.model_type}")
@@ -472,39 +470,11 @@ def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
             raise ValueError(f"it has {len(stages)} stages")
         config.set_output_features_output_indices(out_features=list(stages[-4:]), out_indices=None)
         model, info = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(source, config=config, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(
-            f"{name}: no backbone with feature maps of strides 4, 8, 16, 32 there ({_reason(error)}); give Swin, ConvNeXt, or timm/NAME"
-        ) from error
     # A classifier has no norms on its feature maps; they start as identities.
     missing = [key for key in sorted(info["missing_keys"]) if "hidden_states_norms" not in key and UNUSED_NORM not in key]
     if missing:
         raise ValueError(f"{name}: {len(missing)} weights are missing, {missing[0]} first; give a complete checkpoint")
     return model
-
-
-def _load_timm(model_name: str, name: str) -> PreTrainedModel:
-    import timm
-
-    try:
-        with torch.device("meta"):
-            reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
-        indices = [level for level, reduction in enumerate(reductions) if reduction in STRIDES]
-        return TimmBackbone.from_pretrained(model_name, out_indices=indices)
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{name}: timm cannot give its feature maps ({_reason(error)}); give another model") from error
-
-
-@torch.no_grad()
-def _check_feature_maps(model: PreTrainedModel, name: str) -> None:
-    side = 128
-    try:
-        maps = model.eval()(torch.zeros(1, 3, side, side)).feature_maps
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name}: cannot encode a {side} x {side} image ({_reason(error)}); give one that takes any size") from error
-    found = tuple(side // feature_map.shape[-1] for feature_map in maps)
-    if found != STRIDES:
-        raise ValueError(f"{name}: gives {len(found)} feature maps of strides {found}; give one with four, of strides {STRIDES}")
 
 
 # Projector
@@ -530,23 +500,20 @@ def read_projector(source: str | Path) -> StartPart:
         if conv is not None:
             part_fields["projector_width"] = conv.shape[0]
     else:
-        try:
+        with _reading(f"{name}: no projector there", "give mm_projector.bin or the folder of a stage 1"):
             folder = _folder(source)
             config_file = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             if config_file.get("model_type") != PsalmConfig.model_type:
                 raise ValueError(f"it is a {config_file.get('model_type')} model")
             config = PsalmConfig.from_pretrained(folder)
             weights = {key: tensor for key, tensor in read_weights(folder).items() if key.startswith(PROJECTOR)}
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name}: no projector there ({_reason(error)}); give mm_projector.bin or the folder of a stage 1") from error
         own = ("projector_type", "projector_width", "projector_stride", "projector_level", "projector_positions")
         part_fields = {field: getattr(config, field) for field in own}
     statistics = r"\.(running_mean|running_var|num_batches_tracked)$"
-    has_norms = part_fields["projector_type"] == "residual_conv"
-    absent = statistics if has_norms and not any(re.search(statistics, key) for key in weights) else r"^$"
-    if absent == statistics:
-        logger.warning(f"{name}: no running statistics of its batch norms; train before evaluating this model")
-    return StartPart(name, part_fields, weights, (PROJECTOR,), absent)
+    if part_fields["projector_type"] != "residual_conv" or any(re.search(statistics, key) for key in weights):
+        return StartPart(name, part_fields, weights, (PROJECTOR,))
+    logger.warning(f"{name}: no running statistics of its batch norms; train before evaluating this model")
+    return StartPart(name, part_fields, weights, (PROJECTOR,), absent=statistics)
 
 
 __all__ = ["build_starting_point"]

@@ -28,19 +28,14 @@ def read_targets(targets: Sequence[Mapping | None], rows: Sequence[PromptRow], i
     """
     if len(targets) != len(rows):
         raise ValueError(f"targets: {len(targets)} entries for {len(rows)} rows; give one per row, None for a conversation")
-    mask_labels, class_labels = [], []
+    read = []
     for number, (row, target) in enumerate(zip(rows, targets, strict=True)):
         name = f"targets[{number}] ({row.info})"
         if (target is None) != (row.info.kind == "conversation"):
             expected = "None" if target is not None else "a dictionary with 'masks'"
             raise ValueError(f"{name}: expected {expected}, got {'None' if target is None else type(target).__name__}")
-        if target is None:
-            masks, labels = torch.zeros((0, image_size, image_size), dtype=torch.bool), torch.zeros(0, dtype=torch.int64)
-        else:
-            masks, labels = _read_target(target, row, image_size, name)
-        mask_labels.append(masks)
-        class_labels.append(labels)
-    return {"mask_labels": mask_labels, "class_labels": class_labels}
+        read.append(_read_target({"masks": []} if target is None else target, row, image_size, name))
+    return {"mask_labels": [masks for masks, _ in read], "class_labels": [labels for _, labels in read]}
 
 
 def _read_target(target: Mapping, row: PromptRow, image_size: int, name: str) -> tuple[Tensor, Tensor]:
