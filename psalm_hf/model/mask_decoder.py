@@ -225,16 +225,19 @@ class PsalmMaskDecoder(nn.Module):
         multi_scale: tuple[Tensor, Tensor, Tensor],
         layout: RowLayout,
         is_query: Tensor | None = None,
+        every_depth: bool = True,
     ) -> list[tuple[Tensor, Tensor]]:
-        """Predictions of every depth, first to last.
+        """Predictions of every depth, first to last, or of the last alone.
 
         Args:
             queries: (B, Q, C), projected query states.
             mask_features: (I, C, h, w); multi_scale: maps of strides 32, 16, 8, each (I, C, ., .).
             is_query: (B, Q) bool, False on padding of rows with fewer queries (`decouple_masks=False`).
+            every_depth: False = only the last depth. The others then say where queries look next from mask features that were resized
+                once, not from masks that are: the same, since both are linear, but for rounding.
 
         Returns:
-            `decoder_layers + 1` pairs: normalised query states (B, Q, C), mask logits (B, Q, h, w).
+            `decoder_layers + 1` pairs, or one: normalised query states (B, Q, C), mask logits (B, Q, h, w).
         """
         dtype = self.norm.weight.dtype
         queries, mask_features = queries.to(dtype), mask_features.to(dtype)
@@ -247,13 +250,17 @@ class PsalmMaskDecoder(nn.Module):
             query_positions = self.query_positions(torch.arange(queries.shape[1], device=queries.device)).expand_as(queries)
         key_allowed = None if is_query is None else is_query[:, None, None, :]
 
-        predictions = [self._predict(queries, mask_features, layout)]
+        sizes = [x.shape[-2:] for x in multi_scale]
+        resized = None if every_depth else [F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False) for size in sizes]
+        predictions = []
         for index, layer in enumerate(self.layers):
             level = index % 3
-            allowed = attention_allowed(predictions[-1][1], multi_scale[level].shape[-2:], layout)
+            prediction = self._predict(queries, resized[level] if resized else mask_features, layout)
+            allowed = attention_allowed(prediction[1], sizes[level], layout)
             queries = layer(queries, query_positions, sources[level], positions[level], allowed, key_allowed, layout)
-            predictions.append(self._predict(queries, mask_features, layout))
-        return predictions
+            if every_depth:
+                predictions.append(prediction)
+        return [*predictions, self._predict(queries, mask_features, layout)]
 
     def _predict(self, queries: Tensor, mask_features: Tensor, layout: RowLayout) -> tuple[Tensor, Tensor]:
         normed = self.norm(queries)

@@ -850,7 +850,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             raise ValueError(f"rows of a batch with targets are of different kinds: {names}; give one kind per batch when training")
         kind = rows.kinds[0]  # with targets that of all
         if outputs.condition_embeds is not None:
-            predictions = self._decode(outputs)
+            predictions = self._decode(outputs, every_depth=mask_labels is not None or output_auxiliary_logits)
             fields = self._segmentation_fields(predictions[-1], rows)
             if output_auxiliary_logits:
                 fields["auxiliary_outputs"] = [self._segmentation_fields(depth, rows) for depth in predictions[:-1]]
@@ -867,7 +867,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
                 fields["loss"] = fields["loss"] + self._touch_idle_parts(kind, outputs, predictions[-1] if predictions else None, losses)
         return fields
 
-    def _decode(self, outputs: PsalmModelOutput) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _decode(self, outputs: PsalmModelOutput, every_depth: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Mask decoder on the rows that segment: per depth (query states, mask logits, condition embeds) of these rows."""
         features, rows = outputs.image_features, outputs.rows
         if features is None or features.mask_features is None:
@@ -893,7 +893,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             numbers = torch.arange(max(rows.num_conditions[row] for row in rows.asking()) - 1, device=conditions.device)
             queries, is_query = conditions[:, : len(numbers)], numbers < rows.condition_counts[asking][:, None] - 1
         layout = RowLayout(index, len(used), [used.index(image) for image in images])
-        predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query)
+        predictions = self.mask_decoder(queries, mask_features, multi_scale, layout, is_query, every_depth)
         return [(normed, mask_logits, conditions.to(normed.dtype)) for normed, mask_logits in predictions]
 
     def _similarity(self, prediction: tuple[Tensor, Tensor, Tensor], kind: int, rows: BatchRows) -> Tensor:

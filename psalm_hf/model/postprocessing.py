@@ -4,7 +4,8 @@ Shapes: Q mask queries, K categories without the background, R regions, (h, w) t
 the result. `class_logits` are (Q, K + 1) with the background LAST and no padding columns. `frame` says where the image lies in
 the prediction; None keeps the resolution of the prediction, padding included.
 
-Mask logits are resized a few queries at a time: 100 queries of a 12-megapixel photo would take 5 GB in one piece.
+Mask logits are resized a few queries at a time: 100 queries of a 12-megapixel photo would take 5 GB in one piece. Queries that cannot
+matter are not resized at all: whose logits are all too low, or whose probability is below the best score.
 
 Source: evaluation of PSALM (github.com/zamling/PSALM, d5dbfda), which is Mask2Former's with other scores.
 """
@@ -21,26 +22,38 @@ from torch import Tensor
 
 from .image_processing_psalm import Placement
 
-_CHUNK = 8  # queries, or categories, that are resized together
+_CHUNK = 8  # categories whose scores are summed together
+_PIXELS = 2**23  # of the result, that are resized together: 32 MB in float32
+_MARGIN = 1e-3  # by which a logit may grow when it is resized; it is an average of others, so only by rounding
 
 
 @dataclass(frozen=True)
 class InstancePredictions:
-    """N instances, best first."""
+    """N instances, best first. Their masks: `binary_masks` of their queries."""
 
-    masks: Tensor  # (N, H, W) bool
     scores: Tensor  # (N,) float in [0, 1]
     labels: Tensor  # (N,) int64, index of the category
     queries: Tensor  # (N,) int64, which query made it; one query may make several
 
 
 def _restored(mask_logits: Tensor, frame: Placement | None) -> Iterator[Tensor]:
-    """(Q, h, w) -> chunks of (at most 8, H, W) float32."""
+    """(Q, h, w) -> chunks of (q, H, W) float32. A chunk belongs to the caller, who may overwrite it."""
     if len(mask_logits) == 0:  # interpolation refuses an empty tensor
         yield mask_logits.new_zeros((0, *_result_size(mask_logits, frame)), dtype=torch.float32)
         return
-    for chunk in mask_logits.split(_CHUNK):
-        yield chunk.float() if frame is None else frame.restore(chunk.float())
+    for chunk in mask_logits.split(_queries_at_once(mask_logits, frame)):
+        yield chunk.to(torch.float32, copy=True) if frame is None else frame.restore(chunk.float())
+
+
+def _queries_at_once(mask_logits: Tensor, frame: Placement | None) -> int:
+    return max(1, _PIXELS // max(1, math.prod(_result_size(mask_logits, frame))))
+
+
+def _with_pixels(mask_logits: Tensor, limit: float, frame: Placement | None) -> Tensor:
+    """Indices of the queries whose resized logits may be above `limit` somewhere; all of them where they are resized in one piece."""
+    if len(mask_logits) <= _queries_at_once(mask_logits, frame):
+        return torch.arange(len(mask_logits), device=mask_logits.device)
+    return (mask_logits.flatten(1).amax(1) > limit - _MARGIN * max(1.0, abs(limit))).nonzero()[:, 0]
 
 
 def _result_size(mask_logits: Tensor, frame: Placement | None) -> tuple[int, int]:
@@ -57,18 +70,68 @@ def _threshold_logit(mask_threshold: float) -> float:
 def binary_masks(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q, H, W) bool: probability above the threshold."""
     limit = _threshold_logit(mask_threshold)
-    return torch.cat([logits > limit for logits in _restored(mask_logits, frame)])
+    masks = mask_logits.new_zeros((len(mask_logits), *_result_size(mask_logits, frame)), dtype=torch.bool)
+    filled = _with_pixels(mask_logits, limit, frame)
+    for queries in filled.split(_queries_at_once(mask_logits, frame)):
+        masks[queries] = torch.cat([logits > limit for logits in _restored(mask_logits[queries], frame)])
+    return masks
+
+
+def masks_of(queries: Tensor, mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
+    """`binary_masks` of chosen queries, of which some may be the same: (N,) int64 -> (N, H, W) bool."""
+    if len(queries) <= _queries_at_once(mask_logits, frame):
+        return binary_masks(mask_logits[queries], frame, mask_threshold)
+    different, position = queries.unique(return_inverse=True)
+    return binary_masks(mask_logits[different], frame, mask_threshold)[position]
 
 
 def mask_scores(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q,): mean probability over the pixels of each binary mask; 0 for an empty mask."""
     limit = _threshold_logit(mask_threshold)
-    scores = []
-    for logits in _restored(mask_logits, frame):
-        is_set = logits > limit
-        area = is_set.flatten(1).sum(1)
-        scores.append((logits.sigmoid() * is_set).flatten(1).sum(1) / (area + 1e-6))
-    return torch.cat(scores)
+    scores = mask_logits.new_zeros(len(mask_logits), dtype=torch.float32)
+    filled = _with_pixels(mask_logits, limit, frame)
+    for queries in filled.split(_queries_at_once(mask_logits, frame)):
+        for logits in _restored(mask_logits[queries], frame):
+            is_set = logits > limit
+            # A sum of bool makes integers of all pixels first: of one query that fills a chunk, 400 MB.
+            area = is_set.count_nonzero()[None] if len(is_set) == 1 else is_set.flatten(1).sum(1)
+            scores[queries] = logits.sigmoid_().masked_fill_(~is_set, 0.0).flatten(1).sum(1) / (area + 1e-6)
+            del logits  # or it would stand beside the next
+    return scores
+
+
+def best_scores(
+    probabilities: Tensor, mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5, threshold: float | None = None
+) -> Tensor:
+    """Probability times mean probability of the mask, as far as it matters: the best of each row, and all above a threshold.
+
+    The mean is at most 1, so that a query whose probability is below the best score cannot win. Its mask is not resized.
+
+    Args:
+        probabilities: (N, Q): a row per prompt.
+        mask_logits: (Q, h, w).
+        threshold: None = only the best is needed.
+
+    Returns:
+        (N, Q) scores; 0 where a score is neither the best of its row nor above the threshold.
+    """
+    number = _queries_at_once(mask_logits, frame)
+    if number >= len(mask_logits):  # one piece; asking what is still needed would wait for the device
+        return probabilities * mask_scores(mask_logits, frame, mask_threshold)
+    quality = torch.zeros_like(probabilities[0])  # (Q,)
+    is_open = torch.ones_like(quality, dtype=torch.bool)
+    while True:
+        scores = probabilities * quality
+        is_needed = probabilities >= scores.amax(1, keepdim=True)
+        if threshold is not None:
+            is_needed |= probabilities > threshold
+        queries = (is_needed.any(0) & is_open).nonzero()[:, 0]
+        if not len(queries):
+            return scores
+        surest = probabilities[:, queries].amax(0).topk(min(number, len(queries))).indices
+        queries = queries[surest]
+        quality[queries] = mask_scores(mask_logits[queries], frame, mask_threshold)
+        is_open[queries] = False
 
 
 def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, *, resize_logits: bool = False) -> Tensor:
@@ -90,30 +153,45 @@ def semantic_scores(mask_logits: Tensor, class_logits: Tensor, frame: Placement 
 def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, *, resize_logits: bool = False) -> Tensor:
     """(H, W) int64: the category with the highest `semantic_scores`, the first of equals. Background takes no pixel."""
     best = labels = None
-    first = 0
-    for scores in _semantic_chunks(mask_logits, class_logits, frame, resize_logits):
-        top, index = scores.max(0)
-        index = index + first
-        if best is None:
-            best, labels = top, index
-        else:
-            labels = torch.where(top > best, index, labels)
-            best = torch.maximum(best, top)
-        first += len(scores)
-    return labels
+    label = 0
+    for chunk in _semantic_chunks(mask_logits, class_logits, frame, resize_logits):
+        for scores in chunk:
+            if best is None:
+                best, labels = scores, torch.zeros_like(scores, dtype=_small_integers(class_logits.shape[1]))
+            else:
+                labels.masked_fill_(scores > best, label)
+                torch.maximum(best, scores, out=best)
+            label += 1
+        del chunk, scores  # or they would stand beside the next
+    del best
+    return labels.long()
+
+
+def _small_integers(number: int) -> torch.dtype:
+    """For maps of numbers below this one; a map of int64 of 48 megapixels takes 400 MB."""
+    return torch.uint8 if number <= 256 else torch.int16
 
 
 def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Placement | None, resize_logits: bool) -> Iterator[Tensor]:
+    """`semantic_scores`, a few categories at a time."""
     class_probs = class_logits.float().softmax(-1)[:, :-1]  # (Q, K)
+    if frame is not None and resize_logits:
+        summed = mask_logits.new_zeros((class_probs.shape[1], *frame.target_size), dtype=torch.float32)
+        first = 0
+        for logits in _restored(mask_logits, frame):
+            summed += torch.einsum("qc,qhw->chw", class_probs[first : first + len(logits)], logits.sigmoid_())
+            first += len(logits)
+        yield summed
+        return
+    # In place: 400 MB at full size.
+    mask_probs = mask_logits.float().sigmoid() if frame is None else frame.to_padded(mask_logits.float()).sigmoid_()
+    sums = [torch.einsum("qc,qhw->chw", probs, mask_probs) for probs in class_probs.split(_CHUNK, dim=1)]
+    del mask_probs  # before anything has the size of a photo
     if frame is None:
-        mask_probs = mask_logits.float().sigmoid()  # (Q, h, w)
-    elif resize_logits:
-        mask_probs = frame.restore(mask_logits.float()).sigmoid_()  # (Q, H, W)
-    else:
-        mask_probs = frame.to_padded(mask_logits.float()).sigmoid_()  # (Q, S, S), in place: 400 MB at full size
-    for probs in class_probs.split(_CHUNK, dim=1):
-        scores = torch.einsum("qc,qhw->chw", probs, mask_probs)
-        yield scores if frame is None or resize_logits else frame.to_target(scores)
+        yield from sums
+        return
+    for scores in torch.cat(sums).split(_queries_at_once(mask_logits, frame)):
+        yield frame.to_target(scores)
 
 
 def top_instances(
@@ -142,19 +220,38 @@ def top_instances(
     class_probs = class_logits.float().softmax(-1)[:, :-1].flatten()  # (Q * K,)
     class_scores, pairs = class_probs.topk(min(top_k, class_probs.numel()), sorted=False)
     queries, labels = pairs // num_labels, pairs % num_labels
+    may_stay = class_scores > threshold  # the score is no larger
     if label_ids is not None:
-        kept = torch.isin(labels, torch.tensor(sorted(label_ids), dtype=labels.dtype, device=labels.device)).nonzero()[:, 0]
-        class_scores, queries, labels = class_scores[kept], queries[kept], labels[kept]
+        may_stay &= torch.isin(labels, torch.tensor(sorted(label_ids), dtype=labels.dtype, device=labels.device))
+    kept = may_stay.nonzero()[:, 0]
+    class_scores, queries, labels = class_scores[kept], queries[kept], labels[kept]
 
     used, position = queries.unique(return_inverse=True)
-    # Scores and masks take a pass each: most photos keep few instances, and only their masks need to be held.
     scores = class_scores * mask_scores(mask_logits[used], frame, mask_threshold)[position]
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] > threshold]
-    queries = queries[order]
-    kept_queries, position = queries.unique(return_inverse=True)
-    masks = binary_masks(mask_logits[kept_queries], frame, mask_threshold)[position]
-    return InstancePredictions(masks, scores[order], labels[order], queries)
+    return InstancePredictions(scores[order], labels[order], queries[order])
+
+
+def instance_map(mask_logits: Tensor, queries: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
+    """Number of the first instance whose mask has the pixel: (H, W) int32, -1 = none.
+
+    Args:
+        mask_logits: (Q, h, w).
+        queries: (N,) int64, of the instances, best first.
+    """
+    limit = _threshold_logit(mask_threshold)
+    painted = mask_logits.new_full(_result_size(mask_logits, frame), -1, dtype=torch.int32)
+    number = len(queries) - 1
+    if number < 0:
+        return painted
+    for chunk in queries.flip(0).split(_queries_at_once(mask_logits, frame)):
+        for logits in _restored(mask_logits[chunk], frame):
+            for query_logits in logits:  # the best is painted last
+                painted.masked_fill_(query_logits > limit, number)
+                number -= 1
+            del logits, query_logits  # or they would stand beside the next
+    return painted
 
 
 def merge_panoptic(
@@ -182,29 +279,31 @@ def merge_panoptic(
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = ((labels != class_logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0]
     size = _result_size(mask_logits, frame)
-    best = mask_logits.new_full(size, -1.0, dtype=torch.float32)
-    winner = mask_logits.new_zeros(size, dtype=torch.int64)
-    winner_is_set = mask_logits.new_zeros(size, dtype=torch.bool)
-    own_areas = []
     if not len(kept):
-        return winner.int(), []
+        return mask_logits.new_zeros(size, dtype=torch.int32), []
+    best = mask_logits.new_full(size, -1.0, dtype=torch.float32)
+    # Twice the index of the query, and 1 more where its own mask is set.
+    winner = mask_logits.new_zeros(size, dtype=_small_integers(2 * len(kept)))
+    own_areas = []
     scores, labels = scores[kept], labels[kept]
     index = 0
     for logits in _restored(mask_logits[kept], frame):
         for query_logits in logits:
-            weighted = scores[index] * query_logits.sigmoid()
             is_set = query_logits >= limit
+            own_areas.append(is_set.count_nonzero())
+            weighted = query_logits.sigmoid_().mul_(scores[index])
             wins = weighted > best
-            best = torch.where(wins, weighted, best)
-            winner = torch.where(wins, index, winner)
-            winner_is_set = torch.where(wins, is_set, winner_is_set)
-            own_areas.append(is_set.sum())
+            torch.maximum(best, weighted, out=best)
+            winner.masked_fill_(wins, 2 * index).masked_fill_(wins.logical_and_(is_set), 2 * index + 1)
             index += 1
+        del logits, query_logits, weighted, wins, is_set  # or they would stand beside the next
+    del best
     # Counted on the device and read together: the host waits for every read.
-    winners = winner.flatten()
-    won_areas = torch.zeros_like(kept).scatter_add_(0, winners, torch.ones_like(winners))
-    set_areas = torch.zeros_like(kept).scatter_add_(0, winners, winner_is_set.flatten().long())
-    numbers = torch.stack([torch.stack(own_areas), won_areas, set_areas, labels])
+    areas = torch.zeros(2 * len(kept), dtype=torch.int64, device=winner.device)
+    for pixels in winner.flatten().split(_PIXELS):
+        areas.scatter_add_(0, pixels.long(), torch.ones_like(pixels, dtype=torch.int64))
+    set_areas = areas[1::2]
+    numbers = torch.stack([torch.stack(own_areas), areas[::2] + set_areas, set_areas, labels])
 
     segment_ids = [0] * len(kept)
     segments: list[dict[str, Any]] = []
@@ -221,8 +320,8 @@ def merge_panoptic(
         segment_ids[index] = segment["id"]
         if segment["was_fused"]:
             fused[label] = segment
-    table = torch.tensor(segment_ids, dtype=torch.int32, device=winner.device)
-    return table[winner] * winner_is_set, segments
+    table = torch.tensor([number for segment_id in segment_ids for number in (0, segment_id)], dtype=torch.int32, device=winner.device)
+    return table[winner.int()], segments
 
 
 def referring_scores(mask_logits: Tensor, referring_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .image_processing_psalm import Placement, PsalmImageProcessor
-from .postprocessing import binary_masks, merge_panoptic, referring_scores, region_scores, semantic_map, top_instances
+from .postprocessing import best_scores, instance_map, masks_of, merge_panoptic, semantic_map, top_instances
 from .prompts import ROW_KINDS
 from .rows import RowInfo
 
@@ -106,8 +106,10 @@ class PostProcessing:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            mask_logits, class_logits = self._category_logits(outputs, row)
             found = top_instances(
-                *self._category_logits(outputs, row),
+                mask_logits,
+                class_logits,
                 frame,
                 top_k=top_k,
                 threshold=threshold,
@@ -118,13 +120,10 @@ class PostProcessing:
                 {"id": index, "label_id": label, "was_fused": False, "score": score}
                 for index, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
             ]
-            if return_binary_maps:
-                return {"segmentation": found.masks, "segments_info": segments}
-            if return_coco_annotation:
-                return {"segmentation": _coco_rles(found.masks), "segments_info": segments}
-            segmentation = found.masks.new_full(found.masks.shape[1:], -1, dtype=torch.int32)
-            for index in reversed(range(len(found.masks))):  # the best is painted last
-                segmentation[found.masks[index]] = index
+            if return_binary_maps or return_coco_annotation:
+                masks = masks_of(found.queries, mask_logits, frame, mask_threshold)
+                return {"segmentation": masks if return_binary_maps else _coco_rles(masks), "segments_info": segments}
+            segmentation = instance_map(mask_logits, found.queries, frame, mask_threshold)
             return {"segmentation": segmentation, "segments_info": segments}
 
         return self._each_row(outputs, "category", target_sizes, run)
@@ -202,13 +201,14 @@ class PostProcessing:
         check_score(no_target_threshold, "no_target_threshold")
 
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
-            masks_logits = outputs.masks_queries_logits[row]
-            scores = referring_scores(masks_logits, outputs.referring_queries_logits[row], frame, mask_threshold)
+            mask_logits = outputs.masks_queries_logits[row]
+            probabilities = outputs.referring_queries_logits[row].float().sigmoid().T  # (1, Q)
+            scores = best_scores(probabilities, mask_logits, frame, mask_threshold, threshold)[0]
             order = scores.argsort(descending=True, stable=True)
             is_above = torch.zeros_like(scores) if threshold is None else (scores > threshold).to(scores.dtype)
             above, score = torch.stack([is_above.sum(), scores.max()]).tolist()  # one read: the host waits for each
             chosen = order[: max(int(above), 1)]
-            masks = binary_masks(masks_logits[chosen], frame, mask_threshold)
+            masks = masks_of(chosen, mask_logits, frame, mask_threshold)
             no_target = no_target_threshold is not None and score <= no_target_threshold
             segmentation = torch.zeros_like(masks[0]) if no_target else masks.any(0)
             return {"segmentation": segmentation, "score": score, "no_target": no_target, "masks": masks, "scores": scores[chosen]}
@@ -233,10 +233,10 @@ class PostProcessing:
         """
 
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
-            masks_logits = outputs.masks_queries_logits[row]
-            region_logits = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])]  # (R, Q)
-            scores, queries = region_scores(masks_logits, region_logits, frame, mask_threshold).max(0)
-            masks = binary_masks(masks_logits[queries], frame, mask_threshold)
+            mask_logits = outputs.masks_queries_logits[row]
+            probabilities = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])].float().sigmoid()  # (R, Q)
+            scores, queries = best_scores(probabilities, mask_logits, frame, mask_threshold).max(1)
+            masks = masks_of(queries, mask_logits, frame, mask_threshold)
             return {"masks": masks, "scores": scores, "queries": queries}
 
         return self._each_row(outputs, "region", target_sizes, run)

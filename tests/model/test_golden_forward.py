@@ -51,7 +51,8 @@ def run_forward(model, case: str) -> dict[str, Tensor]:
     maps = model.model.vision_tower(inputs["pixel_values"]).feature_maps
     inner = model.model(**inputs)
     hook.remove()
-    outputs = model(**inputs, output_auxiliary_logits=True)
+    outputs = model(**inputs)  # the last depth as it comes without the others
+    auxiliary = model(**inputs, output_auxiliary_logits=True).auxiliary_outputs
     is_query = inputs["input_ids"] == model.config.mask_query_token_id
     conditions = inputs["condition_index"]
     tensors = {
@@ -75,7 +76,7 @@ def run_forward(model, case: str) -> dict[str, Tensor]:
         tensors["image_tokens.1"] = model.get_image_features(inputs["region_pixel_values"], masks=False).image_tokens
     if "region_weights" in inputs:
         tensors |= region_tensors(model, inputs, inner, tensors)
-    depths = [*outputs.auxiliary_outputs, outputs]
+    depths = [*auxiliary, outputs]
     for depth, prediction in enumerate(depths):
         tensors[f"layer{depth}.pred_masks"] = prediction["masks_queries_logits"]
         tensors[f"layer{depth}.pred_class_name_logits"] = prediction.get("class_queries_logits")
@@ -114,7 +115,7 @@ def post_process_first_row(case: str, outputs) -> dict[str, Tensor]:
             "panoptic_seg": merge_panoptic(masks, classes, frame, label_ids_to_fuse=stuff)[0],
             "instances.scores": instances.scores,
             "instances.pred_classes": instances.labels,
-            "instances.pred_masks": instances.masks,
+            "instances.pred_masks": binary_masks(masks[instances.queries], frame),
         }
     found = {"instances.pred_masks": binary_masks(masks, frame)}
     if task == "referring":

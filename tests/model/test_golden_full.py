@@ -84,7 +84,8 @@ def run(model: PsalmForSegmentation, case: str) -> dict[str, Tensor]:
         model.model.vision_tower.register_forward_hook(lambda module, args, output: seen.update(maps=output.feature_maps)),
         model.model.register_forward_hook(lambda module, args, output: seen.update(inner=output)),
     ]
-    outputs = model(**inputs, output_auxiliary_logits=True, output_image_features=True)
+    outputs = model(**inputs, output_image_features=True)  # the last depth as it comes without the others
+    auxiliary = model(**inputs, output_auxiliary_logits=True).auxiliary_outputs
     for hook in hooks:
         hook.remove()
     inner, features, conditions = seen["inner"], outputs.image_features, inputs["condition_index"]
@@ -106,7 +107,7 @@ def run(model: PsalmForSegmentation, case: str) -> dict[str, Tensor]:
     }
     found |= {f"multi_scale.{level}": x for level, x in enumerate(features.multi_scale)}
     found |= {f"swin.res{stage + 2}": x for stage, x in enumerate(seen["maps"])}
-    for depth, prediction in enumerate([*outputs.auxiliary_outputs, outputs]):
+    for depth, prediction in enumerate([*auxiliary, outputs]):
         found[f"layer{depth}.pred_masks"] = prediction["masks_queries_logits"]
         found |= {f"layer{depth}.{theirs}": prediction[ours] for theirs, ours in CLASS_LOGITS.items() if ours in prediction}
         if "region_queries_logits" in prediction:

@@ -102,7 +102,8 @@ def test_instances(case):
         things = [label for label, is_thing in enumerate(entry["is_thing_list"]) if is_thing]
     # The recordings keep as many pairs as there are queries, empty masks included, in no order.
     found = top_instances(logits, class_logits(case), frame_of(case), top_k=len(logits), threshold=-1, label_ids=things)
-    assert_same_set(case, found.masks, found.scores, found.labels, restored(case)[found.queries])
+    masks = binary_masks(logits[found.queries], frame_of(case))
+    assert_same_set(case, masks, found.scores, found.labels, restored(case)[found.queries])
     assert (found.scores.diff() <= 0).all()
 
 

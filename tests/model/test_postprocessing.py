@@ -9,10 +9,14 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
+from psalm_hf.model import postprocessing
 from psalm_hf.model.image_processing_psalm import Placement, PsalmImageProcessor
 from psalm_hf.model.postprocessing import (
+    best_scores,
     binary_masks,
+    instance_map,
     mask_scores,
+    masks_of,
     merge_panoptic,
     referring_scores,
     region_scores,
@@ -83,21 +87,25 @@ def test_instances_are_pairs_of_query_and_category():
     found = top_instances(masks, classes, None)
     assert list(zip(found.queries.tolist(), found.labels.tolist(), strict=True)) == [(0, 0), (2, 1), (0, 1), (2, 0)]
     assert found.scores.tolist() == pytest.approx([0.45, 0.42, 0.27, 0.06])  # query 1 has an empty mask
-    assert found.masks.tolist()[:2] == [[[True, True, False]], [[False, False, True]]]
+    assert binary_masks(masks[found.queries], None).tolist()[:2] == [[[True, True, False]], [[False, False, True]]]
+    assert instance_map(masks, found.queries, None).tolist() == [[0, 0, 1]]  # later pairs of the same queries are below
 
 
 def test_instances_of_chosen_categories_are_chosen_after_the_best_pairs():
     masks = logits([[[0.9]], [[0.9]]])
     classes = class_logits([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
     found = top_instances(masks, classes, None, top_k=2, label_ids=[1])
-    assert found.masks.shape == (0, 1, 1)  # the two best pairs are of category 0
+    assert found.queries.tolist() == []  # the two best pairs are of category 0
     found = top_instances(masks, classes, None, top_k=3, label_ids=[1], threshold=0.1)
     assert found.queries.tolist() == [1] and found.labels.tolist() == [1]
 
 
-def test_no_instance_above_the_threshold_gives_masks_of_the_image_size():
-    found = top_instances(logits([[[0.6]]]), class_logits([[0.5, 0.5]]), Placement((4, 4), (2, 4), (5, 7)), threshold=0.9)
-    assert found.masks.shape == (0, 5, 7) and found.scores.shape == (0,)
+def test_no_instance_above_the_threshold_leaves_an_image_without_any():
+    masks, frame = logits([[[0.6]]]), Placement((4, 4), (2, 4), (5, 7))
+    found = top_instances(masks, class_logits([[0.5, 0.5]]), frame, threshold=0.9)
+    assert found.scores.shape == found.labels.shape == (0,)
+    assert torch.equal(instance_map(masks, found.queries, frame), torch.full((5, 7), -1, dtype=torch.int32))
+    assert binary_masks(masks[found.queries], frame).shape == (0, 5, 7)
 
 
 def test_panoptic_pixel_goes_to_the_best_query_and_needs_its_mask():
@@ -157,6 +165,66 @@ def test_masks_are_resized_as_logits_in_chunks():
     masks = torch.randn(19, 6, 6, generator=generator)
     frame = Placement((24, 24), (18, 24), (31, 43))
     assert torch.equal(binary_masks(masks, frame), frame.restore(masks) > 0)
+
+
+LARGE = Placement((24, 24), (18, 24), (31, 43))  # larger than what the tests below let be resized in one piece
+
+
+@pytest.fixture
+def random_row():
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.randn(19, 6, 6, generator=generator) * 3
+    masks[::4] = -masks[::4].abs()  # empty
+    return masks, torch.randn(19, 5, generator=generator) * 3, torch.randn(3, 19, generator=generator).sigmoid()
+
+
+@pytest.mark.parametrize("mask_threshold", [0.5, 0.8])
+def test_pieces_change_nothing(random_row, mask_threshold, monkeypatch):
+    masks, classes, probabilities = random_row
+
+    easy = {"threshold": 0.3, "overlap_mask_area_threshold": 0.1}
+
+    def results():
+        found = top_instances(masks, classes, LARGE, mask_threshold=mask_threshold)
+        scores = best_scores(probabilities, masks, LARGE, mask_threshold)
+        above = best_scores(probabilities, masks, LARGE, mask_threshold, threshold=0.4)
+        return {
+            "masks": binary_masks(masks, LARGE, mask_threshold),
+            "scores": mask_scores(masks, LARGE, mask_threshold),
+            "best": scores.max(1),
+            "above": torch.where(above > 0.4, above, 0),
+            "instances": (found.scores, found.labels, found.queries),
+            "instance map": instance_map(masks, found.queries, LARGE, mask_threshold),
+            "chosen": masks_of(torch.tensor([7, 2, 7, 5]), masks, LARGE, mask_threshold),
+            "panoptic": merge_panoptic(masks, classes, LARGE, mask_threshold=mask_threshold, **easy)[0],
+            "semantic": semantic_map(masks, classes, LARGE),
+            "semantic of logits": semantic_map(masks, classes, LARGE, resize_logits=True),
+        }
+
+    expected = results()
+    for pixels in (1, 3 * 31 * 43):  # one at a time, three at a time
+        monkeypatch.setattr(postprocessing, "_PIXELS", pixels)
+        for name, value in results().items():
+            torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    assert expected["panoptic"].unique().numel() >= 3 and expected["semantic"].unique().numel() >= 2
+    assert (expected["scores"] > 0).tolist() == [index % 4 > 0 for index in range(19)]
+
+
+def test_only_queries_that_can_win_are_resized(random_row, monkeypatch):
+    masks, _, _ = random_row
+    resized = []
+    restore = Placement.restore
+    monkeypatch.setattr(Placement, "restore", lambda self, maps: resized.append(len(maps)) or restore(self, maps))
+    monkeypatch.setattr(postprocessing, "_PIXELS", 1)
+    probabilities = torch.full((1, 19), 0.1)
+    probabilities[0, 5], probabilities[0, 9] = 0.9, 0.2
+    scores = best_scores(probabilities, masks, LARGE)
+    assert resized == [1] and scores.argmax() == 5 and scores.count_nonzero() == 1
+    resized.clear()
+    assert best_scores(probabilities, masks, LARGE, threshold=0.15).nonzero()[:, 1].tolist() == [5, 9] and resized == [1, 1]
+    resized.clear()
+    binary_masks(masks, LARGE)
+    assert resized == [1] * 14  # five have no logit above 0
 
 
 @pytest.mark.parametrize("mask_threshold", [0.0, 1.0, -1.0])
