@@ -108,7 +108,12 @@ FAMILIES = {
 MODELS = {"untied": {}, "tied": {"tie_word_embeddings": True}} | {
     family: {"tie_word_embeddings": True, "text_config": TEXT | sizes | {"model_type": family}} for family, sizes in FAMILIES.items()
 }
-SHORT = ["--weights", json.dumps(dict.fromkeys(TASKS, 0) | {"conversation": 1}), "--max_steps", "3"]
+SHORT = ["--weights", json.dumps(dict.fromkeys(TASKS, 0) | {"conversation": 1})]
+
+
+def steps_of(model):
+    """Optimizer steps that a run makes: the loss of every task falls in the longest."""
+    return {"untied": STEPS, "tied": STEPS // 2}.get(model, 3)
 
 
 def build(name):
@@ -154,7 +159,7 @@ def trained(starts, options, tmp_path_factory):
         runs = {}
         for name in MODELS if engine in ("one process", "fully_shard") else ("untied", "tied"):
             own = ["--checkpoint", starts / name, "--output_dir", folder / name]
-            runs[folder / f"{name}-records"] = [*own, *(SHORT if name in FAMILIES else [])]
+            runs[folder / f"{name}-records"] = [*own, "--max_steps", steps_of(name), *(SHORT if name in FAMILIES else [])]
         return folder, failure(engine, runs, *options)
 
     def train(engine):
@@ -166,9 +171,8 @@ def trained(starts, options, tmp_path_factory):
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("model", ["untied", "tied"])
-def test_the_loss_falls(model, trained):
-    records = trained("one process") / f"{model}-records"
+def test_the_loss_falls(trained):
+    records = trained("one process") / "untied-records"
     kinds = [line["kind"] for line in lines(records)[0][::4]]
     first, last = {}, {}
     for kind, loss in zip(kinds, losses(records), strict=True):
@@ -186,8 +190,7 @@ RUNS = [(engine, model) for engine in ON_TWO for model in ("untied", "tied")] + 
 def test_an_engine_gives_the_losses_and_weights_of_one_process(engine, model, trained, starts):
     alone, folder = trained("one process"), trained(engine)
     expected, actual = losses(alone / f"{model}-records"), losses(folder / f"{model}-records")
-    steps = 3 if model in FAMILIES else STEPS
-    assert len(actual) == len(expected) == steps and len(lines(folder / f"{model}-records")) == 2
+    assert len(actual) == len(expected) == steps_of(model) and len(lines(folder / f"{model}-records")) == 2
     torch.testing.assert_close(torch.tensor(actual), torch.tensor(expected), rtol=1e-4, atol=0)
     before = load_file(starts / model / "model.safetensors")
     expected, actual = load_file(alone / model / "model.safetensors"), load_file(folder / model / "model.safetensors")
