@@ -228,8 +228,12 @@ class PsalmPreTrainedModel(PreTrainedModel):
                 _init_default_linear(projection)
 
     def init_parallel_plans(self) -> None:
-        """Names the blocks that are called as a whole, which `DistributedConfig(fsdp_size=...)` gathers and frees together."""
+        """Names the blocks that are called as a whole, which `DistributedConfig(fsdp_size=...)` gathers and frees together, and the
+        embedding that a head is tied to: `tp_size` divides both alike. (transformers 5.24 names it too, 5.17 does not.)"""
         super().init_parallel_plans()
+        if self._tp_plan and self.config.tie_word_embeddings:
+            for owner in (self._tied_weights_keys or {}).values():
+                self._tp_plan.setdefault(owner.removesuffix(".weight"), "embedding_rowwise")
         blocks = (name for name, module in self.named_modules() if name and type(module).__name__ in self._no_split_modules)
         self._fsdp_plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in blocks}
 
