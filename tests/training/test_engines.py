@@ -122,6 +122,15 @@ def build(name):
     return build_tiny(image_size=64, importance_sample_ratio=0.0, **MODELS[name])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def extensions(tmp_path_factory):
+    """Place for what DeepSpeed compiles. In the common one another torch may have left its own, and a process that was killed a lock, for
+    which all others wait without end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("extensions")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
     """Folder with the model of every name in `MODELS`, before it is trained."""
