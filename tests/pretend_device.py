@@ -186,7 +186,7 @@ def _count(func: Any, args: tuple, kwargs: dict[str, Any], is_on_device: bool) -
 
 
 class _Methods(TorchFunctionMode):
-    """What torch does in C++ without asking a device that is written in Python: new tensors, and Python numbers as tensors."""
+    """Operations that torch does in C++ without asking a device written in Python: new tensors, and Python numbers as tensors."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})

@@ -84,7 +84,7 @@ class OneQueryPerSegment:
 
 
 def ask(samples, crowds="left out"):
-    """What is kept of perfect queries."""
+    """Evaluator of perfect queries, and the scores that it keeps."""
     measure = CalibrationEvaluator(crowds)
     for sample, answer in zip(samples, measure.predict(samples, samples, OneQueryPerSegment()), strict=True):
         measure.add(sample, json.loads(json.dumps(answer)))

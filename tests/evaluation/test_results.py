@@ -90,7 +90,7 @@ def results_of(benchmark, split, percent, published, protocol="released"):
 
 
 def beside_part(name, measured, split="val", limit=None, options=None, **own):
-    """What is printed beside numbers that were measured in this way."""
+    """Published numbers that are printed beside numbers measured in this way."""
     part = replace(part_of(ReferringEvaluator(), *ROWS), split=split)
     data = {"parts": None, "options": options or {}, "limit": limit}
     return beside(BENCHMARKS[name], [part], False, choices_of(name, measured, own) == choices_of(name, "released", {}), data)[""]

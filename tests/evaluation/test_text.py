@@ -224,7 +224,7 @@ QUESTIONS = {
 @pytest.mark.samples
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_real_questions_from_pictures_to_numbers(name, tmp_path, tiny_checkpoint):
-    """What psalm-tiny says of photographs is senseless; it is asked, written, read and judged like any answer."""
+    """Answers of psalm-tiny about photographs are senseless; they are asked for, written, read and evaluated like any."""
     split, folder, options = QUESTIONS[name]
     model, processor = PsalmForSegmentation.from_pretrained(tiny_checkpoint).eval(), PsalmProcessor.from_pretrained(tiny_checkpoint)
     further = options | {"cache_dir": tmp_path / "cache"}

@@ -42,7 +42,7 @@ def samples_with(names, colours=("red",), size=(20, 30)):
 
 
 def outputs_for(model, processor, samples, parts=()):
-    """Of a vocabulary in these parts, or in one prompt."""
+    """Outputs of a vocabulary in these parts, or in one prompt."""
     with torch.no_grad():
         return forward(model, CollateRows(processor, parts)(samples), max(1, len(parts)))
 

@@ -48,7 +48,7 @@ def circular_pass(rng, index):
 
 
 class LvisByPosition(LvisAP):
-    """What is known about the image comes last."""
+    """LVIS AP whose last two arguments are the facts about the image."""
 
     def update(self, *arguments):
         *others, negative, not_exhaustive = arguments

@@ -272,7 +272,7 @@ for folder in map(Path, sys.argv[1:]):
 
 @pytest.fixture(scope="module")
 def loaded(trained, tmp_path_factory):
-    """What a process without psalm_hf said that loaded the folders of all engines; it leaves a file `loaded` in the good ones."""
+    """Output of a process without psalm_hf that loaded the folders of all engines; it leaves a file `loaded` in the good ones."""
     folders = []
     for engine in ENGINES:
         with contextlib.suppress(AssertionError, pytest.skip.Exception):  # an engine that fails, or is not there, is for its own tests

@@ -138,7 +138,7 @@ def phrase_categories(scene: Scene) -> tuple[list[Phrase], list[int]]:
 
 
 def _distinct(say: Callable[[], Said], number: int) -> list[Said]:
-    """What is said until there are `number` different texts."""
+    """Calls `say` until there are `number` different texts."""
     found: dict[str, Said] = {}
     while len(found) < number:
         said = say()

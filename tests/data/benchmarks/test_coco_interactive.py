@@ -71,7 +71,7 @@ def write(file, content):
 
 
 def write_prompts(root, name, rules, seed=0):
-    """What the published file has, made without the script."""
+    """Content of the published file, made without the script."""
     content = json.loads((root / "annotations/instances_val2017.json").read_text())
     items = []
     for image in content["images"]:

@@ -97,7 +97,7 @@ def write_refs(root, name, content):
 
 
 def released_items(refs, split, instances):
-    """What the released script writes for a split."""
+    """Items that the released script writes for a split."""
     images = {image["id"]: image for image in instances["images"]}
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     items = []
