@@ -84,7 +84,7 @@ class OneQueryPerSegment:
 
 
 def ask(samples, crowds="left out"):
-    """Evaluator of perfect queries, and the scores that it keeps."""
+    """Scores that the evaluator keeps of perfect queries."""
     measure = CalibrationEvaluator(crowds)
     for sample, answer in zip(samples, measure.predict(samples, samples, OneQueryPerSegment()), strict=True):
         measure.add(sample, json.loads(json.dumps(answer)))
