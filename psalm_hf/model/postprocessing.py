@@ -324,11 +324,6 @@ def merge_panoptic(
     return table[winner.int()], segments
 
 
-def referring_scores(mask_logits: Tensor, referring_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
-    """(Q, h, w), (Q, 1) -> (Q,): probability that the query is meant, times the mean probability of its mask."""
-    return referring_logits.float().sigmoid()[:, 0] * mask_scores(mask_logits, frame, mask_threshold)
-
-
 def region_scores(mask_logits: Tensor, region_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w), (R, Q) -> (Q, R). Two regions may mean the same object, so they do not compete: sigmoid, not softmax."""
     return region_logits.float().sigmoid().T * mask_scores(mask_logits, frame, mask_threshold)[:, None]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.postprocessing import (
+    best_scores,
     binary_masks,
     merge_panoptic,
-    referring_scores,
     region_scores,
     semantic_scores,
     top_instances,
@@ -119,7 +119,7 @@ def post_process_first_row(case: str, outputs) -> dict[str, Tensor]:
         }
     found = {"instances.pred_masks": binary_masks(masks, frame)}
     if task == "referring":
-        return found | {"instances.scores": referring_scores(masks, outputs.referring_queries_logits[0], frame)}
+        return found | {"instances.scores": best_scores(outputs.referring_queries_logits[0].sigmoid().T, masks, frame, threshold=-1.0)[0]}
     number = int(outputs.num_conditions[0])
     truth = frame.to_target(case_tensors(case)["in.gt_masks.0"].float())
     return found | {"instances.scores": region_scores(masks, outputs.region_queries_logits[0, :number], frame), "gt": truth}

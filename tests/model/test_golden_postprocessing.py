@@ -7,10 +7,10 @@ from torch import Tensor
 
 from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.postprocessing import (
+    best_scores,
     binary_masks,
     mask_scores,
     merge_panoptic,
-    referring_scores,
     region_scores,
     semantic_map,
     semantic_scores,
@@ -110,7 +110,7 @@ def test_instances(case):
 @pytest.mark.parametrize("case", REFERRING)
 def test_referring_scores(case):
     recorded, logits = case_tensors(case), mask_logits(case)
-    scores = referring_scores(logits, recorded["in.pred_SEG_logits"][0], frame_of(case))
+    scores = best_scores(recorded["in.pred_SEG_logits"][0].sigmoid().T, logits, frame_of(case), threshold=-1.0)[0]
     labels = torch.zeros(len(scores), dtype=torch.int64)
     assert_same_set(case, binary_masks(logits, frame_of(case)), scores, labels, restored(case))
 

@@ -18,7 +18,6 @@ from psalm_hf.model.postprocessing import (
     mask_scores,
     masks_of,
     merge_panoptic,
-    referring_scores,
     region_scores,
     semantic_map,
     semantic_scores,
@@ -155,7 +154,7 @@ def test_panoptic_fuses_stuff_but_not_things():
 
 def test_referring_and_region_scores():
     masks = logits([[[0.9, 0.1]], [[0.6, 0.6]]])
-    assert referring_scores(masks, logits([[0.5], [0.8]]), None).tolist() == pytest.approx([0.45, 0.48])
+    assert best_scores(torch.tensor([[0.5, 0.8]]), masks, None).tolist() == [pytest.approx([0.45, 0.48])]
     scores = region_scores(masks, logits([[0.5, 0.8], [0.9, 0.1], [0.2, 0.2]]), None)
     torch.testing.assert_close(scores, torch.tensor([[0.45, 0.81, 0.18], [0.48, 0.06, 0.12]]))
 
