@@ -167,9 +167,9 @@ def write_frame(output: Path, frame: VideoFrame, masks: dict[int, Any], scores: 
 def join_overlays(output: Path, video: Path, rate: float) -> None:
     """The overlays of a folder as a video of `rate` frames per second."""
 
-    def pictures() -> Iterator:
+    def panels() -> Iterator:
         for frame in read_frames(output / "overlays"):
             yield frame.image
 
     video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(video, pictures(), rate)
+    write_video(video, panels(), rate)

@@ -28,10 +28,10 @@ TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one ma
 BENCHMARK_CHOICES = {
     "threshold": (float, "class probability that a panoptic segment needs"),
     "overlap": (float, "share of its own mask that a panoptic segment must win"),
-    "semantic_resize": (("scores", "logits"), "what is resized to the picture for a semantic map: scores of categories, or mask logits"),
+    "semantic_resize": (("scores", "logits"), "what is resized to the image for a semantic map: scores of categories, or mask logits"),
     "names": (("first", "synonyms"), "what a category is called: its first name, or all of them in one prompt"),
     "refer_protocol": (("per_expression", "merged"), "a prompt per expression, or all expressions of an object in one"),
-    "rasterisation": (("exact", "released"), "truth from polygons as pycocotools makes it, or as the released code does"),
+    "rasterisation": (("exact", "released"), "targets from polygons as pycocotools makes it, or as the released code does"),
     "referring_threshold": (float, "queries that score above it belong to the answer"),
     "no_target": (
         ("never", "threshold", "area", "processor"),
@@ -40,7 +40,7 @@ BENCHMARK_CHOICES = {
     "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
     "vocabulary": (("divided", "whole"), "names beyond the context length: several prompts, or one too long"),
-    "oracle": (bool, "point only at objects that the truth of the frame shows"),
+    "oracle": (bool, "point only at objects that the target of the frame shows"),
     "memory": (("last_frame", "released", "first_last_confident"), "what is remembered of the objects of a video"),
     "visible_above": (float, "score above which an object of the other view is visible"),
     "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
@@ -78,13 +78,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
     parser.add_argument("--parts", nargs="+", help="only these parts of the benchmark, such as point box")
     parser.add_argument("--options", type=yaml_mapping, default={}, help="further options of the dataset, as YAML")
-    parser.add_argument("--limit", type=int, help="only the first pictures (default all)")
+    parser.add_argument("--limit", type=int, help="only the first images (default all)")
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process (default 4)")
-    parser.add_argument("--num-workers", type=int, help="processes that prepare pictures (default 4 with a GPU, else 0)")
+    parser.add_argument("--num-workers", type=int, help="processes that prepare images (default 4 with a GPU, else 0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", help="such as cpu, cuda, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--resume", action="store_true", help="go on with the answers in --output-dir")
-    parser.add_argument("--visualize", type=int, default=0, help="pictures of that many answers, the worst and the best")
+    parser.add_argument("--visualize", type=int, default=0, help="drawings of that many predictions, the worst and the best")
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) == (options.predictions is None):
         parser.error("give either --checkpoint or --predictions")

@@ -10,7 +10,7 @@ VERBS = {
     "segment": "an image and a prompt -> an overlay and masks",
     "video": "follows objects through a folder of frames or a video file",
     "chat": "a dialogue about an image, in words and masks",
-    "evaluate": "a checkpoint on a benchmark -> numbers, submission files, pictures",
+    "evaluate": "a checkpoint on a benchmark -> numbers, submission files, drawings",
     "train": "a config -> a trained checkpoint: vision, stage 1 or stage 2",
     "prepare": "makes files that are derived from a dataset",
     "verify": "checks a dataset on disk, record by record, and draws rows",

@@ -28,12 +28,12 @@ def read_segment_map(path: str | Path) -> np.ndarray:
         ValueError: the file cannot be decoded, or its pixels are of another type.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode in _ONE_NUMBER:
-                return np.asarray(picture).astype(np.int32)
-            if picture.mode not in ("RGB", "RGBA"):
-                raise ValueError(f"pixels of type {picture.mode}; expected grey, a palette or RGB")
-            pixels = np.asarray(picture)
+        with Image.open(path) as image:
+            if image.mode in _ONE_NUMBER:
+                return np.asarray(image).astype(np.int32)
+            if image.mode not in ("RGB", "RGBA"):
+                raise ValueError(f"pixels of type {image.mode}; expected grey, a palette or RGB")
+            pixels = np.asarray(image)
     except (*UNREADABLE, ValueError) as error:
         raise ValueError(f"segment map {path} cannot be read ({error})") from error
     values = pixels[..., 0].astype(np.int32)

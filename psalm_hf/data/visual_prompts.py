@@ -56,7 +56,7 @@ def draw_prompt(
         seed, annotation_id: not negative; with `kind` they decide every draw.
         rules: "paper": points are coordinates, at the centre of a pixel; scribbles are 33 coordinates; boxes are coordinates; masks RLE.
             "released": an RLE of the image size for every kind.
-        amplitude: range of a scribble's amplitude in pixels. The rules' own suits photographs; on smaller pictures scale it with them.
+        amplitude: range of a scribble's amplitude in pixels. The rules' own suits photographs; on smaller images scale it with them.
         segment: goes into the region as it is.
 
     Returns:

@@ -120,7 +120,7 @@ def _centre(mask: np.ndarray) -> tuple[int, int]:
     """(x, y) of the middle of the box around a mask (H, W), rounded down."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        # The public script takes (H / 2, W / 2) for (x, y) here, which is the middle of a square picture only. Its numbers are the
+        # The public script takes (H / 2, W / 2) for (x, y) here, which is the middle of a square image only. Its numbers are the
         # benchmark's, so it stays.
         return mask.shape[0] // 2, mask.shape[1] // 2
     return int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2

@@ -148,10 +148,10 @@ def _contour_points(mask: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.empty((0, 2), dtype=np.int64)
     # One pixel more on each side: the contour runs along the outside at the top and the left, and at the bottom and the right a mask that
-    # ends inside of the picture must not look as if it were cut off by its edge.
+    # ends inside of the image must not look as if it were cut off by its edge.
     top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
     part = mask[top : rows[-1] + 2, left : columns[-1] + 2]
-    # Where the picture ends there is no neighbour, and nothing to differ from.
+    # Where the image ends there is no neighbour, and nothing to differ from.
     contour = np.zeros_like(part)
     contour[:, :-1] = part[:, :-1] != part[:, 1:]
     contour[:-1] |= part[:-1] != part[1:]

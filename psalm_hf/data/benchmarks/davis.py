@@ -167,7 +167,7 @@ def paint_objects(rles: Sequence[dict], numbers: Sequence[int], image_size: tupl
     """The map that is submitted, and judged: objects with higher numbers cover those with lower ones.
 
     Args:
-        rles: N COCO RLEs of the picture's size.
+        rles: N COCO RLEs of the image's size.
         numbers: (N,) from 1 to 254.
         image_size: (H, W).
         item: what messages begin with.
@@ -193,9 +193,9 @@ def paint_objects(rles: Sequence[dict], numbers: Sequence[int], image_size: tupl
 
 def save_painted(painted: np.ndarray, file: Path | BinaryIO) -> None:
     """A map of `paint_objects` as a PNG with the colours of DAVIS."""
-    picture = Image.fromarray(painted)
-    picture.putpalette(_PALETTE)
-    picture.save(file, format="PNG")
+    image = Image.fromarray(painted)
+    image.putpalette(_PALETTE)
+    image.save(file, format="PNG")
 
 
 def _palette() -> bytes:

@@ -418,7 +418,7 @@ def _is_free(canvas: Canvas, plan: Plan, x: int, y: int, onto: int | None) -> bo
 
 
 def _divide(dice: Dice, units: np.ndarray, number: int) -> np.ndarray:
-    """(H, W) region of each pixel, 0 to number - 1, each at least 8 % of the picture; borders are wavy lines."""
+    """(H, W) region of each pixel, 0 to number - 1, each at least 8 % of the image; borders are wavy lines."""
     while True:
         regions = np.zeros((len(units), len(units)), dtype=np.uint8)
         for region in range(1, number):

@@ -79,8 +79,8 @@ class CityscapesInstances:
 
 def _read_mask(path: Path, size: tuple[int, int], item: str) -> dict:
     try:
-        with Image.open(path) as picture:
-            bitmap = np.asarray(picture.convert("L")) != 0  # as in the script: of a palette, the colours count
+        with Image.open(path) as image:
+            bitmap = np.asarray(image.convert("L")) != 0  # as in the script: of a palette, the colours count
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(f"{item}: mask {path} cannot be read ({error})") from error
     check_map_size(bitmap.shape, size, f"{item}: mask {path}")
