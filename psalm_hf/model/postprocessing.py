@@ -36,13 +36,11 @@ class InstancePredictions:
     queries: Tensor  # (N,) int64, which query made it; one query may make several
 
 
-def _restored(mask_logits: Tensor, frame: Placement | None) -> Iterator[Tensor]:
-    """(Q, h, w) -> chunks of (q, H, W) float32. A chunk belongs to the caller, who may overwrite it."""
-    if len(mask_logits) == 0:  # interpolation refuses an empty tensor
-        yield mask_logits.new_zeros((0, *_result_size(mask_logits, frame)), dtype=torch.float32)
-        return
-    for chunk in mask_logits.split(_queries_at_once(mask_logits, frame)):
-        yield chunk.to(torch.float32, copy=True) if frame is None else frame.restore(chunk.float())
+def _restored(mask_logits: Tensor, queries: Tensor, frame: Placement | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of `queries` (n,) and their logits (q, H, W) float32, which belong to the caller, who may overwrite them."""
+    for chunk in queries.split(_queries_at_once(mask_logits, frame)) if len(queries) else ():  # interpolation refuses an empty tensor
+        logits = mask_logits[chunk].float()
+        yield chunk, logits if frame is None else frame.restore(logits)
 
 
 def _queries_at_once(mask_logits: Tensor, frame: Placement | None) -> int:
@@ -71,9 +69,9 @@ def binary_masks(mask_logits: Tensor, frame: Placement | None, mask_threshold: f
     """(Q, h, w) -> (Q, H, W) bool: probability above the threshold."""
     limit = _threshold_logit(mask_threshold)
     masks = mask_logits.new_zeros((len(mask_logits), *_result_size(mask_logits, frame)), dtype=torch.bool)
-    filled = _with_pixels(mask_logits, limit, frame)
-    for queries in filled.split(_queries_at_once(mask_logits, frame)):
-        masks[queries] = torch.cat([logits > limit for logits in _restored(mask_logits[queries], frame)])
+    for queries, logits in _restored(mask_logits, _with_pixels(mask_logits, limit, frame), frame):
+        masks[queries] = logits > limit
+        del logits  # or it would stand beside the next
     return masks
 
 
@@ -89,14 +87,12 @@ def mask_scores(mask_logits: Tensor, frame: Placement | None, mask_threshold: fl
     """(Q, h, w) -> (Q,): mean probability over the pixels of each binary mask; 0 for an empty mask."""
     limit = _threshold_logit(mask_threshold)
     scores = mask_logits.new_zeros(len(mask_logits), dtype=torch.float32)
-    filled = _with_pixels(mask_logits, limit, frame)
-    for queries in filled.split(_queries_at_once(mask_logits, frame)):
-        for logits in _restored(mask_logits[queries], frame):
-            is_set = logits > limit
-            # A sum of bool makes integers of all pixels first: of one query that fills a chunk, 400 MB.
-            area = is_set.count_nonzero()[None] if len(is_set) == 1 else is_set.flatten(1).sum(1)
-            scores[queries] = logits.sigmoid_().masked_fill_(~is_set, 0.0).flatten(1).sum(1) / (area + 1e-6)
-            del logits  # or it would stand beside the next
+    for queries, logits in _restored(mask_logits, _with_pixels(mask_logits, limit, frame), frame):
+        is_set = logits > limit
+        # A sum of bool makes integers of all pixels first: of one query that fills a chunk, 400 MB.
+        area = is_set.count_nonzero()[None] if len(is_set) == 1 else is_set.flatten(1).sum(1)
+        scores[queries] = logits.sigmoid_().masked_fill_(~is_set, 0.0).flatten(1).sum(1) / (area + 1e-6)
+        del logits
     return scores
 
 
@@ -162,7 +158,7 @@ def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Placement | N
                 labels.masked_fill_(scores > best, label)
                 torch.maximum(best, scores, out=best)
             label += 1
-        del chunk, scores  # or they would stand beside the next
+        del chunk, scores
     del best
     return labels.long()
 
@@ -177,10 +173,8 @@ def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Placement
     class_probs = class_logits.float().softmax(-1)[:, :-1]  # (Q, K)
     if frame is not None and resize_logits:
         summed = mask_logits.new_zeros((class_probs.shape[1], *frame.target_size), dtype=torch.float32)
-        first = 0
-        for logits in _restored(mask_logits, frame):
-            summed += torch.einsum("qc,qhw->chw", class_probs[first : first + len(logits)], logits.sigmoid_())
-            first += len(logits)
+        for queries, logits in _restored(mask_logits, torch.arange(len(mask_logits), device=mask_logits.device), frame):
+            summed += torch.einsum("qc,qhw->chw", class_probs[queries], logits.sigmoid_())
         yield summed
         return
     # In place: 400 MB at full size.
@@ -242,15 +236,12 @@ def instance_map(mask_logits: Tensor, queries: Tensor, frame: Placement | None, 
     """
     limit = _threshold_logit(mask_threshold)
     painted = mask_logits.new_full(_result_size(mask_logits, frame), -1, dtype=torch.int32)
-    number = len(queries) - 1
-    if number < 0:
-        return painted
-    for chunk in queries.flip(0).split(_queries_at_once(mask_logits, frame)):
-        for logits in _restored(mask_logits[chunk], frame):
-            for query_logits in logits:  # the best is painted last
-                painted.masked_fill_(query_logits > limit, number)
-                number -= 1
-            del logits, query_logits  # or they would stand beside the next
+    number = len(queries)
+    for _, logits in _restored(mask_logits, queries.flip(0), frame):
+        for query_logits in logits:  # the best is painted last
+            number -= 1
+            painted.masked_fill_(query_logits > limit, number)
+        del logits, query_logits
     return painted
 
 
@@ -287,7 +278,7 @@ def merge_panoptic(
     own_areas = []
     scores, labels = scores[kept], labels[kept]
     index = 0
-    for logits in _restored(mask_logits[kept], frame):
+    for _, logits in _restored(mask_logits, kept, frame):
         for query_logits in logits:
             is_set = query_logits >= limit
             own_areas.append(is_set.count_nonzero())
@@ -296,7 +287,7 @@ def merge_panoptic(
             torch.maximum(best, weighted, out=best)
             winner.masked_fill_(wins, 2 * index).masked_fill_(wins.logical_and_(is_set), 2 * index + 1)
             index += 1
-        del logits, query_logits, weighted, wins, is_set  # or they would stand beside the next
+        del logits, query_logits, weighted, wins, is_set
     del best
     # Counted on the device and read together: the host waits for every read.
     areas = torch.zeros(2 * len(kept), dtype=torch.int64, device=winner.device)
