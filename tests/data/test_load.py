@@ -17,13 +17,6 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {"task": "referring", "prompts_per_image": 3}
 
 
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 def unpacked(sample):
     """All of a sample, its image as pixels."""
     return np.asarray(sample.image).tobytes(), {**vars(sample), "image": None}

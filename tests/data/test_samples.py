@@ -1,6 +1,5 @@
 """Every dataset of files, on its real sample: the same rows twice, as a stream over two ranks, from two processes, and as a batch."""
 
-import datasets
 import pytest
 from datasets.distributed import split_dataset_by_node
 
@@ -44,13 +43,6 @@ CASES = [
     ("mmbench", "dev", "mmbench", {"language": "en"}),
     ("pope", "random", ".", {"file": "pope/coco_pope_bundle_val2017.json", "image_folder": "coco/val2017"}),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="module")

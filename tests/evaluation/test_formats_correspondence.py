@@ -12,7 +12,7 @@ from psalm_hf.evaluation.formats.correspondence import CorrespondenceFile
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.metrics import compared_size, resize_nearest
 from tests.conftest import EVAL_CASES
-from tests.evaluation.test_formats_davis import answer, no_progress_bars, scored  # noqa: F401
+from tests.evaluation.test_formats_davis import answer, scored
 from tests.metrics.recordings import case, cases, expected, read_json
 
 EGO, EXO = "aria01", "cam01"

@@ -17,13 +17,6 @@ from tests.metrics.recordings import case, cases, expected, read_json, read_json
 TEXTS = ["B", 'a "red", cup\twith\nlines\r\nand a carriage return \r', "", "\u676f\u5b50 \U0001f600 nan"]
 
 
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 def row(id, content="Is there a cup?\nAnswer shortly.", choices=(), image=None):
     size = None if image is None else (4, 6)
     return Sample(image, "1", size, conversation=({"role": "user", "content": content},), record_id=id, choices=choices)

@@ -25,13 +25,6 @@ from tests.conftest import SAMPLES
 TEXTS = ["What is it?", "Which colour has the thing on the left?", "Is there a cup?", "How many?", "Why?"]
 
 
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 @pytest.fixture(scope="module")
 def tiny():
     """Random weights, with an attention so strong that answers depend on the picture and the question."""

@@ -32,13 +32,6 @@ class Alone(Processes):
         """The others have been here, or will be."""
 
 
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return build_tiny(seed=0)

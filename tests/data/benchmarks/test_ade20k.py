@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,13 +20,6 @@ OBJECTS[1:, 1] = 1, 2, 0
 OBJECTS[2, 1] = 1, 2, 9  # the blue channel says nothing
 OBJECTS[1:, 2] = 2, 3, 0
 OBJECTS[0, 3] = 2, 0, 0  # a class, but no object
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def object_info():

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,13 +14,6 @@ from tests.conftest import SAMPLES
 INSTANCES = np.array([[7, 7, 21, 4], [24001, 24000, 24, 24], [26000, 29000, 65535, 0]], dtype=np.uint16)
 LABELS = np.array([[7, 7, 21, 4], [24, 24, 24, 24], [26, 29, 255, 0]], dtype=np.uint8)
 TRAIN_IDS = np.array([[0, 0, 8, 255], [11, 11, 11, 11], [13, 255, 255, 255]], dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def write(root, split, city, frame, instances=INSTANCES, labels=LABELS, train_ids=TRAIN_IDS):

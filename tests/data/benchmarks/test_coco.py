@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -22,13 +21,6 @@ CATEGORIES = [
 ]
 MAP = np.array([[300, 300, 0, 7, 7, 7], [300, 300, 0, 7, 7, 8], [5, 5, 5, 5, 8, 8], [5, 5, 5, 5, 8, 8]])
 POLYGON = [0, 0, 3, 0, 3, 2, 0, 2]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def colours(segment_map):

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -18,13 +17,6 @@ from tests.conftest import SAMPLES
 
 SIZE = (40, 60)
 NAME = "coco_interactive"
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def rectangle(x0, y0, x1, y1):

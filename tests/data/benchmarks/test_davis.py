@@ -2,7 +2,6 @@
 
 import os
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -17,13 +16,6 @@ SECOND = np.array([[0, 1, 1, 255, 2, 2], [0, 1, 1, 255, 2, 2], [0, 0, 0, 0, 0, 0
 THIRD = np.array([[0, 0, 2, 2, 0, 255], [0, 0, 3, 2, 0, 0], [0, 0, 3, 0, 0, 0]])  # object 1 is gone, object 3 is nobody's
 FOURTH = np.zeros((3, 6), dtype=int)
 MAPS = (FIRST, SECOND, THIRD, FOURTH)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def draw_sequence(root, name, maps, **lists):

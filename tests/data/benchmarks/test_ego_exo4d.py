@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -16,13 +15,6 @@ from tests.conftest import SAMPLES
 
 FULL = {"aria01_214-1": (8, 8), "cam01": (8, 12)}  # masks; frames have half the size
 EGO, EXO = FULL
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def square(camera, row, column, side=2):

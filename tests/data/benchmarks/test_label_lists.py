@@ -3,7 +3,6 @@
 import json
 from typing import get_args
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,13 +23,6 @@ DATASETS_OF = {
     "cityscapes_semantic": "cityscapes", "cityscapes_panoptic": "cityscapes", "cityscapes_instance": "cityscapes",
     "voc20": "voc20", "voc21": "voc21", "voc_instance": "voc20", "pc59": "pc59", "pc459": "pc459",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pickle
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -20,13 +19,6 @@ FOLDERS = {
 }
 NAMES = [name for name, builder in DATASETS.items() if builder.docs_page in FOLDERS]
 SIZE = (3, 4)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -14,13 +13,6 @@ from psalm_hf.data import load
 from tests.conftest import SAMPLES
 
 SIZE = (4, 6)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def jpeg(shade=0, format="JPEG"):

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -20,13 +19,6 @@ CATEGORIES = [
     {"id": 1203, "name": "zucchini", "frequency": "f"},
 ]
 POLYGON = [0, 0, 3, 0, 3, 2, 0, 2]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def image(id, folder, neg=(), not_exhaustive=()):

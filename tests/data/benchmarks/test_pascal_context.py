@@ -1,6 +1,5 @@
 """Pascal Context on drawn maps, and on the real sample, compared with its PNG and TIFF files pixel by pixel."""
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,13 +11,6 @@ from psalm_hf.masks import bitmap_from_rle
 from tests.conftest import SAMPLES
 
 FULL = np.array([[0, 255, 65535], [256, 256, 458]], dtype=np.uint16)  # 255 is a category, and 256 none of 8 bits
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def bitmaps(sample):

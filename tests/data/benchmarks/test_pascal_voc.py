@@ -1,6 +1,5 @@
 """Pascal VOC on a drawn folder of its layout, and on the real sample, compared with its palette PNG files pixel by pixel."""
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,13 +12,6 @@ from tests.conftest import SAMPLES
 
 CLASSES = np.array([[0, 0, 255, 20], [1, 1, 255, 20], [1, 15, 15, 0]], dtype=np.uint8)
 OBJECTS = np.array([[0, 0, 255, 3], [1, 2, 255, 3], [1, 4, 4, 0]], dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def save_palette(path, indices):

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import pytest
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
@@ -16,13 +15,6 @@ LINES = [
     {"question_id": number, "image": f"COCO_val2014_{image:012d}.jpg", "text": f"Is there a {noun} in the image?", "label": label}
     for number, (image, noun, label) in enumerate([(310, "cup", "yes"), (310, "can", "no"), (7, "cup", "no")], 1)
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

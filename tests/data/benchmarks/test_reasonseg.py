@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -12,13 +11,6 @@ from psalm_hf.data import load
 from psalm_hf.masks import bitmap_from_rle
 
 SIZE = (6, 8)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def box(label, left, top, right, bottom):

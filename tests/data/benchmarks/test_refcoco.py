@@ -4,7 +4,6 @@ import json
 import pickle
 from collections import Counter
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -28,13 +27,6 @@ ANNOTATIONS = [
     {"id": 14, "image_id": 20, "category_id": 44, "iscrowd": 0, "segmentation": [[3, 2, 6, 2, 6, 4, 3, 4]]},
 ]
 IMAGES = [{"id": id, "file_name": f"COCO_train2014_{id:012d}.jpg", "height": 4, "width": 6} for id in (20, 30)]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def ref(id, split, image_id, ann_id, *sentences):

@@ -3,7 +3,6 @@
 import json
 import pickle
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -380,13 +379,6 @@ NAMES = [
     ("grefcoco", "val", {}, released_mask),
     ("coco_interactive", "val", {"kind": "box"}, released_interactive_mask),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import pytest
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
@@ -11,13 +10,6 @@ from psalm_hf.data import load
 from tests.conftest import SAMPLES
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def question(id, image_id, text):

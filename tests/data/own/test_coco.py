@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -17,13 +16,6 @@ SIZE = (4, 6)
 MAP = np.array([[300, 300, 0, 7, 7, 7], [300, 300, 0, 7, 7, 7], [5, 5, 5, 5, 0, 0], [5, 5, 5, 5, 0, 0]])
 CATEGORIES = [{"id": 0, "name": "weed"}, {"id": 40, "name": "soil", "isthing": 0}]
 POLYGON = [0, 0, 3, 0, 3, 2, 0, 2]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def instance(id, image_id, category_id, segmentation, **fields):

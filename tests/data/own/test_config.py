@@ -17,13 +17,6 @@ SIZE = (4, 6)
 NAMES = ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
 
 
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 def draw(path, values=None):
     """A picture of one colour, or a grey one with these values."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -18,13 +17,6 @@ CORNER[:2, :3] = True
 POLYGONS = [[0, 0, 3, 0, 3, 2, 0, 2]]
 FORMS = {"polygons": POLYGONS, "RLE": rle_from_bitmap(CORNER), "runs": uncompress_rle(rle_from_bitmap(CORNER)), "PNG": "masks/corner.png"}
 TALK = [{"role": "user", "content": "Is the lamp on?"}, {"role": "assistant", "content": "Yes."}]
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

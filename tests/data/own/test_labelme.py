@@ -5,7 +5,6 @@ import io
 import json
 from collections import defaultdict
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -16,13 +15,6 @@ from psalm_hf.masks import bitmap_from_rle
 from tests.conftest import SAMPLES
 
 SIZE = (4, 6)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def encode(image, format="PNG"):

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
@@ -15,13 +14,6 @@ from tests.conftest import SAMPLES
 
 SIZE = (4, 6)
 LABELS = np.array([[0, 0, 1, 1, 2, 255]] * 4, dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture

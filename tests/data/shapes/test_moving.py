@@ -3,7 +3,6 @@
 import hashlib
 import multiprocessing
 
-import datasets
 import numpy as np
 import pytest
 
@@ -12,13 +11,6 @@ from psalm_hf.data.shapes.moving import NUM_FRAMES, Track, make_clip
 from psalm_hf.data.shapes.scene import COLORS, HELD_OUT, UNITS, Plan
 from psalm_hf.data.shapes.two_views import make_views
 from psalm_hf.masks import bitmap_from_rle
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import math
 import pickle
 
-import datasets
 import pytest
 
 from psalm_hf.data import load
@@ -11,13 +10,6 @@ from psalm_hf.data.benchmarks.mmbench import ROTATION
 from psalm_hf.evaluation.evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator, VqaEvaluator
 from psalm_hf.structures import Sample
 from tests.conftest import SAMPLES
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def question(id, answers, choices=(), tags=()):
