@@ -17,6 +17,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_psalm import PsalmConfig
+from .deformable_attention import PsalmDeformableAttention
 
 
 class PsalmMLP(nn.Sequential):
@@ -44,7 +45,13 @@ class PsalmSinePositions(nn.Module):
 
 
 class PsalmPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoderEncoderLayer):
-    """Mask2Former's layer; without checkpointing six of them keep more memory in training than the language model."""
+    """Mask2Former's layer with a faster attention; without checkpointing six of them keep more memory in training than the language
+    model."""
+
+    def __init__(self, config: Mask2FormerConfig):
+        super().__init__(config)
+        attention = self.self_attn
+        self.self_attn = PsalmDeformableAttention(attention.d_model, attention.n_heads, attention.n_levels, attention.n_points)
 
 
 class PsalmPixelDecoder(nn.Module):
