@@ -153,14 +153,22 @@ def semantic_map(mask_logits: Tensor, class_logits: Tensor, frame: Placement | N
     for chunk in _semantic_chunks(mask_logits, class_logits, frame, resize_logits):
         for scores in chunk:
             if best is None:
-                best, labels = scores, torch.zeros_like(scores, dtype=_small_integers(class_logits.shape[1]))
-            else:
-                labels.masked_fill_(scores > best, label)
-                torch.maximum(best, scores, out=best)
+                best, labels = scores.contiguous(), torch.zeros_like(scores, dtype=_small_integers(class_logits.shape[1]))
+                label += 1
+                continue
+            for score_pixels, best_pixels, label_pixels in _pieces(scores, best, labels):
+                label_pixels.masked_fill_(score_pixels > best_pixels, label)
+                torch.maximum(best_pixels, score_pixels, out=best_pixels)
             label += 1
+        score_pixels = best_pixels = None  # a view keeps the whole map
         del chunk, scores
     del best
     return labels.long()
+
+
+def _pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same few pixels of each (H, W) map, as views: what is computed of a piece is soon free again."""
+    return zip(*(x.view(-1).split(max(1, _PIXELS // 4)) for x in maps), strict=True)
 
 
 def _small_integers(number: int) -> torch.dtype:
@@ -179,13 +187,16 @@ def _semantic_chunks(mask_logits: Tensor, class_logits: Tensor, frame: Placement
         return
     # In place: 400 MB at full size.
     mask_probs = mask_logits.float().sigmoid() if frame is None else frame.to_padded(mask_logits.float()).sigmoid_()
-    sums = [torch.einsum("qc,qhw->chw", probs, mask_probs) for probs in class_probs.split(_CHUNK, dim=1)]
-    del mask_probs  # before anything has the size of a photo
+    sums = (torch.einsum("qc,qhw->chw", probs, mask_probs) for probs in class_probs.split(_CHUNK, dim=1))
+    if class_probs.shape[1] < len(mask_probs):  # the smaller of the two stands beside maps of the size of a photo
+        sums = list(sums)
+        mask_probs = None
     if frame is None:
         yield from sums
         return
-    for scores in torch.cat(sums).split(_queries_at_once(mask_logits, frame)):
-        yield frame.to_target(scores)
+    for some in sums:
+        for scores in some.split(_queries_at_once(mask_logits, frame)):
+            yield frame.to_target(scores)
 
 
 def top_instances(
@@ -275,26 +286,27 @@ def merge_panoptic(
     best = mask_logits.new_full(size, -1.0, dtype=torch.float32)
     # Twice the index of the query, and 1 more where its own mask is set.
     winner = mask_logits.new_zeros(size, dtype=_small_integers(2 * len(kept)))
-    own_areas = []
     scores, labels = scores[kept], labels[kept]
+    own_areas = torch.zeros_like(labels)
     index = 0
     for _, logits in _restored(mask_logits, kept, frame):
         for query_logits in logits:
-            is_set = query_logits >= limit
-            own_areas.append(is_set.count_nonzero())
-            weighted = query_logits.sigmoid_().mul_(scores[index])
-            wins = weighted > best
-            torch.maximum(best, weighted, out=best)
-            winner.masked_fill_(wins, 2 * index).masked_fill_(wins.logical_and_(is_set), 2 * index + 1)
+            for pixels, best_pixels, winner_pixels in _pieces(query_logits, best, winner):
+                is_set = pixels >= limit
+                own_areas[index] += is_set.count_nonzero()
+                weighted = pixels.sigmoid_().mul_(scores[index])
+                wins = weighted > best_pixels
+                torch.maximum(best_pixels, weighted, out=best_pixels)
+                winner_pixels.masked_fill_(wins, 2 * index).masked_fill_(wins.logical_and_(is_set), 2 * index + 1)
             index += 1
-        del logits, query_logits, weighted, wins, is_set
-    del best
+        del logits, query_logits, pixels, weighted
+    del best, best_pixels
     # Counted on the device and read together: the host waits for every read.
     areas = torch.zeros(2 * len(kept), dtype=torch.int64, device=winner.device)
-    for pixels in winner.flatten().split(_PIXELS):
+    for (pixels,) in _pieces(winner):
         areas.scatter_add_(0, pixels.long(), torch.ones_like(pixels, dtype=torch.int64))
     set_areas = areas[1::2]
-    numbers = torch.stack([torch.stack(own_areas), areas[::2] + set_areas, set_areas, labels])
+    numbers = torch.stack([own_areas, areas[::2] + set_areas, set_areas, labels])
 
     segment_ids = [0] * len(kept)
     segments: list[dict[str, Any]] = []
@@ -312,7 +324,10 @@ def merge_panoptic(
         if segment["was_fused"]:
             fused[label] = segment
     table = torch.tensor([number for segment_id in segment_ids for number in (0, segment_id)], dtype=torch.int32, device=winner.device)
-    return table[winner.int()], segments
+    segmentation = torch.empty_like(winner, dtype=torch.int32)
+    for pixels, winner_pixels in _pieces(segmentation, winner):
+        torch.index_select(table, 0, winner_pixels.int(), out=pixels)
+    return segmentation, segments
 
 
 def region_scores(mask_logits: Tensor, region_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
