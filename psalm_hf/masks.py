@@ -16,6 +16,8 @@ import numpy as np
 from pycocotools import mask as coco
 from scipy import ndimage
 
+from .model.checked_masks import check_polygon, run_lengths
+
 
 def rle_from_bitmap(bitmap: np.ndarray) -> dict:
     """Compressed RLE of a bitmap.
@@ -80,14 +82,11 @@ def bitmap_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[
         (H, W) bool. Parts outside of the image are cut off.
 
     Raises:
-        ValueError: a polygon with fewer than three corners, an odd number of values, or a value that is not finite.
+        ValueError: see `check_polygon`.
     """
     height, width = image_size
     for index, polygon in enumerate(polygons):
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"polygon {index}: expected x, y of at least 3 corners in one flat list, got {len(polygon)} values")
-        if not np.isfinite(polygon).all():
-            raise ValueError(f"polygon {index}: coordinates must be finite, got {polygon!r:.80}")
+        check_polygon(polygon, image_size, f"polygon {index}")
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     rles = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
@@ -146,40 +145,13 @@ def area(rle: dict) -> int:
 def _for_coco(rle: dict) -> dict:
     """RLE with bytes counts, checked: if runs are missing, pycocotools returns whatever is in memory."""
     try:
-        (height, width), counts = rle["size"], rle["counts"]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"mask: expected COCO RLE {{'size': [height, width], 'counts': ...}}, got {rle!r:.80}") from None
-    if isinstance(counts, (str, bytes)):
-        counts = counts.encode("ascii") if isinstance(counts, str) else counts
-        total = sum(_run_lengths(counts))
-    else:
-        total = sum(counts)
-    if total != height * width:
-        raise ValueError(f"mask: the runs of the RLE cover {total} pixels, but its size {height} x {width} has {height * width}")
-    if isinstance(counts, bytes):
-        return {"size": [height, width], "counts": counts}
-    return coco.frPyObjects({"size": [height, width], "counts": list(map(int, counts))}, height, width)
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """Run lengths of compressed counts.
-
-    A character holds 5 bits, lowest first, and a sixth that says "more follows"; from the fourth run on, the number is the difference
-    to the run two before it.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs
+        height, width, runs = run_lengths(rle)
+    except ValueError as error:
+        raise ValueError(f"mask: {error}") from error
+    counts = rle["counts"]
+    if isinstance(counts, str | bytes):
+        return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    return coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
 
 
 def _outlines(part: np.ndarray, left: int, top: int) -> list[list[int]]:

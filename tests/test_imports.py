@@ -19,7 +19,8 @@ SCRIPTS = [path for path in sorted(ROOT.glob("examples/*.py")) if "psalm_hf.cli"
 # that whoever adds one decides where it belongs.
 ALLOWED = {
     "structures": set(),
-    "masks": set(),
+    # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
+    "masks": {"model"},
     "data": {"structures", "masks", "spelling", "visualization"},
     "metrics": {"structures", "masks"},
     "model": set(),
@@ -114,7 +115,8 @@ def test_importing_the_package_loads_neither_datasets_nor_deepspeed_nor_pycocoto
 
 
 def test_structures_and_masks_load_without_torch():
-    code = "import sys; sys.modules['torch'] = None; sys.path.insert(0, 'psalm_hf'); import structures, masks"
+    stub = "import sys, types; sys.modules['torch'] = None; package = types.ModuleType('psalm_hf'); package.__path__ = ['psalm_hf']"
+    code = f"{stub}; sys.modules['psalm_hf'] = package; import psalm_hf.structures, psalm_hf.masks"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

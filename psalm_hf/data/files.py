@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 from pycocotools import mask as coco
 
-from ..masks import compress_rle
+from ..masks import check_polygon, compress_rle
 from ..structures import CATEGORY
 from .features import Category, SplitBuilder, SplitConfig, sample_from_row
 from .segment_map import UNREADABLE
@@ -422,8 +421,8 @@ def mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"expected a mask as RLE or list of polygons, got {segmentation!r:.80}")
     for index, polygon in enumerate(segmentation):
-        # Four numbers would be taken for a box.
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+        if not isinstance(polygon, list):  # flat coordinates
             raise ValueError(f"polygon {index}: expected finite x, y of at least 3 corners in one flat list, got {polygon!r:.80}")
+        check_polygon(polygon, image_size, f"polygon {index}")
     rle = coco.merge(coco.frPyObjects(segmentation, height, width))
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}

@@ -21,9 +21,11 @@ from typing import Any, BinaryIO, TypedDict
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, float64
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
+
+from .checked_masks import run_lengths
 
 Size = tuple[int, int]
 
@@ -181,7 +183,7 @@ def to_rgb(image: Any, name: str = "image", convert: bool = True) -> Image.Image
     if isinstance(image, (str, os.PathLike)):
         raise ValueError(f"{name}: expected an image, got the path {str(image)!r}; open it with load_image first")
     if isinstance(image, Tensor):
-        image = _channels_last(image.detach().cpu().numpy(), first_if_both=True, name=name)
+        image = _channels_last(_to_array(image, name), first_if_both=True, name=name)
     elif isinstance(image, np.ndarray):
         image = _channels_last(image, first_if_both=False, name=name)
     elif not isinstance(image, Image.Image):
@@ -197,6 +199,13 @@ def to_rgb(image: Any, name: str = "image", convert: bool = True) -> Image.Image
         return _pil_to_rgb(image, name)
     except _UNREADABLE as error:
         raise ValueError(f"{name}: cannot be converted to RGB (mode {image.mode}; {type(error).__name__}: {error})") from error
+
+
+def _to_array(tensor: Tensor, name: str) -> np.ndarray:
+    if tensor.is_meta or tensor.is_complex() or tensor.is_quantized or tensor.is_sparse:
+        raise ValueError(f"{name}: expected a tensor of real numbers, got {tensor.dtype}, {tensor.layout} on {tensor.device}")
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() and tensor.dtype != float64 else tensor).numpy()  # numpy has no bfloat16
 
 
 def _channels_last(array: np.ndarray, *, first_if_both: bool, name: str) -> np.ndarray:
@@ -270,10 +279,15 @@ def read_bitmap(mask: Any, size: Size, name: str) -> np.ndarray:
         ValueError: another size, not a mask, or not finite.
     """
     if isinstance(mask, Mapping):
-        bitmap = _decode_rle(mask, name)
+        try:
+            height, width, runs = run_lengths(mask, size)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        is_set = np.arange(runs.size) % 2 == 1  # the first run is one of zeros
+        bitmap = np.repeat(is_set, runs).reshape(width, height).T  # runs go down the columns
     else:
         if isinstance(mask, Tensor):
-            mask = mask.detach().cpu().numpy()
+            mask = _to_array(mask, name)
         elif not isinstance(mask, (Image.Image, np.ndarray)):
             raise ValueError(f"{name}: expected an (H, W) bitmap, a PIL image or an RLE, got {type(mask).__name__}")
         bitmap = np.asarray(mask)
@@ -284,37 +298,6 @@ def read_bitmap(mask: Any, size: Size, name: str) -> np.ndarray:
     if np.issubdtype(bitmap.dtype, np.floating) and not np.isfinite(bitmap).all():
         raise ValueError(f"{name}: has pixels that are not finite numbers")
     return bitmap != 0
-
-
-def _decode_rle(rle: Mapping, name: str) -> np.ndarray:
-    if not {"size", "counts"} <= set(rle):
-        raise ValueError(f"{name}: an RLE has the keys 'size' and 'counts', got {sorted(map(str, rle))}")
-    counts = rle["counts"]
-    try:
-        height, width = (int(side) for side in rle["size"])
-        runs = _unpack_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, dtype=np.int64)
-    except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{name}: size or counts of the RLE cannot be read ({type(error).__name__}: {error})") from error
-    # The sum is checked because COCO's own decoder leaves pixels it has no run for uninitialised.
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"{name}: the runs of the RLE add up to {runs.sum()} pixels, but its size {height} x {width} has {height * width}")
-    is_set = np.arange(runs.size) % 2 == 1  # the first run is one of zeros
-    return np.repeat(is_set, runs).reshape(width, height).T  # runs go down the columns
-
-
-def _unpack_runs(counts: str | bytes) -> np.ndarray:
-    """Run lengths of COCO's compressed counts: five bits per character, lowest first, bit 32 = more follow, bit 16 of the last
-    = negative; from the fourth run on, the difference to the run two before."""
-    symbols = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(symbols & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    shifts = 5 * (np.arange(symbols.size) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((symbols & 31) << shifts, starts)
-    runs -= ((symbols[ends] & 16) != 0) * (1 << (5 * lengths))
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    return runs
 
 
 class PsalmImageProcessorKwargs(TypedDict, total=False):

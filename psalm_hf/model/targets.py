@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checked_masks import check_polygon
 from .image_processing_psalm import Size, place_mask, place_polygons, read_bitmap
 from .rows import PromptRow
 
@@ -71,8 +72,6 @@ def _read_target(target: Mapping, row: PromptRow, image_size: int, name: str) ->
 def _place_target(mask: Any, size: Size, image_size: int, name: str) -> np.ndarray:
     if not isinstance(mask, (list, tuple)):
         return place_mask(read_bitmap(mask, size, name), image_size)
-    for polygon in mask:
-        flat = np.asarray(polygon, dtype=np.float64)
-        if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all():
-            raise ValueError(f"{name}: a polygon is a flat list of finite x, y of at least 3 corners, got {polygon!r:.80}")
+    for number, polygon in enumerate(mask):
+        check_polygon(polygon, size, f"{name}: polygon {number}")
     return place_polygons(mask, size, image_size) if mask else np.zeros((image_size, image_size), dtype=bool)

@@ -95,8 +95,8 @@ REFUSED = {
     "a box above the image": ({"images": PHOTO, "regions": [{"box": (2, -5, 9, 0)}]}, "image 0, region 0: .* lies outside"),
     "a box in words": ({"images": PHOTO, "regions": [{"box": "abc"}]}, "image 0, region 0: a box is"),
     "a box with names": ({"images": PHOTO, "regions": [{"box": {"x": 1}}]}, "image 0, region 0: a box is"),
-    "an RLE without size": ({"images": PHOTO, "regions": [{"mask": {"size": None, "counts": [9]}}]}, "image 0, region 0: size or counts"),
-    "an RLE of three sizes": ({"images": PHOTO, "regions": [{"mask": {"size": [30, 60, 3], "counts": [1]}}]}, "region 0: size or counts"),
+    "an RLE without size": ({"images": PHOTO, "regions": [{"mask": {"size": None, "counts": [9]}}]}, "region 0: the size of"),
+    "an RLE of three sizes": ({"images": PHOTO, "regions": [{"mask": {"size": [30, 60, 3], "counts": [1]}}]}, "region 0: the size of"),
     "targets without masks": (
         {"images": PHOTO, "categories": ["a"], "targets": {"masks": None}}, r"targets\[0\].*'masks' is an \(N, H, W\) array",
     ),
@@ -156,9 +156,9 @@ REFUSED = {
         {"images": PHOTO, "categories": ["a"], "targets": [{"masks": [MASK], "class_labels": [-1]}]}, r"class_labels\[0\] is -1",
     ),
     "fewer masks than regions": ({"images": PHOTO, "regions": [BOX] * 2, "targets": [{"masks": [MASK]}]}, "1 masks for 2 regions"),
-    "polygon of two corners": ({"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1]]]}]}, "mask 0: a polygon"),
+    "polygon of two corners": ({"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1]]]}]}, "at least 3 corners"),
     "polygon with NaN": (
-        {"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1, float("nan"), 2]]]}]}, "mask 0: a polygon",
+        {"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1, float("nan"), 2]]]}]}, "at least 3 corners",
     ),
 }  # fmt: skip
 
