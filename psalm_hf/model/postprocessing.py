@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,8 @@ def _result_size(mask_logits: Tensor, frame: Placement | None) -> tuple[int, int
 
 def _threshold_logit(mask_threshold: float) -> float:
     """The logit whose sigmoid is `mask_threshold`: comparing logits spares a sigmoid and is exact at 0.5."""
-    if not 0 < mask_threshold < 1:
-        raise ValueError(f"mask_threshold: expected a probability between 0 and 1, got {mask_threshold}")
+    if isinstance(mask_threshold, bool) or not isinstance(mask_threshold, int | float | np.number) or not 0 < mask_threshold < 1:
+        raise ValueError(f"mask_threshold: expected a probability between 0 and 1, got {mask_threshold!r:.80}")
     return math.log(mask_threshold / (1 - mask_threshold))
 
 

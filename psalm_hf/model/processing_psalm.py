@@ -205,6 +205,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             ValueError: naming the image, row, category or region that is wrong.
         """
         _check_choice("return_tensors", return_tensors, ("pt",))
+        _check_whole_number("seed", seed, -(2**63), 2**64 - 1)
         shuffler = random.Random(random.getrandbits(64) if seed is None else seed) if shuffle_categories else None
         writer = self._row_writer(task, prompt_style, add_background, shuffler)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -395,6 +396,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         """Tensors of the text of rows, and which kind and image a row has."""
         _check_choice("padding", padding, (True, False, "longest", "max_length"))
         _check_choice("padding_side", padding_side, (None, "left", "right"))
+        _check_whole_number("max_length", max_length, 1)
         max_length = self.max_length if max_length is None else max_length
         token_ids = tokenize_texts(self.tokenizer, (piece.text for row in rows for piece in row.pieces))
         placeholder_ids = dict(zip(PLACEHOLDERS, (self.image_token_id, self.region_token_id, self.mask_query_token_id), strict=True))
@@ -479,6 +481,16 @@ def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
 def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _check_whole_number(name: str, value: Any, lowest: int, highest: int | None = None) -> None:
+    """Raises ValueError unless it is None or a whole number in the range."""
+    if value is None:
+        return
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < lowest or (highest is not None and value > highest):
+        expected = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ValueError(f"{name}: expected a whole number {expected}, or None, got {value!r:.80}")
 
 
 def _compact(places: Sequence[int]) -> tuple[list[int], list[int]]:

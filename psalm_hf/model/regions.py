@@ -148,7 +148,7 @@ def _read_points(prompt: Any, size: Size, name: str) -> np.ndarray:
     """(P, 2) float, P >= 1, all inside the image."""
     try:
         points = np.asarray(prompt, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: expected (x, y) coordinates or a list of them, got {prompt!r:.80}") from error
     points = points[None] if points.shape == (2,) else points
     if points.ndim != 2 or points.shape[0] < 1 or points.shape[1] != 2:
@@ -168,7 +168,7 @@ def _read_points(prompt: Any, size: Size, name: str) -> np.ndarray:
 def _fill_box(box: Sequence[float], size: Size, name: str) -> np.ndarray:
     try:
         corners = np.asarray(box, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: a box is (x0, y0, x1, y1), got {box!r:.80}") from error
     if corners.shape != (4,):
         raise ValueError(f"{name}: a box is (x0, y0, x1, y1), got {box!r:.80}")

@@ -134,6 +134,12 @@ class RowWriter:
             raise ValueError(f"{name}: expected a string, got {type(text).__name__}")
         if not text.strip():
             raise ValueError(f"{name}: is blank ({text!r}); give some text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name}: has half of a character at {error.start} ({text!r:.80}), as a text cut in two has; remove it"
+            ) from None
         for token in self.special_tokens:
             if token in text:
                 raise ValueError(f"{name}: contains {token!r}, which the model reads as a special token; remove it")

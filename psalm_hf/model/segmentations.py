@@ -5,6 +5,7 @@ B rows, Q mask queries, K categories, R regions, N instances or chosen queries; 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checked_masks import MAX_PIXELS
 from .image_processing_psalm import Placement, PsalmImageProcessor
 from .postprocessing import best_scores, instance_map, masks_of, merge_panoptic, semantic_map, top_instances
 from .prompts import ROW_KINDS
@@ -105,6 +107,11 @@ class PostProcessing:
         if return_binary_maps and return_coco_annotation:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
+        _check_range("threshold", threshold)
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k: expected a whole number of at least 1, got {top_k!r:.80}")
+        kept = None if label_ids is None else _read_labels("label_ids", label_ids, outputs)
+
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
             mask_logits, class_logits = self._category_logits(outputs, row)
             found = top_instances(
@@ -114,7 +121,7 @@ class PostProcessing:
                 top_k=top_k,
                 threshold=threshold,
                 mask_threshold=mask_threshold,
-                label_ids=label_ids,
+                label_ids=kept,
             )
             segments = [
                 {"id": index, "label_id": label, "was_fused": False, "score": score}
@@ -155,14 +162,20 @@ class PostProcessing:
             ValueError: number of target sizes; threshold out of range.
         """
 
+        _check_range("threshold", threshold)
+        _check_range("overlap_mask_area_threshold", overlap_mask_area_threshold)
+        fused = () if label_ids_to_fuse is None else _read_labels("label_ids_to_fuse", label_ids_to_fuse, outputs)
+
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            mask_logits, class_logits = self._category_logits(outputs, row)
             segmentation, segments = merge_panoptic(
-                *self._category_logits(outputs, row),
+                mask_logits,
+                class_logits,
                 frame,
                 threshold=threshold,
                 mask_threshold=mask_threshold,
                 overlap_mask_area_threshold=overlap_mask_area_threshold,
-                label_ids_to_fuse=() if label_ids_to_fuse is None else {int(label) for label in label_ids_to_fuse},
+                label_ids_to_fuse=fused,
             )
             return {"segmentation": segmentation, "segments_info": segments}
 
@@ -299,12 +312,7 @@ class PostProcessing:
     def _each_row(self, outputs: Any, kind: str, target_sizes: Any, run: Callable[[int, Placement | None], Any]) -> list[Any]:
         row_kinds = outputs.condition_type.tolist()
         if target_sizes is not None:
-            target_sizes = target_sizes.tolist() if isinstance(target_sizes, Tensor) else list(target_sizes)
-            if len(target_sizes) != len(row_kinds):
-                raise ValueError(
-                    f"target_sizes: {len(target_sizes)} sizes for {len(row_kinds)} rows; give one (height, width) per row of the "
-                    "batch, for example the processor's original_sizes"
-                )
+            target_sizes = _read_target_sizes(target_sizes, len(row_kinds))
         results = []
         for row, row_kind in enumerate(row_kinds):
             if ROW_KINDS[row_kind] != kind:
@@ -312,13 +320,7 @@ class PostProcessing:
                 continue
             frame = None
             if target_sizes is not None:
-                try:
-                    height, width = (int(side) for side in target_sizes[row])
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"target_sizes[{row}]: expected (height, width), got {target_sizes[row]!r:.80}") from error
-                if height < 1 or width < 1:
-                    raise ValueError(f"target_sizes[{row}]: expected (height, width), each at least 1, got {(height, width)}")
-                frame = Placement.of_image((height, width), self.image_processor.image_size)
+                frame = Placement.of_image(_read_target_size(target_sizes[row], row), self.image_processor.image_size)
             results.append(run(row, frame))
         return results
 
@@ -336,8 +338,50 @@ def check_score(value: Any, name: str) -> None:
     """Raises ValueError unless it is None or a score."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
+
+
+def _check_range(name: str, value: Any) -> None:
+    """Raises ValueError unless it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r:.80}")
+
+
+def _read_labels(name: str, labels: Any, outputs: Any) -> set[int]:
+    """Indices of categories, checked against the longest row of the batch."""
+    class_logits = outputs.class_queries_logits
+    number = 0 if class_logits is None else class_logits.shape[-1] - 1
+    labels = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    if isinstance(labels, str) or not isinstance(labels, Collection):
+        raise ValueError(f"{name}: expected a list of indices of categories, got {labels!r:.80}")
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, int | np.integer) or not 0 <= label < number:
+            raise ValueError(f"{name}: expected indices of the {number} categories, 0 to {number - 1}, got {label!r:.80}")
+    return {int(label) for label in labels}
+
+
+def _read_target_sizes(target_sizes: Any, num_rows: int) -> list[Any]:
+    if isinstance(target_sizes, Tensor | np.ndarray):
+        target_sizes = target_sizes.tolist()
+    if isinstance(target_sizes, str) or not isinstance(target_sizes, Sequence) or len(target_sizes) != num_rows:
+        got = f"{len(target_sizes)} sizes" if isinstance(target_sizes, Sequence) else f"{target_sizes!r:.80}"
+        raise ValueError(
+            f"target_sizes: {got} for {num_rows} rows; give one (height, width) per row of the batch, for example the processor's "
+            "original_sizes"
+        )
+    return list(target_sizes)
+
+
+def _read_target_size(size: Any, row: int) -> tuple[int, int]:
+    sides = size.tolist() if isinstance(size, Tensor | np.ndarray) else size
+    if isinstance(sides, list | tuple) and len(sides) == 2:
+        sides = [side.item() if isinstance(side, Tensor | np.generic) and side.ndim == 0 else side for side in sides]
+        if all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side for side in sides) and math.prod(sides) <= MAX_PIXELS:
+            return sides[0], sides[1]
+    raise ValueError(
+        f"target_sizes[{row}]: expected (height, width) in whole pixels, each at least 1, together at most {MAX_PIXELS}, got {size!r:.80}"
+    )
 
 
 def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:

@@ -27,6 +27,8 @@ def read_targets(targets: Sequence[Mapping | None], rows: Sequence[PromptRow], i
     Raises:
         ValueError: naming the row and the mask or label that is wrong.
     """
+    if not isinstance(targets, Sequence) or isinstance(targets, str):
+        raise ValueError(f"targets: expected a list of one dictionary (or None) per row, got {targets!r:.80}")
     if len(targets) != len(rows):
         raise ValueError(f"targets: {len(targets)} entries for {len(rows)} rows; give one per row, None for a conversation")
     read = []

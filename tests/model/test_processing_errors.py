@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from psalm_hf.model.image_processing_psalm import PsalmImageProcessor
@@ -156,6 +157,22 @@ REFUSED = {
         {"images": PHOTO, "categories": ["a"], "targets": [{"masks": [MASK], "class_labels": [-1]}]}, r"class_labels\[0\] is -1",
     ),
     "fewer masks than regions": ({"images": PHOTO, "regions": [BOX] * 2, "targets": [{"masks": [MASK]}]}, "1 masks for 2 regions"),
+    "half an emoji in an expression": ({"images": PHOTO, "expressions": ["cup \ud83d"]}, "image 0, expression 0: has half of a character at 4"),
+    "half an emoji in a category": ({"images": PHOTO, "categories": ["cup \ud83d"]}, "image 0, category 0: has half of a character"),
+    "half an emoji in a message": (
+        {"conversations": [{"role": "user", "content": "\udc00"}]}, "image 0, conversation, message 0: has half of a character",
+    ),
+    "a coordinate beyond all floats": ({"images": PHOTO, "regions": [{"point": (10**400, 1)}]}, "image 0, region 0: expected"),
+    "a box beyond all floats": ({"images": PHOTO, "regions": [{"box": (0, 0, 10**400, 1)}]}, "image 0, region 0: a box is"),
+    "a mask whose runs overflow": (
+        {"images": PHOTO, "regions": [{"mask": {"size": [30, 60], "counts": [2**62] * 4 + [1800]}}]}, "image 0, region 0: the RLE has a run",
+    ),
+    "a tensor without values": ({"images": torch.empty(3, 8, 8, device="meta"), "categories": ["a"]}, "image 0: expected a tensor of real"),
+    "a seed that is no whole number": ({"images": PHOTO, "categories": ["a"], "seed": 1.5}, "^seed: expected a whole number"),
+    "a seed beyond 64 bits": ({"images": PHOTO, "categories": ["a"], "seed": 2**64}, "^seed: expected a whole number"),
+    "a length as text": ({"images": PHOTO, "categories": ["a"], "max_length": "9"}, "^max_length: expected a whole number"),
+    "no length": ({"images": PHOTO, "categories": ["a"], "max_length": 0}, "^max_length: expected a whole number of at least 1"),
+    "targets that are no list": ({"images": PHOTO, "categories": ["a"], "targets": 5}, "^targets: expected a list"),
     "polygon of two corners": ({"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1]]]}]}, "at least 3 corners"),
     "polygon with NaN": (
         {"images": PHOTO, "expressions": ["a"], "targets": [{"masks": [[[0, 0, 1, 1, float("nan"), 2]]]}]}, "at least 3 corners",
@@ -170,6 +187,8 @@ def test_refused(processor, call, message):
 
 
 HANDLED = {
+    "bfloat16 pixels": {"images": torch.rand(3, 8, 8).bfloat16(), "categories": ["cup"]},
+    "a bfloat16 mask": {"images": PHOTO, "regions": [{"mask": torch.ones(30, 60).bfloat16()}]},
     "a very flat image": {"images": np.zeros((1, 4000, 3), dtype=np.uint8), "categories": ["cup"]},
     "a very high image with a point": {"images": np.zeros((4000, 1), dtype=np.uint8), "regions": [{"point": (0, 3999)}]},
     "background in capitals": {"images": PHOTO, "categories": ["cup", "BACKGROUND"]},
