@@ -157,7 +157,7 @@ REFUSED = {
         {"images": PHOTO, "categories": ["a"], "targets": [{"masks": [MASK], "class_labels": [-1]}]}, r"class_labels\[0\] is -1",
     ),
     "fewer masks than regions": ({"images": PHOTO, "regions": [BOX] * 2, "targets": [{"masks": [MASK]}]}, "1 masks for 2 regions"),
-    "half an emoji in an expression": ({"images": PHOTO, "expressions": ["cup \ud83d"]}, "image 0, expression 0: has half of a character at 4"),
+    "half an emoji in an expression": ({"images": PHOTO, "expressions": ["cup \ud83d"]}, "expression 0: has half of a character at 4"),
     "half an emoji in a category": ({"images": PHOTO, "categories": ["cup \ud83d"]}, "image 0, category 0: has half of a character"),
     "half an emoji in a message": (
         {"conversations": [{"role": "user", "content": "\udc00"}]}, "image 0, conversation, message 0: has half of a character",
@@ -165,7 +165,7 @@ REFUSED = {
     "a coordinate beyond all floats": ({"images": PHOTO, "regions": [{"point": (10**400, 1)}]}, "image 0, region 0: expected"),
     "a box beyond all floats": ({"images": PHOTO, "regions": [{"box": (0, 0, 10**400, 1)}]}, "image 0, region 0: a box is"),
     "a mask whose runs overflow": (
-        {"images": PHOTO, "regions": [{"mask": {"size": [30, 60], "counts": [2**62] * 4 + [1800]}}]}, "image 0, region 0: the RLE has a run",
+        {"images": PHOTO, "regions": [{"mask": {"size": [30, 60], "counts": [2**62] * 4 + [1800]}}]}, "region 0: the RLE has a run",
     ),
     "a tensor without values": ({"images": torch.empty(3, 8, 8, device="meta"), "categories": ["a"]}, "image 0: expected a tensor of real"),
     "a seed that is no whole number": ({"images": PHOTO, "categories": ["a"], "seed": 1.5}, "^seed: expected a whole number"),
