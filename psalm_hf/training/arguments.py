@@ -27,6 +27,8 @@ class PsalmTrainingArguments(TrainingArguments):
         learning_rates: submodule, by its name in the state dict -> its own learning rate; of nested ones the inner counts, and all others
             have `learning_rate`. The vision tower learns only if it is named (`model.vision_tower`), as in the paper; its batch norms
             stay frozen in any case.
+        checkpointed_parts: submodules whose layers make their activations again in the backward pass (`gradient_checkpointing`), by their
+            names in the state dict; empty = all that can. `[model.language_model]` is faster, and the others take more memory.
         remove_unused_columns, label_names, ddp_find_unused_parameters: as this model needs them.
         frozen_vision_dropout: stochastic depth of the frozen vision tower stays on, as in the released code.
         projector_batch_norm: of the projector's batch norms in training: "batch", statistics of each process's batch, as released;
@@ -34,7 +36,8 @@ class PsalmTrainingArguments(TrainingArguments):
         fully_shard: weights, gradients and optimizer states are divided among all processes (FSDP2 by transformers, on CPU too).
 
     Raises:
-        ValueError: an engine that is not installed, or that the machine cannot run; several GPUs without a launcher.
+        ValueError: an engine that is not installed, or that the machine cannot run; several GPUs without a launcher;
+            `checkpointed_parts` without `gradient_checkpointing`.
     """
 
     remove_unused_columns: bool = False
@@ -42,6 +45,7 @@ class PsalmTrainingArguments(TrainingArguments):
     # Every part is touched in every step, see `PsalmForSegmentation._touch_idle_parts`.
     ddp_find_unused_parameters: bool | None = False
     learning_rates: dict = field(default_factory=dict)
+    checkpointed_parts: list[str] = field(default_factory=list)
     frozen_vision_dropout: bool = False
     projector_batch_norm: str = "batch"
     fully_shard: bool = False
@@ -69,6 +73,11 @@ class PsalmTrainingArguments(TrainingArguments):
                 setattr(self, newer, getattr(self, older))
         super().__post_init__()
         self.learning_rates = {name: _read_rate(name, rate) for name, rate in self.learning_rates.items()}
+        if self.checkpointed_parts and not getattr(self, CHECKPOINTING):
+            raise ValueError(
+                f"checkpointed_parts: {', '.join(self.checkpointed_parts)} would keep activations as all others do; set "
+                "gradient_checkpointing: true too, or leave the field out"
+            )
         if self.projector_batch_norm not in ("batch", "synchronised", "frozen"):
             raise ValueError(f"projector_batch_norm is {self.projector_batch_norm!r}, expected batch, synchronised or frozen")
         if self.projector_batch_norm == "synchronised" and self.device.type == "cpu":

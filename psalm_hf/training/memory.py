@@ -34,7 +34,7 @@ from .arguments import MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
 from .lora import add_adapters, plain_name, read_lora
 from .stages import Overrides, Run, stage_of
-from .trainer import freeze_vision_tower, train_only
+from .trainer import check_checkpointed, checkpoint_only, freeze_vision_tower, train_only
 
 GIB = 2**30
 ENGINES = ("DDP", "ZeRO-2", "ZeRO-3", "FSDP")
@@ -222,7 +222,7 @@ def _save_masks(model: PsalmForSegmentation, states: Tensor, mask_features: Tens
             point_logits = sample_points(matched, torch.empty(number, config.train_num_points, 2))
             mask_bce_loss(point_logits, targets, 1.0) + mask_dice_loss(point_logits, targets, 1.0)
     pixels = config.image_size**2
-    saved.by_part["predictions and targets"] = sum(logits.nbytes for _, logits in predictions) + number * pixels * (1 + 4)
+    saved.by_part["predictions and targets"] = sum(logits.nbytes for _, logits in predictions) + number * pixels  # masks are bool
 
 
 def leave_training_mode(model: PsalmForSegmentation) -> None:
@@ -260,6 +260,7 @@ def count_activations(
     *,
     dtype: torch.dtype = torch.float32,
     autocast: torch.dtype | None = None,
+    checkpointed_parts: Sequence[str] = (),
 ) -> Activations:
     """Counts what a step keeps for the backward pass.
 
@@ -268,6 +269,7 @@ def count_activations(
         step, rows, length: see `saved_by_step`.
         dtype: of the weights: that of DeepSpeed and FSDP, where they compute in half precision.
         autocast: type of torch.autocast, which the Trainer uses with DDP.
+        checkpointed_parts: of `PsalmTrainingArguments`.
     """
     model.to(dtype)
     # Kernels are those of the CPU: attention is fused, as on GPUs, and keeps no matrix of scores.
@@ -277,6 +279,7 @@ def count_activations(
         found = []
         for is_checkpointed in (False, True):
             set_checkpointing(model, is_checkpointed)
+            checkpoint_only(model, checkpointed_parts)
             with nullcontext() if autocast is None else torch.autocast("cpu", autocast):
                 found.append(saved_by_step(model, step, rows, length))
     kept, kept_checkpointed = found
@@ -325,6 +328,7 @@ def build_planned(run: Run, training: PsalmTrainingArguments) -> tuple:
     if not is_mixture:
         train_only(model, run.trainable)
     freeze_vision_tower(model, training.learning_rates)
+    check_checkpointed(model, training.checkpointed_parts)
     if is_mixture and (lora := read_lora(run.lora)):
         tokenizer = SimpleNamespace(convert_tokens_to_ids=lambda _: 0)  # of `[SEG]`; for sizes any row of the embeddings will do
         model = add_adapters(model, SimpleNamespace(tokenizer=tokenizer), lora, learning_rates=training.learning_rates).get_base_model()
@@ -372,7 +376,9 @@ def _report(run: Run, training: PsalmTrainingArguments, half: str | None, proces
     # DDP computes under autocast with float32 weights, the others with weights in half precision.
     for kind, types in {"DDP": {"autocast": dtype if half else None}, "others": {"dtype": dtype}}.items():
         for step in steps:
-            activations[kind, step] = count_activations(build_planned(run, training)[0], step, rows, length, **types)
+            activations[kind, step] = count_activations(
+                build_planned(run, training)[0], step, rows, length, checkpointed_parts=training.checkpointed_parts, **types
+            )
 
     yield (
         f"\nGiB on each of {processes} GPUs: AdamW, {half or 'float32'}, batches of {rows} rows x {length} tokens, "
@@ -388,7 +394,8 @@ def _report(run: Run, training: PsalmTrainingArguments, half: str | None, proces
         parts = (*states, *kept, sum(states) + kept[is_checkpointed])
         lines.append((engine, *(f"{part / GIB:.2f}" for part in parts)))
     yield _table(("engine", "weights", "gathered", "gradients", "optimizer", "activations", "checkpointed", "sum"), lines)
-    yield f"The sum is with gradient_checkpointing: {'true' if is_checkpointed else 'false'}.\n"
+    chosen = f", checkpointed_parts: [{', '.join(training.checkpointed_parts)}]" if training.checkpointed_parts else ""
+    yield f"The sum is with gradient_checkpointing: {'true' if is_checkpointed else 'false'}{chosen}.\n"
 
     for step in steps:
         found = activations["others", step]

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..devices import kept_torch_state
 from ..model.compatibility import TRAINS_DIVIDED
@@ -50,8 +51,8 @@ class PsalmTrainer(Trainer):
         is_best_loaded: whether the model has the weights of the best checkpoint, which `load_best_model_at_end` loads.
 
     Raises:
-        ValueError: `eval_strategy` without `evaluation`; `learning_rates` for submodules that do not exist; an engine that was asked for
-            and that Accelerate left out.
+        ValueError: `eval_strategy` without `evaluation`; `learning_rates` or `checkpointed_parts` for submodules that do not exist; an
+            engine that was asked for and that Accelerate left out.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PsalmTrainer(Trainer):
         training = kwargs["args"]
         freeze_vision_tower(kwargs["model"], training.learning_rates)
         check_learning(kwargs["model"], training.learning_rates)
+        check_checkpointed(kwargs["model"], training.checkpointed_parts)
         save_only_model, training.save_only_model = training.save_only_model, training.save_only_model or training.fully_shard
         # Trainer refuses an `eval_strategy` without eval_dataset; `evaluation` brings its own images, so this one stays empty. It also
         # refuses to save optimizers of a model that is divided; they are saved below.
@@ -91,6 +93,8 @@ class PsalmTrainer(Trainer):
         self._stop = StopOnTerminate()
         self.add_callback(self._stop)
         self.add_callback(WholePushes(self.create_model_card))
+        if self.args.checkpointed_parts:
+            self.add_callback(SomeCheckpointed())
         if self.args.projector_batch_norm == "synchronised":
             psalm = without_adapters(self.model).model
             psalm.projector = nn.SyncBatchNorm.convert_sync_batchnorm(psalm.projector)
@@ -292,6 +296,13 @@ class PsalmTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
+class SomeCheckpointed(TrainerCallback):
+    """Keeps activation checkpointing, which the Trainer turns on for all layers, to those of `checkpointed_parts`."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
+        checkpoint_only(model, args.checkpointed_parts)
+
+
 def batch_seed(inputs: Mapping[str, Any], seed: int, step: int) -> int:
     """Number that follows from a batch, the seed of the run and the optimizer step."""
     parts = [inputs["input_ids"]]
@@ -369,6 +380,33 @@ def check_learning(model: nn.Module, rates: Mapping[str, float]) -> None:
     for part in rates:
         if not any(_is_inside(name, part) for name in learning):
             raise ValueError(f"learning_rates: {part} is frozen in this run; leave it out, or let it learn (trainable in stage 1, no lora)")
+
+
+def check_checkpointed(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuses names for `checkpoint_only`.
+
+    Raises:
+        ValueError: a submodule that the model does not have, or that has no layer which can be checkpointed.
+    """
+    parts = dict.fromkeys(plain_name(name) for name, _ in model.named_modules())
+    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    for name in names:
+        if name not in parts:
+            raise ValueError(f"checkpointed_parts: the model has no submodule {name!r}; it has {_some_parts(parts)}, and their parts")
+        if not any(_is_inside(layer, name) for layer in layers):
+            owners = dict.fromkeys(plain_name(layer).rsplit(".", 2)[0] for layer in layers)
+            raise ValueError(f"checkpointed_parts: {name} has no layers that can be checkpointed; {', '.join(owners)} have")
+
+
+def checkpoint_only(model: nn.Module, names: Sequence[str]) -> None:
+    """Turns activation checkpointing off outside of these submodules.
+
+    Args:
+        names: as in the state dict, such as "model.language_model"; none leaves all as it is.
+    """
+    for name, module in model.named_modules():
+        if names and hasattr(module, "gradient_checkpointing") and not any(_is_inside(name, part) for part in names):
+            module.gradient_checkpointing = False
 
 
 def train_only(model: nn.Module, names: Sequence[str]) -> None:

@@ -118,6 +118,18 @@ def test_a_segmentation_step_is_counted_as_the_model_makes_it(tiny, monkeypatch)
     assert kept == pytest.approx(saved.by_part["step"], rel=0.15)
 
 
+def test_parts_that_are_not_checkpointed_keep_their_activations(tiny):
+    counts = {
+        parts: count_activations(unallocated(tiny.config), "segmentation", ROWS, LENGTH, checkpointed_parts=parts)
+        for parts in ((), ("model.language_model",), ("mask_decoder",))
+    }
+    everything = counts[()]
+    for parts, part in ((("model.language_model",), "language model"), (("mask_decoder",), "mask decoder")):
+        changed = {name for name, number in counts[parts].kept.items() if number != counts[parts].kept_checkpointed.get(name)}
+        assert changed == {part} and counts[parts].kept_checkpointed[part] == everything.kept_checkpointed[part]
+        assert everything.total(True) < counts[parts].total(True) < everything.total(False)
+
+
 def test_a_vision_tower_that_learns_keeps_activations(tiny):
     model = build_unallocated(tiny.config)
     assert count_activations(model, "conversation", ROWS, LENGTH).kept["vision tower"] > 0

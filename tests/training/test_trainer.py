@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.data.collator import PsalmCollator
@@ -172,6 +173,40 @@ def test_only_the_named_submodules_are_trained():
     assert trained == {name for name, _ in model.named_parameters() if name.startswith(("model.projector.", "lm_head."))}
     with pytest.raises(ValueError, match="no submodule 'projector'.* model.projector,"):
         train_only(model, ["projector"])
+
+
+class SeesCheckpointing(TrainerCallback):
+    def on_step_end(self, args, state, control, *, model, **kwargs):
+        self.names = {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        }
+
+
+def test_only_the_layers_of_the_named_submodules_are_checkpointed(tmp_path):
+    weights = []
+    for parts, expected in (
+        ([], ("model.pixel_decoder.layers.0", "model.language_model.layers.0", "mask_decoder.layers.0")),
+        (["model.language_model"], ("model.language_model.layers.0",)),
+    ):
+        run, seen = trainer(tmp_path, max_steps=2, gradient_checkpointing=True, checkpointed_parts=parts), SeesCheckpointing()
+        run.add_callback(seen)
+        run.train()
+        assert {name for name in seen.names if name.endswith("layers.0") and "vision_tower" not in name} == set(expected)
+        weights.append(run.model.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-5, rtol=0)
+
+
+def test_checkpointed_parts_that_cannot_be_are_refused(tmp_path):
+    for options, message in (
+        ({"checkpointed_parts": ["model.language_model"]}, "language_model would keep activations.*gradient_checkpointing: true"),
+        ({"gradient_checkpointing": True, "checkpointed_parts": ["language_model"]}, "no submodule 'language_model'.*model.language_model"),
+        ({"gradient_checkpointing": True, "checkpointed_parts": ["lm_head"]}, "lm_head has no layers.*model.language_model.* have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path, **options)
 
 
 def rates_by_name(run):

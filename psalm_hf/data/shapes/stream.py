@@ -34,7 +34,7 @@ _PHOTO_SIDE = 640  # pixels; the lengths in the rules of scribbles are meant for
 
 @dataclass(frozen=True)
 class ShapesStream:
-    """Samples of one task without end: `stream[n]` for any n >= 0, or iterated from any n.
+    """Samples of one task without end: `stream[n]` for any n >= 0, or iterated from any n. Neighbours on one image share it, drawn once.
 
     Attributes:
         task: "panoptic": all things and stuff; "referring": expressions; "interactive": a visual prompt for every thing;
@@ -84,7 +84,7 @@ class ShapesStream:
         if index < 0:
             raise IndexError(f"a stream without end has no sample {index}")
         scene, number = divmod(index, self.samples_per_image)
-        return self.samples(scene)[number]
+        return _samples_of(self, scene)[number]
 
     def __iter__(self) -> Iterator[Sample]:
         return self.from_sample(0)
@@ -155,6 +155,11 @@ class ShapesStream:
             if region is not None:
                 return region
         return None
+
+
+@lru_cache(maxsize=len(STREAM_TASKS))  # the tasks of a mixture take turns, and batches may end within an image
+def _samples_of(stream: ShapesStream, scene: int) -> tuple[Sample, ...]:
+    return tuple(stream.samples(scene))
 
 
 def _referring(scene: Scene, image: Image.Image, number: int) -> list[Sample]:

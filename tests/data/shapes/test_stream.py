@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from psalm_hf.data.shapes import scene as shapes_scene
+from psalm_hf.data.shapes import stream as shapes_stream
 from psalm_hf.data.shapes.language import EXPRESSION_KINDS, QUESTION_KINDS, caption, expressions, questions
 from psalm_hf.data.shapes.scene import COLORS, HELD_OUT, PATTERNS, SHAPES, SPLITS, STUFF, make_scene
 from psalm_hf.data.shapes.stream import CATEGORIES, STREAM_TASKS, ShapesStream
@@ -450,6 +451,21 @@ def test_a_stream_is_the_same_by_index_from_its_start_and_from_any_place(task):
     samples = list(islice(stream, 11))
     assert samples == [stream[index] for index in range(11)]
     assert list(islice(stream.from_sample(7), 4)) == samples[7:]
+
+
+def test_a_picture_is_drawn_once_for_all_its_prompts_while_tasks_take_turns(monkeypatch):
+    drawn = []
+
+    def counted(split, index, **options):
+        drawn.append(index)
+        return make_scene(split, index, **options)
+
+    monkeypatch.setattr(shapes_stream, "make_scene", counted)
+    streams = [ShapesStream(task, seed=4321, prompts_per_image=3) for task in ("referring", "conversation")]
+    for index in range(6):
+        for stream in streams:
+            assert stream[index].image_id == f"shapes/train/4321/{index // 3}"
+    assert drawn == [0, 0, 1, 1]
 
 
 def test_samples_of_a_picture_share_it():
