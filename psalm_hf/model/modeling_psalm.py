@@ -479,10 +479,7 @@ class PsalmModel(PsalmPreTrainedModel):
             rows = read_rows(len(text), tokens, self.config, may_share_prefix=may_share_prefix, **marks)
         rows = rows.beside(len(text), condition_type, condition_index)
         segments = not is_continuation and len(rows.asking()) > 0
-        if condition_index is None and segments:
-            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-        if condition_type is None and any(rows.num_conditions):
-            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+        _check_conditions(condition_type, condition_index, rows, segments)
         if input_ids is None and (segments or num_images):
             raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
@@ -699,6 +696,13 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         raise ValueError(
             f"input_ids are {tuple(input_ids.shape)} but inputs_embeds {tuple(inputs_embeds.shape[:2])}; pass one embedding per token"
         )
+
+
+def _check_conditions(condition_type: Tensor | None, condition_index: Tensor | None, rows: BatchRows, segments: bool) -> None:
+    if condition_index is None and segments:
+        raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+    if condition_type is None and any(rows.num_conditions):
+        raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
 
 
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
