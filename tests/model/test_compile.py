@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from psalm_hf.data.shapes.scene import make_scene
+from psalm_hf.devices import compile_parts
 from psalm_hf.tiny import TINY_SIZES, build_tiny
 
 PROMPTS = {
@@ -72,6 +73,23 @@ def test_rows_that_are_known_leave_one_graph_to_export(parts, kind):
     check_same(program.module()(**inputs), model(**inputs))
     others = inputs | {"pixel_values": inputs["pixel_values"].flip(-1)}
     check_same(program.module()(**others), model(**others))
+
+
+@torch.no_grad()
+def test_compiled_parts_are_one_graph_each():
+    model, processor = build_tiny()
+    inputs, counter = batch(processor, "category"), CompileCounter()
+    expected = model(**inputs)
+    compile_parts(model, backend=counter)
+    check_same(model(**inputs), expected)
+    assert counter.frame_count == 4
+
+
+def test_a_cpu_without_a_compiler_is_refused(parts, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler on a CPU"):
+        compile_parts(parts[0])
 
 
 class ImageEncoder(nn.Module):
