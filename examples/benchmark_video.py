@@ -29,6 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="psalm-tiny", help="folder or Hub id (default: psalm-tiny)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.set_defaults(compile=False)
     return parser.parse_args(arguments)
 
 

@@ -1,9 +1,12 @@
-"""Devices of this machine: the choice of a command's `--device`, and random numbers that go on as if nothing had been drawn."""
+"""Devices of this machine: the choice of `--device`, a model compiled for one, and random numbers that go on as if nothing was drawn."""
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -24,6 +27,23 @@ def pick_device(name: str | None = None) -> torch.device:
     if name not in found:
         raise ValueError(f"--device {name}: torch finds no such device on this machine, only {', '.join(found)}")
     return torch.device(name)
+
+
+def compile_parts(model: nn.Module, backend: str | Callable = "inductor") -> None:
+    """Compiles the large parts of a `PsalmForSegmentation` in place, each when it is first called and as one graph.
+
+    What stands between the parts stays as it is: it reads numbers of the batch, and is a small share of the time.
+
+    Args:
+        backend: of `torch.compile`.
+
+    Raises:
+        ValueError: the model is on a CPU and there is no C++ compiler.
+    """
+    if model.device.type == "cpu" and backend == "inductor" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ValueError("--compile needs a C++ compiler on a CPU, and there is neither g++ nor clang++; install one, or do not compile")
+    for part in (model.model.vision_tower, model.model.pixel_decoder, model.model.language_model, model.mask_decoder):
+        part.compile(backend=backend)
 
 
 @contextmanager

@@ -80,25 +80,29 @@ def refuse(error: Exception) -> int:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `load_model` reads: checkpoint, device, dtype."""
+    """Adds the options that `load_model` reads: checkpoint, device, dtype, compile."""
     parser.add_argument("--checkpoint", default=TINY, help=f"folder or Hub id; also an original PSALM folder (default: {TINY})")
     parser.add_argument("--device", help="such as cpu, cuda:1, mps or xpu (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (default: float32)")
+    parser.add_argument("--compile", action="store_true", help="compile the model: minutes at the start, then faster; on a CPU by g++")
 
 
 def load_model(options: argparse.Namespace) -> tuple:
     """Loads a model in evaluation mode and its processor.
 
     Raises:
-        ValueError, OSError: no such checkpoint or device.
+        ValueError, OSError: no such checkpoint or device; no compiler.
     """
-    from ..devices import pick_device
+    from ..devices import compile_parts, pick_device
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     device = pick_device(options.device)
     processor = PsalmProcessor.from_pretrained(options.checkpoint)
     model = PsalmForSegmentation.from_pretrained(options.checkpoint, dtype=options.dtype)
-    return model.to(device).eval(), processor
+    model = model.to(device).eval()
+    if options.compile:
+        compile_parts(model)
+    return model, processor
 
 
 def say(text: str) -> None:

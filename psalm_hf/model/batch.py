@@ -38,29 +38,44 @@ class BatchRows(NamedTuple):
     condition_type: Tensor | None = None
     condition_counts: Tensor | None = None
 
+    def beside(self, num_rows: int, condition_type: Tensor | None, condition_index: Tensor | None) -> "BatchRows":
+        """The same numbers with the tensors of a batch.
+
+        Raises:
+            ValueError: the batch has another number of rows.
+        """
+        if len(self.kinds) != num_rows:
+            raise ValueError(f"rows is of a batch of {len(self.kinds)} rows but there are {num_rows}; make it with batch_rows(**inputs)")
+        return self._replace(condition_type=condition_type, condition_counts=_count_conditions(condition_index))
+
     def asking(self) -> list[int]:
         """Numbers of the rows that ask for a segmentation."""
         return [row for row, kind in enumerate(self.kinds) if kind != CONVERSATION]
 
 
+@torch.compiler.disable  # outside of a graph, whose constants these numbers are
 def read_rows(
     num_rows: int,
     input_ids: Tensor | None,
     config: PsalmConfig,
     *,
+    attention_mask: Tensor | None,
     condition_type: Tensor | None,
     condition_index: Tensor | None,
     image_index: Tensor | None,
     region_image_index: Tensor | None,
-    prefix: Tensor | None,
+    may_share_prefix: bool,
 ) -> BatchRows:
     """Reads a batch.
 
     Args:
         input_ids: of prompts; None where nothing is to be counted: a prompt goes on, or is there as embeddings only.
-        prefix: 0-dim, see `shared_prefix`.
+        image_index: (B,) of prompts.
+        may_share_prefix: True if rows on one image may read their common beginning once.
     """
-    condition_counts = None if condition_index is None else condition_index.amax(dim=1)
+    condition_counts, prefix = _count_conditions(condition_index), None
+    if may_share_prefix:
+        prefix, _ = shared_prefix(input_ids, attention_mask, image_index, config.region_token_id)
     columns = {"kinds": condition_type, "images": image_index, "num_conditions": condition_counts}
     if input_ids is not None:
         is_region = input_ids == config.region_token_id
@@ -79,7 +94,12 @@ def read_rows(
             length = num_rows if name in columns else 1
             found[name] = values[:length] if name in columns else values[0]
             values = values[length:]
-    return BatchRows(**found, condition_type=condition_type, condition_counts=condition_counts)
+    return BatchRows(**found)
+
+
+def _count_conditions(condition_index: Tensor | None) -> Tensor | None:
+    """Largest number of a condition in each row: (B, T) -> (B,)."""
+    return None if condition_index is None else condition_index.amax(dim=1)
 
 
 def positions(is_one: Tensor, number: int) -> Tensor:
@@ -101,6 +121,13 @@ def compacted(values: Tensor, limit: int, number: int) -> tuple[Tensor, Tensor]:
     return positions(occurs, number), (occurs.cumsum(0) - 1)[values]
 
 
+def first_rows(image_index: Tensor) -> Tensor:
+    """First row of each row's image; itself for a row without an image (-1): (B,) -> (B,)."""
+    rows = torch.arange(len(image_index), device=image_index.device)
+    same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | (rows[:, None] == rows)
+    return same_image.int().argmax(dim=1)
+
+
 def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[Tensor, Tensor]:
     """Number of leading tokens that all rows on one image have in common, in every image of the batch.
 
@@ -112,11 +139,9 @@ def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index:
         The number of tokens, 0-dim: 0 if no two rows look at the same image and T - 1 at most, so that every row has something left to
         read; and for each row the first row of its image, (B,).
     """
-    rows = torch.arange(len(input_ids), device=input_ids.device)
-    same_image = (image_index[:, None] == image_index[None, :]) & (image_index >= 0)[:, None] | (rows[:, None] == rows)
-    first_row = same_image.int().argmax(dim=1)
+    first_row = first_rows(image_index)
     common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
     if attention_mask is not None:  # padding on the left leaves rows without a common beginning
         common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
     length = common.all(dim=0).int().cumprod(dim=0).sum().clamp(max=input_ids.shape[1] - 1)
-    return length * (first_row != rows).any(), first_row
+    return length * (first_row != torch.arange(len(first_row), device=first_row.device)).any(), first_row

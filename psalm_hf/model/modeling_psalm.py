@@ -24,7 +24,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 from transformers.models.swin.modeling_swin import SwinBackbone
 from transformers.utils import can_return_tuple
 
-from .batch import BatchRows, compacted, positions, read_rows, shared_prefix
+from .batch import BatchRows, compacted, first_rows, positions, read_rows
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
@@ -453,6 +453,7 @@ class PsalmModel(PsalmPreTrainedModel):
         cache: Any = None,
         use_cache: bool | None = None,
         past_key_values: Any = None,
+        rows: BatchRows | None = None,
         **kwargs: Any,
     ) -> PsalmModelOutput:
         """One pass of the language model over prompts whose placeholders are replaced; keywords as in [`PsalmForSegmentation`]."""
@@ -462,24 +463,23 @@ class PsalmModel(PsalmPreTrainedModel):
         text = inputs_embeds if input_ids is None else input_ids  # (B, T, ...)
         condition_type = None if condition_type is None else condition_type.to(text.device)
         is_padding_mask = attention_mask is not None and attention_mask.dim() == 2  # of four dimensions, it says who sees whom
-        prefix, first_row, num_images = None, None, 0
+        num_images = 0
         if not is_continuation:
             self._check_length(text)
             encoded = pixel_values if image_features is None else image_features.image_tokens
             num_images = 0 if encoded is None else len(encoded)
             image_index = _image_index(text, image_index, num_images)
-            # Embeddings of a caller may differ where the tokens do not.
-            may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
-            if may_share_prefix and self._may_share_prefix(use_cache, kwargs):
-                prefix, first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
-        marks = {"condition_type": condition_type, "condition_index": condition_index, "region_image_index": region_image_index}
-        tokens, images = (None, None) if is_continuation else (input_ids, image_index)
-        rows = read_rows(len(text), tokens, self.config, image_index=images, prefix=prefix, **marks)
+        # Embeddings of a caller may differ where the tokens do not.
+        is_prompt = not is_continuation and inputs_embeds is None and (attention_mask is None or is_padding_mask)
+        may_share_prefix = is_prompt and self.may_share_prefix(use_cache, kwargs)
+        if rows is None:
+            marks = {"condition_type": condition_type, "condition_index": condition_index, "region_image_index": region_image_index}
+            marks |= {"attention_mask": attention_mask, "image_index": None if is_continuation else image_index}
+            tokens = None if is_continuation else input_ids
+            rows = read_rows(len(text), tokens, self.config, may_share_prefix=may_share_prefix, **marks)
+        rows = rows.beside(len(text), condition_type, condition_index)
         segments = not is_continuation and len(rows.asking()) > 0
-        if condition_index is None and segments:
-            raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
-        if condition_type is None and any(rows.num_conditions):
-            raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+        _check_conditions(condition_type, condition_index, rows, segments)
         if input_ids is None and (segments or num_images):
             raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
         if inputs_embeds is None:
@@ -496,8 +496,8 @@ class PsalmModel(PsalmPreTrainedModel):
             inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
         if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
-        if rows.prefix > 0:
-            outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_row, rows)
+        if rows.prefix > 0 and may_share_prefix:
+            outputs = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_rows(image_index), rows)
         else:
             inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
             outputs = self.language_model(**inputs, use_cache=bool(use_cache), **kwargs)
@@ -522,7 +522,7 @@ class PsalmModel(PsalmPreTrainedModel):
                 "split it into several rows (the processor's max_length checks this per row)"
             )
 
-    def _may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
+    def may_share_prefix(self, use_cache: bool | None, kwargs: dict[str, Any]) -> bool:
         """True if rows on one image may read their common beginning once.
 
         Not where several processes train, because every one must call the same modules equally often; not with gradient checkpointing,
@@ -698,6 +698,13 @@ def _check_text(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
         )
 
 
+def _check_conditions(condition_type: Tensor | None, condition_index: Tensor | None, rows: BatchRows, segments: bool) -> None:
+    if condition_index is None and segments:
+        raise ValueError("condition_type asks for a segmentation but there is no condition_index; build both with PsalmProcessor")
+    if condition_type is None and any(rows.num_conditions):
+        raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
+
+
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
     """(B,): as given, or one image for each row of `text`, (B, ...)."""
     if image_index is not None:
@@ -764,6 +771,32 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         """Encode (I, 3, H, W) images once; pass the result to `forward` as `image_features`. See `PsalmModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, masks=masks, **kwargs)
 
+    def batch_rows(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: PsalmImageFeatures | None = None,
+        image_index: Tensor | None = None,
+        condition_index: Tensor | None = None,
+        condition_type: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        **inputs: Any,
+    ) -> BatchRows:
+        """Numbers of a batch that Python needs: kinds of the rows, their images, how many placeholders and conditions they have.
+
+        A batch with the same numbers, such as the next frame with the same prompts, can be passed to `forward` with the same `rows`.
+
+        Args:
+            inputs: the other keywords of `forward`, which change nothing.
+        """
+        encoded = pixel_values if image_features is None else image_features.image_tokens
+        image_index = _image_index(input_ids, image_index, 0 if encoded is None else len(encoded))
+        return read_rows(
+            len(input_ids), input_ids, self.config, attention_mask=attention_mask, condition_type=condition_type, image_index=image_index,
+            condition_index=condition_index, region_image_index=region_image_index, may_share_prefix=self.model.may_share_prefix(None, {}),
+        )  # fmt: skip
+
     @can_return_tuple
     def forward(
         self,
@@ -791,6 +824,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor | None = None,
         output_auxiliary_logits: bool = False,
         output_image_features: bool = False,
+        rows: BatchRows | None = None,
         **kwargs: Any,
     ) -> PsalmSegmentationOutput:
         """Segment by prompts, with losses where targets are given.
@@ -812,6 +846,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             original_sizes: carried by the processor for post-processing, not read.
             cache: of the tokens before these, as `generate` keeps it; `past_key_values` is its older name.
             logits_to_keep: language logits of the last n positions, 0 for all, or of these positions.
+            rows: from `batch_rows`; `forward` then reads nothing from the device, and is one graph for `torch.compile` and `torch.export`.
 
         Raises:
             ValueError: placeholders, images and regions do not fit together; kinds are mixed in a batch with targets; a matching
@@ -823,7 +858,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
             condition_index=condition_index, condition_type=condition_type,
             region_weights=region_weights, region_image_index=region_image_index, region_features=region_features,
             region_pixel_values=region_pixel_values, region_image_tokens=region_image_tokens,
-            cache=cache, past_key_values=past_key_values, use_cache=use_cache, return_dict=True, **kwargs,
+            cache=cache, past_key_values=past_key_values, use_cache=use_cache, rows=rows, return_dict=True, **kwargs,
         )  # fmt: skip
         return PsalmSegmentationOutput(
             **self._segment(outputs, mask_labels, class_labels, labels, output_auxiliary_logits),
