@@ -475,16 +475,10 @@ class PsalmModel(PsalmPreTrainedModel):
             num_images = 0 if encoded is None else len(encoded)
             image_index = _image_index(text, image_index, num_images)
             # Embeddings of a caller may differ where the tokens do not.
-            may_share_prefix = inputs_embeds is None and (attention_mask is None or is_padding_mask)
-            if may_share_prefix and self._may_share_prefix(use_cache, kwargs):
-                leading["prefix"], first_row = shared_prefix(input_ids, attention_mask, image_index, self.config.region_token_id)
-                reuses_features = image_features is not None or output_image_features
-                if reuses_features and use_cache is None and position_ids is None and self._may_keep_prefix():
-                    prompt = input_ids, attention_mask, image_index
-                    leading["image_prefix"] = common_image_prefix(*prompt, self.config, num_images)
-                    read = None if image_features is None else image_features.prefix
-                    if read is not None and read.may_begin(input_ids, image_features.image_tokens, self._computed_in()):
-                        leading["is_prefix_read"] = read.begins(*prompt)
+            if inputs_embeds is None and (attention_mask is None or is_padding_mask) and self._may_share_prefix(use_cache, kwargs):
+                reuses = (image_features is not None or output_image_features) and use_cache is None and position_ids is None
+                kept = image_features, num_images if reuses else 0
+                leading, first_row, read = self._compare_beginnings(input_ids, attention_mask, image_index, *kept)
         marks = {"condition_type": condition_type, "condition_index": condition_index, "region_image_index": region_image_index}
         tokens, images = (None, None) if is_continuation else (input_ids, image_index)
         rows = read_rows(len(text), tokens, self.config, image_index=images, **leading, **marks)
@@ -509,16 +503,10 @@ class PsalmModel(PsalmPreTrainedModel):
             inputs_embeds = self._insert_regions(inputs_embeds, input_ids, condition_index, region_features, rows)
         if position_ids is None and is_padding_mask and not is_continuation:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # 0.. for every row, whichever side is padded
-        if rows.prefix > 0 or rows.is_prefix_read:
-            read = read if rows.is_prefix_read else None
-            shared = self._run_shared_prefix(inputs_embeds, attention_mask, position_ids, first_row, image_index, read, rows)
-            outputs, (states, begun, group) = BaseModelOutputWithPast(), shared
-        else:
-            inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
-            outputs = self.language_model(**inputs, use_cache=bool(use_cache or rows.image_prefix), **kwargs)
-            states, begun, group = outputs.last_hidden_state, outputs.get(CACHE), None
-        if rows.image_prefix > 0 and not rows.is_prefix_read:
-            self._keep_prefix(image_features, input_ids[0, : rows.image_prefix], states, begun, group, image_index)
+        inputs = inputs_embeds, attention_mask, position_ids
+        outputs, begun = self._run_language_model(*inputs, first_row, image_index, read, rows, use_cache, **{CACHE: cache}, **kwargs)
+        states = outputs.last_hidden_state
+        self._keep_prefix(image_features, input_ids, image_index, states, *begun, rows)
         return PsalmModelOutput(
             last_hidden_state=states,
             hidden_states=outputs.hidden_states,
@@ -550,40 +538,72 @@ class PsalmModel(PsalmPreTrainedModel):
         trains_with_others = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         return not (is_checkpointing or trains_with_others or use_cache or kwargs or text.output_hidden_states or text.output_attentions)
 
-    def _may_keep_prefix(self) -> bool:
-        """True if the beginning of the prompts may be kept with the images: not where it would hold gradients, or end up in a graph."""
-        return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+    def _compare_beginnings(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        image_index: Tensor,
+        image_features: PsalmImageFeatures | None,
+        num_images: int,
+    ) -> tuple[dict[str, Tensor], Tensor, ReadPrefix | None]:
+        """What rows have in common with each other, and with what images keep of an earlier prompt.
+
+        Args:
+            num_images: 0 if nothing is to be kept or taken from there.
+
+        Returns:
+            Numbers for `read_rows`; the first row of each row's image, (B,); what the images keep, if it may help.
+        """
+        prompt, read = (input_ids, attention_mask, image_index), None
+        prefix, first_row = shared_prefix(*prompt, self.config.region_token_id)
+        leading = {"prefix": prefix}
+        # Kept tensors must hold no gradients, and a compiled graph changes none of its inputs.
+        if num_images > 0 and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            leading["image_prefix"] = common_image_prefix(*prompt, self.config, num_images)
+            read = None if image_features is None else image_features.prefix
+            if read is not None and read.may_begin(input_ids, image_features.image_tokens, self._computed_in()):
+                leading["is_prefix_read"] = read.begins(*prompt)
+        return leading, first_row, read
 
     def _computed_in(self) -> torch.dtype:
         device = self.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.language_model.dtype
 
-    def _run_shared_prefix(
+    def _run_language_model(
         self,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        first_row: Tensor,
-        image_index: Tensor,
+        first_row: Tensor | None,
+        image_index: Tensor | None,
         read: ReadPrefix | None,
         rows: BatchRows,
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        """The language model in two passes: the first `prefix` tokens once per image, then the rest of every row behind them.
+        use_cache: bool | None,
+        **kwargs: Any,
+    ) -> tuple[BaseModelOutputWithPast, tuple[Any, Tensor | None]]:
+        """The language model. Where rows share a beginning in two passes: the first `prefix` tokens once per image, then the rest of every
+        row behind them.
 
         Args:
-            read: what was read before of all images; it is not read again.
+            read: what images keep of an earlier prompt; with `rows.is_prefix_read` all rows begin with it, and it is not read again.
 
         Returns:
-            States (B, T, D), the cache of the first pass, and for each row its place in that cache, (B,). No cache if the first pass had
-            nothing left to read.
+            Outputs; the cache of the first or only pass, and for each row its place in that cache, (B,), None if it has the rows as they
+            are. No cache if the first pass had nothing left to read.
         """
 
-        def run(part: tuple[Any, slice], mask: Tensor | None, cache: Any) -> Any:
+        def run(part: Any, mask: Tensor | None, use_cache: bool, **kwargs: Any) -> Any:
             place = None if position_ids is None else position_ids[part]
-            inputs = {"inputs_embeds": inputs_embeds[part], "attention_mask": mask, "position_ids": place, CACHE: cache}
-            return self.language_model(**inputs, use_cache=True)
+            return self.language_model(
+                inputs_embeds=inputs_embeds[part], attention_mask=mask, position_ids=place, use_cache=use_cache, **kwargs
+            )
+
+        if rows.prefix == 0 and not rows.is_prefix_read:
+            outputs = run(slice(None), attention_mask, bool(use_cache or rows.image_prefix), **kwargs)
+            return outputs, (outputs.get(CACHE), None)
 
         start, states, begun, group = 0, [], None, None
+        read = read if rows.is_prefix_read else None
         if read is not None:
             start = len(read.token_ids)
             states.append(read.states[image_index])
@@ -591,37 +611,38 @@ class PsalmModel(PsalmPreTrainedModel):
             groups = {row if image < 0 else -1 - image for row, image in enumerate(rows.images)}  # a row without image is its own
             representatives, group = compacted(first_row, len(first_row), len(groups))
             grown = None if read is None else read.grown(image_index[representatives])
-            beginning = run((representatives, slice(start, rows.prefix)), None, grown)
+            beginning = run((representatives, slice(start, rows.prefix)), None, True, **{CACHE: grown})
             start, begun = rows.prefix, beginning[CACHE]
             states.append(beginning.last_hidden_state[group])
         cache = cache_behind(read.layers, image_index) if begun is None else shared_cache(begun, group)
-        states.append(run((slice(None), slice(start, None)), attention_mask, cache).last_hidden_state)
-        return torch.cat(states, dim=1), begun, group
+        states.append(run((slice(None), slice(start, None)), attention_mask, True, **{CACHE: cache}).last_hidden_state)
+        return BaseModelOutputWithPast(torch.cat(states, dim=1)), (begun, group)
 
     def _keep_prefix(
         self,
-        image_features: PsalmImageFeatures,
-        token_ids: Tensor,
+        image_features: PsalmImageFeatures | None,
+        input_ids: Tensor | None,
+        image_index: Tensor | None,
         states: Tensor,
         cache: Any,
-        group: Tensor | None,
-        image_index: Tensor,
+        place: Tensor | None,
+        rows: BatchRows,
     ) -> None:
-        """Keeps copies of what the language model has read up to the end of the images.
+        """Keeps copies of what the language model has read up to the end of the images, if that is new and all rows share it.
 
         Args:
-            token_ids: (P,), with which all rows begin.
             states: (B, T, D).
-            group: place of each row in the cache, (B,); None if it has the rows as they are.
+            place: of each row in the cache, (B,); None if it has the rows as they are.
         """
-        layers = layers_of(cache)
+        length = rows.image_prefix
+        layers = layers_of(cache) if length > 0 and not rows.is_prefix_read else None
         if layers is None:
             return
         images = torch.arange(len(image_features.image_tokens), device=image_index.device)
         row = (images[:, None] == image_index).int().argmax(dim=1)  # (I,) some row that looks at the image
-        place, length = row if group is None else group[row], len(token_ids)
+        place = row if place is None else place[row]
         image_features["prefix"] = ReadPrefix(
-            token_ids.clone(),
+            input_ids[0, :length].clone(),
             image_features.image_tokens,
             states[row, :length],
             [tuple(x[place.to(x.device), :, :length] for x in layer) for layer in layers],
