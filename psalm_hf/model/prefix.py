@@ -72,6 +72,14 @@ def layers_of(cache: Cache) -> list[tuple[Tensor, Tensor]] | None:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+def shortened(cache: Cache, length: int) -> Cache | None:
+    """The cache, changed in place to its first `length` tokens; None where it cannot go back to them, see `layers_of`."""
+    if layers_of(cache) is None:
+        return None
+    cache.crop(length - cache.get_seq_length())
+    return cache
+
+
 def shared_cache(cache: Cache, rows: Tensor) -> Cache:
     """The cache for B rows, (B,) int64: which of the beginnings in `cache` each goes on from. Only the language model's next pass may use
     it, and what that adds is lost where it can be."""
