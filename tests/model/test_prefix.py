@@ -130,13 +130,13 @@ def test_outputs_are_those_of_prompts_that_are_read_whole(tiny, name):
     torch.testing.assert_close(inner, model.model(**inputs, pixel_values=pixels).last_hidden_state, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("order", [[2, 0, 1], [2, 0, 2]], ids=["each its own", "two of one"])
 @torch.no_grad()
-def test_a_row_may_look_at_any_of_the_images(tiny):
+def test_a_row_may_look_at_any_of_the_images(tiny, order):
     model, processor = tiny
     inputs, pixels = prompts(processor, images=3, expressions=[["a"], ["the red cup"], ["the table"]])
     features = asked_first(model, processor, images=3)
-    order = torch.tensor([2, 0, 2])
-    inputs |= {"image_index": order}
+    inputs |= {"image_index": torch.tensor(order)}
     with read_tokens(model) as shapes:
         outputs = model(**inputs, image_features=features)
     assert len(features.prefix.token_ids) + shapes[-1][1] <= inputs["input_ids"].shape[1]
@@ -243,6 +243,17 @@ def test_rows_padded_on_the_left_are_read_whole(tiny):
     model, processor = tiny
     features = asked_first(model, processor)
     inputs, _ = prompts(processor, expressions=["a", "the red cup"], padding_side="left")
+    with read_tokens(model) as shapes:
+        outputs = model(**inputs, image_features=features)
+    assert shapes == [tuple(inputs["input_ids"].shape)]
+    assert_same(outputs, model(**inputs, image_features=features, use_cache=False))
+
+
+@torch.no_grad()
+def test_a_row_that_hides_a_token_of_the_beginning_is_read_whole(tiny):
+    model, processor = tiny
+    features, (inputs, _) = asked_first(model, processor), prompts(processor, expressions=["the red cup"])
+    inputs["attention_mask"][0, 5] = 0
     with read_tokens(model) as shapes:
         outputs = model(**inputs, image_features=features)
     assert shapes == [tuple(inputs["input_ids"].shape)]
