@@ -23,6 +23,8 @@ class BatchRows(NamedTuple):
         last_region: the largest number of a region in the prompt, counted from 1; 0 without regions.
         last_region_image: the largest of `region_image_index`; -1 without.
         prefix: how many leading tokens the rows on one image have in common, see `shared_prefix`.
+        image_prefix: how many leading tokens end with the image in all rows alike, see `common_image_prefix`.
+        is_prefix_read: 1 if all rows begin with what was read before, see `ReadPrefix`.
         condition_type, condition_counts: (B,) int64, the tensors behind `kinds` and `num_conditions`; None where not given.
     """
 
@@ -35,6 +37,8 @@ class BatchRows(NamedTuple):
     last_region: list[int]
     last_region_image: int = -1
     prefix: int = 0
+    image_prefix: int = 0
+    is_prefix_read: int = 0
     condition_type: Tensor | None = None
     condition_counts: Tensor | None = None
 
@@ -65,6 +69,7 @@ def read_rows(
     image_index: Tensor | None,
     region_image_index: Tensor | None,
     may_share_prefix: bool,
+    **leading: Tensor | None,
 ) -> BatchRows:
     """Reads a batch.
 
@@ -72,10 +77,11 @@ def read_rows(
         input_ids: of prompts; None where nothing is to be counted: a prompt goes on, or is there as embeddings only.
         image_index: (B,) of prompts.
         may_share_prefix: True if rows on one image may read their common beginning once.
+        leading: `image_prefix` and `is_prefix_read` of `BatchRows`, each 0-dim; None counts as 0.
     """
     condition_counts, prefix = _count_conditions(condition_index), None
     if may_share_prefix:
-        prefix, _ = shared_prefix(input_ids, attention_mask, image_index, config.region_token_id)
+        prefix = shared_prefix(input_ids, attention_mask, image_index, config.region_token_id)
     columns = {"kinds": condition_type, "images": image_index, "num_conditions": condition_counts}
     if input_ids is not None:
         is_region = input_ids == config.region_token_id
@@ -85,7 +91,7 @@ def read_rows(
             "num_regions": is_region.sum(1),
             "last_region": None if condition_index is None else condition_index.masked_fill(~is_region, 0).amax(dim=1),
         }
-    numbers = {"last_region_image": None if region_image_index is None else region_image_index.max(), "prefix": prefix}
+    numbers = {"last_region_image": None if region_image_index is None else region_image_index.max(), "prefix": prefix, **leading}
     given = {name: values for name, values in (columns | numbers).items() if values is not None}
     found = {"kinds": [CONVERSATION] * num_rows} | {name: [0] * num_rows for name in BatchRows._fields[1:7]}
     if given:
@@ -128,7 +134,7 @@ def first_rows(image_index: Tensor) -> Tensor:
     return same_image.int().argmax(dim=1)
 
 
-def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> tuple[Tensor, Tensor]:
+def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, region_token_id: int) -> Tensor:
     """Number of leading tokens that all rows on one image have in common, in every image of the batch.
 
     Args:
@@ -137,11 +143,30 @@ def shared_prefix(input_ids: Tensor, attention_mask: Tensor | None, image_index:
 
     Returns:
         The number of tokens, 0-dim: 0 if no two rows look at the same image and T - 1 at most, so that every row has something left to
-        read; and for each row the first row of its image, (B,).
+        read.
     """
     first_row = first_rows(image_index)
     common = (input_ids == input_ids[first_row]) & (input_ids != region_token_id)  # (B, T)
     if attention_mask is not None:  # padding on the left leaves rows without a common beginning
         common &= (attention_mask == 1) & (attention_mask[first_row] == 1)
     length = common.all(dim=0).int().cumprod(dim=0).sum().clamp(max=input_ids.shape[1] - 1)
-    return length * (first_row != torch.arange(len(first_row), device=first_row.device)).any(), first_row
+    return length * (first_row != torch.arange(len(first_row), device=first_row.device)).any()
+
+
+def common_image_prefix(
+    input_ids: Tensor, attention_mask: Tensor | None, image_index: Tensor, config: PsalmConfig, num_images: int
+) -> Tensor:
+    """Number of leading tokens up to the last image token, 0-dim; 0 unless they are equal in all rows, something follows, and all images
+    are looked at.
+
+    Args:
+        input_ids, attention_mask: (B, T); image_index: (B,), -1 = no image.
+    """
+    numbers = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    end = (numbers * (input_ids[0] == config.image_token_id)).amax()
+    common = (input_ids == input_ids[0]) & (input_ids != config.region_token_id)  # (B, T); regions stand for different features
+    if attention_mask is not None:
+        common &= attention_mask == 1
+    images = torch.arange(num_images, device=image_index.device)
+    is_whole = (common | (numbers > end)).all() & (image_index >= 0).all() & (images[:, None] == image_index).any(1).all()
+    return end * (is_whole & (end < len(numbers)))

@@ -83,6 +83,78 @@ def test_a_picture_is_encoded_once(dialogue, vision_calls, picture, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"found_1.png", "found_2.png"}
 
 
+@pytest.fixture
+def read_lengths(tiny):
+    """Number of tokens in every pass of the language model over more than one."""
+    lengths = []
+    hook = tiny[0].model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    yield lengths
+    hook.remove()
+
+
+def test_a_later_question_is_read_alone(dialogue, tiny, read_lengths):
+    processor = tiny[1]
+    converse(dialogue, QUESTIONS[:1])
+    asked, answered = (message["content"] for message in dialogue.messages)
+    read_lengths.clear()
+    converse(dialogue, QUESTIONS[1:])
+    added = processor.encode_prompt(conversation=dialogue.messages[:3])["input_ids"].shape[1]
+    added -= processor.encode_prompt(conversation=[{"role": "user", "content": asked}])["input_ids"].shape[1]
+    assert max(read_lengths) <= added  # less where the answer's tokens are those of its text
+    read_lengths.clear()
+    converse(dialogue, ["/new", QUESTIONS[1]])  # what stands before the question is still known
+    assert max(read_lengths) <= len(QUESTIONS[1]) + len(" [/INST]")
+
+
+def test_after_a_new_dialogue_the_answer_is_that_of_a_first_question(dialogue, tiny):
+    model, processor = tiny
+    converse(dialogue, [*QUESTIONS, "/new", QUESTIONS[1]])
+    inputs = processor(images=dialogue.image, conversations=[{"role": "user", "content": QUESTIONS[1]}])
+    answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert dialogue.messages[-1]["content"] == processor.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_another_image_is_read_anew(dialogue, read_lengths, picture):
+    converse(dialogue, [QUESTIONS[0], f"/image {picture}"])
+    first = max(read_lengths)
+    read_lengths.clear()
+    converse(dialogue, QUESTIONS[:1])
+    assert max(read_lengths) == first
+
+
+def test_an_answer_that_was_stopped_leaves_nothing_half_read(dialogue, tiny, read_lengths):
+    model, processor = tiny
+    converse(dialogue, QUESTIONS[:1])
+    messages = [*dialogue.messages, {"role": "user", "content": QUESTIONS[1]}]
+    write = dialogue.write
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    dialogue.write = stop
+    with pytest.raises(KeyboardInterrupt):
+        dialogue.ask("And now?")
+    dialogue.write = write
+    read_lengths.clear()
+    converse(dialogue, QUESTIONS[1:])
+    inputs = processor(images=dialogue.image, conversations=messages)
+    assert max(read_lengths) == inputs["input_ids"].shape[1]
+    answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert dialogue.messages[-1]["content"] == processor.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_a_second_segmentation_is_read_from_the_end_of_the_image_on(dialogue, tiny, read_lengths):
+    processor = tiny[1]
+    converse(dialogue, ["/segment the wall", QUESTIONS[0]])
+    read_lengths.clear()
+    converse(dialogue, ["/segment the red box", "/categories box, wall"])
+    assert len(read_lengths) == 2
+    longest = processor.encode_prompt(categories=["box", "wall"])["input_ids"].shape[1]
+    assert max(read_lengths) < longest - processor.image_grid[0] * processor.image_grid[1]
+
+
 def test_masks_are_those_of_a_call_with_the_picture(trained, said, monkeypatch):
     model, processor = trained
     dialogue, drawn = Dialogue(model, processor, said.append, threshold=0.5), []

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from psalm_hf import PsalmConfig, PsalmForSegmentation
-from psalm_hf.model.batch import shared_prefix
+from psalm_hf.model.batch import first_rows, shared_prefix
 from psalm_hf.model.compatibility import set_checkpointing
 from psalm_hf.model.modeling_psalm import pool_conditions, pool_regions
 from psalm_hf.tiny import build_tiny
@@ -142,14 +142,14 @@ def test_prefix_is_what_the_rows_of_every_image_share():
     """Two images with two rows each, one row alone; 9 is a region."""
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5], [7, 2, 3, 9], [7, 2, 3, 9], [8, 8, 8, 8]])
     image_index = torch.tensor([0, 0, 1, 1, -1])
-    assert shared_prefix(ids, None, image_index, region_token_id=9)[0] == 3
-    assert shared_prefix(ids, None, image_index, region_token_id=9)[1].tolist() == [0, 0, 2, 2, 4]
-    assert shared_prefix(ids, None, image_index, region_token_id=2)[0] == 1
-    assert shared_prefix(ids, None, torch.arange(5), region_token_id=9)[0] == 0  # nobody shares an image
-    assert shared_prefix(ids, None, torch.full((5,), -1), region_token_id=9)[0] == 0
+    assert shared_prefix(ids, None, image_index, region_token_id=9) == 3
+    assert first_rows(image_index).tolist() == [0, 0, 2, 2, 4]
+    assert shared_prefix(ids, None, image_index, region_token_id=2) == 1
+    assert shared_prefix(ids, None, torch.arange(5), region_token_id=9) == 0  # nobody shares an image
+    assert shared_prefix(ids, None, torch.full((5,), -1), region_token_id=9) == 0
     mask = torch.ones(5, 4, dtype=torch.int64)
     mask[1, 0] = 0  # padded on the left
-    assert shared_prefix(ids, mask, image_index, region_token_id=9)[0] == 0
+    assert shared_prefix(ids, mask, image_index, region_token_id=9) == 0
 
 
 LLAMA = {"model_type": "llama", "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64}
