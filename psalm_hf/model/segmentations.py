@@ -349,9 +349,10 @@ def _check_range(name: str, value: Any) -> None:
 
 
 def _read_labels(name: str, labels: Any, outputs: Any) -> set[int]:
-    """Indices of categories, checked against the longest row of the batch."""
-    class_logits = outputs.class_queries_logits
-    number = 0 if class_logits is None else class_logits.shape[-1] - 1
+    """Indices of categories, checked against the longest row of the batch; none if no row has categories."""
+    if outputs.class_queries_logits is None:
+        return set()
+    number = outputs.class_queries_logits.shape[-1] - 1
     labels = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
     if isinstance(labels, str) or not isinstance(labels, Collection):
         raise ValueError(f"{name}: expected a list of indices of categories, got {labels!r:.80}")
