@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,15 +151,33 @@ def _for_coco(rle: dict) -> dict:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"mask: expected COCO RLE {{'size': [height, width], 'counts': ...}}, got {rle!r:.80}") from None
     if isinstance(counts, (str, bytes)):
-        counts = counts.encode("ascii") if isinstance(counts, str) else counts
-        total = sum(_run_lengths(counts))
+        counts = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
+        runs = _run_lengths(counts)
     else:
-        total = sum(counts)
+        runs = _whole_numbers(counts)
+    if min(runs, default=0) < 0:
+        raise ValueError(f"mask: an RLE has a run of {min(runs)} pixels; runs are not negative")
+    total = sum(runs)
     if total != height * width:
         raise ValueError(f"mask: the runs of the RLE cover {total} pixels, but its size {height} x {width} has {height * width}")
     if isinstance(counts, bytes):
         return {"size": [height, width], "counts": counts}
-    return coco.frPyObjects({"size": [height, width], "counts": list(map(int, counts))}, height, width)
+    return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _whole_numbers(counts: Sequence[int]) -> list[int]:
+    """Runs of an uncompressed RLE.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        runs = [int(run) for run in counts]
+        if all(run == given for run, given in zip(runs, counts, strict=True)):
+            return runs
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"mask: the counts of an RLE are a text or a list of whole numbers, got {reprlib.repr(counts)}")
 
 
 def _run_lengths(counts: bytes) -> list[int]:
@@ -171,6 +190,8 @@ def _run_lengths(counts: bytes) -> list[int]:
     value = shift = 0
     for character in counts:
         bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"mask: the counts of an RLE have the character {chr(character)!r}, which compressed counts never have")
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:
@@ -179,6 +200,8 @@ def _run_lengths(counts: bytes) -> list[int]:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
+    if shift:
+        raise ValueError("mask: the counts of an RLE end within a number; they are cut off")
     return runs
 
 
