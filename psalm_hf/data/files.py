@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 from pycocotools import mask as coco
@@ -180,7 +179,7 @@ class FileBuilder(SplitBuilder):
             read: position and entry -> segment, as of `segment_entry`. Its errors name the object.
 
         Raises:
-            BrokenObjectsError: an object is broken, and broken records are errors; or all of them are, so that nothing of the truth is left.
+            BrokenObjectsError: an object is broken, and broken records are errors; or all of them are, so that no truth is left.
         """
         segments, problems = [], []
         for index, entry in enumerate(entries):

@@ -95,8 +95,8 @@ class OwnCoco(OwnBuilder):
         crowds, number = self._count_crowds()
         if crowds and self.config.crowds == "ignore":
             notes.append(
-                f"{crowds} of {number} objects are crowds (iscrowd 1): they are no targets, and metrics ignore them. CVAT writes masks of its "
-                f"brush so; if they are single objects, give crowds='objects'"
+                f"{crowds} of {number} objects are crowds (iscrowd 1): they are no targets, and metrics ignore them. CVAT writes masks of "
+                f"its brush so; if they are single objects, give crowds='objects'"
             )
         return notes
 
@@ -338,9 +338,8 @@ def _name(annotation: Any) -> str:
 
 
 def _annotation_id(id: Any) -> int | None:
-    """Id of an annotation as columns have it. Nothing of own data needs it, so that another one is left out; and so is 0, which the tools
-    of Roboflow and Label Studio begin with, because pycocotools never counts an object with this id as found."""
-    return id if type(id) is int and id in INT64 and id != 0 else None
+    """Id of an annotation as columns have it. Nothing of own data needs it, so that another one is left out."""
+    return id if type(id) is int and id in INT64 else None
 
 
 def _area(annotation: Mapping[str, Any]) -> float | None:
