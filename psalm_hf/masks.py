@@ -151,7 +151,7 @@ def _for_coco(rle: dict) -> dict:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"mask: expected COCO RLE {{'size': [height, width], 'counts': ...}}, got {rle!r:.80}") from None
     if isinstance(counts, (str, bytes)):
-        counts = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
+        counts = counts.encode("utf-8", errors="surrogatepass") if isinstance(counts, str) else counts
         runs = _run_lengths(counts)
     else:
         runs = _whole_numbers(counts)

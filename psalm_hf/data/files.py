@@ -493,7 +493,8 @@ def reason_of(error: Exception) -> str:
     """Message of an error that was raised by reading a record. (A KeyError says the name alone.)"""
     if isinstance(error, RecursionError):
         return "lists or objects lie too deep in each other to be read"
-    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+    reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+    return reason.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold halves of characters, which no terminal prints
 
 
 def shown(value: Any) -> str:

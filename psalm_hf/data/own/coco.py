@@ -43,12 +43,13 @@ class OwnCocoConfig(OwnConfig, KeepEmptyConfig):
 
 
 class ListedImage(NamedTuple):
-    """Entry of `images` and its annotations, as they are in the file, and its name in messages. `image` is None for annotations of an
-    image that is not listed, which makes them a broken record."""
+    """Entry of `images` and its annotations, as they are in the file, and its name in messages. Annotations of an image that is not listed
+    are a broken record."""
 
     name: str
     image: Any
     annotations: list[Any]
+    is_listed: bool = True
 
 
 class ListedCategories(NamedTuple):
@@ -126,8 +127,8 @@ class OwnCoco(OwnBuilder):
         return f"{self.file}, {record.name}"
 
     def row(self, record: ListedImage) -> dict[str, Any]:
-        _, image, annotations = record
-        if image is None:
+        image, annotations = record.image, record.annotations
+        if not record.is_listed:
             raise ValueError(f"{len(annotations)} annotations are of this image, but `images` does not list it")
         if _key(_field(image, "id")) is None:
             raise ValueError(f"expected an image with an id that is a whole number or a text, got {shown(image)}")
@@ -244,7 +245,7 @@ class OwnCoco(OwnBuilder):
             ListedImage(f"image number {index}" if key is None else f"image {key}", image, of_image.get(key, []))
             for index, (image, key) in enumerate(zip(images, keys, strict=True))
         ]
-        return listed + [ListedImage(name, None, found) for name, found in others.items()]
+        return listed + [ListedImage(name, None, found, is_listed=False) for name, found in others.items()]
 
     @property
     def _listed(self) -> ListedCategories:
@@ -326,7 +327,7 @@ def _field(entry: Any, name: str) -> Any:
 
 def _key(id: Any) -> str | None:
     """Id of an image as rows have it; None if it is none."""
-    return str(id) if type(id) is int or (isinstance(id, str) and id) else None
+    return str(id) if type(id) is int or (isinstance(id, str) and id and id.isprintable()) else None
 
 
 def _kind(id: Any) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import pyarrow as pa
 from PIL import Image, ImageOps
 
 from ...structures import PROMPT_TOKENS, Task
-from ..features import Category, encode_png
+from ..features import ROW_FEATURES, Category, encode_png
 from ..files import ENCODING, INT64, FileBuilder, FileConfig, orientation_of, shown
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*,\s*(\S.*)")  # number, name
@@ -74,6 +75,13 @@ class OwnBuilder(FileBuilder):
                 f"{image_size[0]} x {image_size[1]}; if the masks are drawn on the image as it is stored: orientation='stored'"
             )
         return self.image_bytes(encode_png(turned), relative)
+
+    def _check(self, row: Mapping[str, Any], names: Mapping[int, str]) -> None:
+        super()._check(row, names)
+        try:
+            pa.Table.from_pylist([row], schema=ROW_FEATURES.arrow_schema)  # later, `datasets` would hide which record it was
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"a field cannot be stored ({error})") from error
 
     def _turned(self, relative: str) -> Image.Image | None:
         """Turned image of a file; None if there is nothing to turn, or if it cannot be read."""
@@ -195,6 +203,8 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
         ValueError: one has such a name.
     """
     for name in names:
+        if not name.isprintable():
+            raise ValueError(f"the category {name!r} contains a character that cannot be printed; give it another name")
         if is_background(name):
             raise ValueError(
                 "a category is named 'background', which in prompts means that there is no object; leave it out (in label maps: ignore "
