@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -115,7 +115,7 @@ class NamedColour(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, ...]:
+def read_category_file(builder: FileBuilder, relative: str, ignored: Container[int] = ()) -> tuple[Category, ...]:
     """Categories of a file below `data_dir`.
 
     Args:
@@ -123,6 +123,7 @@ def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, .
             with one category per line: a name; or its id, a tab or comma, and the name; or `label:R,G,B:parts:actions`, as CVAT writes
             them, see `read_named_colours`. Ids that are not given count from 0; blank lines of a text file count too. A `.csv` file may
             begin with a line of titles.
+        ignored: ids without a category; a "background" with one of them is left out.
 
     Raises:
         ValueError: another form, an id or a name twice, a name that prompts cannot have, or no categories.
@@ -137,6 +138,7 @@ def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, .
             categories = [Category(number, entry.name) for number, entry in enumerate(colours) if not is_background(entry.name)]
         else:
             categories = _from_lines(_lines(builder, relative), is_table=relative.endswith(".csv"))
+        categories = [category for category in categories if not (is_background(category.name) and category.id in ignored)]
         if not categories:
             raise ValueError("no categories")
         check_categories(categories)

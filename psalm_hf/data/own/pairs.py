@@ -105,7 +105,7 @@ class OwnPairs(OwnBuilder):
         return [self.config.categories, self.image_folder, *folders, *maps]
 
     def read_categories(self) -> tuple[Category, ...]:
-        return read_category_file(self, self.config.categories)
+        return read_category_file(self, self.config.categories, self.config.ignored)
 
     def records(self) -> list[Pair]:
         """Pairs in the order of their stems."""

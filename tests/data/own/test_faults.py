@@ -10,8 +10,8 @@ from PIL import Image
 from psalm_hf.cli import verify as command
 from psalm_hf.data import load
 from psalm_hf.data.files import mask
-from psalm_hf.evaluation.evaluators.instance import InstanceEvaluator, OwnInstanceEvaluator
 from psalm_hf.evaluation.evaluation import Evaluation
+from psalm_hf.evaluation.evaluators.instance import InstanceEvaluator, OwnInstanceEvaluator
 from psalm_hf.masks import area, bitmap_from_rle, compress_rle
 
 SIZE = (48, 64)
