@@ -25,6 +25,8 @@ CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 CATEGORY, SENTENCE, REGION, CONVERSATION = CONDITIONS
 TASKS: tuple[Task, ...] = get_args(Task)
 REGION_KINDS: tuple[RegionKind, ...] = get_args(RegionKind)
+# Special tokens of prompts, which no name of a category may contain. A tokenizer may have further ones; the processor knows them.
+PROMPT_TOKENS = ("[PAD]", "[SEG]", "<image>", "<region>", "<mask_query>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def test_no_two_public_things_of_the_package_share_a_name():
 
 def test_the_model_names_kinds_and_tasks_as_everybody_does():
     assert prompts.ROW_KINDS == structures.CONDITIONS
+    assert structures.PROMPT_TOKENS[:-1] == (prompts.PAD_TOKEN, prompts.SEG_TOKEN, *prompts.PLACEHOLDERS)
     assert (structures.CATEGORY, structures.SENTENCE, structures.REGION, structures.CONVERSATION) == structures.CONDITIONS
     assert prompts.CATEGORY_TASKS == structures.TASKS
     assert set(regions.REGION_KINDS) == {*structures.REGION_KINDS, "points"}  # the processor takes several points too

@@ -11,9 +11,10 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,6 +31,9 @@ from .segment_map import UNREADABLE
 SHARDS = 64  # of a split: many processes and workers divide it evenly
 _ORIENTATION = 0x0112  # of EXIF
 _TURNED = range(2, 9)  # its values for an image that viewers turn or mirror
+INT64 = range(-(2**63), 2**63)  # numbers that columns hold
+BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)  # raised by what is read from a file
+_HEIC = [b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")]  # how such files begin
 ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that editors of Windows write at the beginning
 
 # What a builder has read, by its cache folder. Not in the builder: builders are pickled into processes, and processes that are forked
@@ -43,7 +47,7 @@ class FileConfig(SplitConfig):
 
     Attributes:
         on_error: "raise": a broken record is an error; "skip": it is left out, and each time the rows are loaded, the number of such
-            records is printed.
+            records is printed. Where records list their objects (see `FileBuilder.objects`), a broken object is left out alone.
         check_images: decode every image and every mask while the rows are made. Slow, but it finds truncated files before a training does.
     """
 
@@ -65,12 +69,14 @@ class KeepEmptyConfig(FileConfig):
 
 @dataclass
 class LeftOut:
-    """Number of broken records that the cached rows leave out, number of all, and the problem of the first. It is kept beside the rows,
-    in one file for each process that made some of them."""
+    """Number of broken records that the cached rows leave out, number of all, and the problem of the first; and the same of broken objects
+    of records that are kept. It is kept beside the rows, in one file for each process that made some of them."""
 
     number: int = 0
     total: int = 0
     first_problem: str | None = None
+    objects: int = 0
+    first_object: str | None = None
 
     def write(self, folder: str, first: int) -> None:
         """Writes what one process found; `first` is the record that it began with."""
@@ -81,7 +87,23 @@ class LeftOut:
         """Sums up the files of all processes."""
         parts = [cls(**json.loads(file.read_text(encoding="utf-8"))) for file in cls._files(folder)]
         problems = [part.first_problem for part in parts if part.first_problem is not None]
-        return cls(sum(part.number for part in parts), sum(part.total for part in parts), problems[0] if problems else None)
+        of_objects = [part.first_object for part in parts if part.first_object is not None]
+        return cls(
+            sum(part.number for part in parts),
+            sum(part.total for part in parts),
+            problems[0] if problems else None,
+            sum(part.objects for part in parts),
+            of_objects[0] if of_objects else None,
+        )
+
+    def lines(self) -> list[str]:
+        """Sentences about what is left out; [] if nothing is."""
+        lines = []
+        if self.number:
+            lines.append(f"{self.number} of {self.total} records are broken and left out, the first: {self.first_problem}")
+        if self.objects:
+            lines.append(f"{self.objects} broken objects are left out of records that are kept, the first: {self.first_object}")
+        return lines
 
     @classmethod
     def remove(cls, folder: str) -> None:
@@ -99,18 +121,29 @@ class BrokenRecordError(DatasetGenerationError, ValueError):
     cause of that is lost.)"""
 
 
+class BrokenObjectsError(ValueError):
+    """Broken objects of one record. `problems`: a message for each."""
+
+    def __init__(self, problems: Sequence[str]):
+        more = f" (and {len(problems) - 1} more broken objects)" if len(problems) > 1 else ""
+        super().__init__(f"{problems[0]}{more}")
+        self.problems = list(problems)
+
+
 class FileBuilder(SplitBuilder):
     """Base of the builders that read files. A subclass gives `file`, `records`, `describe` and `row`, and the rest if it differs.
 
     Attributes:
         published: split -> result of `counts` for a complete copy.
         counted: name of the records in `counts`.
+        turned_remedy: what to do with an image that EXIF turns, where masks are drawn on the turned image.
     """
 
     BUILDER_CONFIG_CLASS = FileConfig
     needs_files = True
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     counted: ClassVar[str] = "records"
+    turned_remedy: ClassVar[str] = "save it turned and without EXIF"
     file: str  # the annotation file, below `data_dir`
 
     def annotation_files(self) -> Sequence[str]:
@@ -137,6 +170,31 @@ class FileBuilder(SplitBuilder):
         """
         raise NotImplementedError
 
+    def objects(self, entries: Iterable[Any], read: Callable[[int, Any], dict[str, Any]]) -> dict[str, Any]:
+        """Columns of the objects of a record: `segments`; and `broken_objects`, which is no column: the problems of those left out.
+
+        Args:
+            entries: what the record says of each object.
+            read: position and entry -> segment, as of `segment_entry`. Its errors name the object.
+
+        Raises:
+            BrokenObjectsError: an object is broken, and broken records are errors; or all of them are, so that no truth is left.
+        """
+        segments, problems = [], []
+        for index, entry in enumerate(entries):
+            try:
+                segments.append(read(index, entry))
+            except BROKEN as error:
+                problems.append(reason_of(error))
+        if problems and (self.config.on_error == "raise" or not segments):
+            raise BrokenObjectsError(problems)
+        return {"segments": segments, "broken_objects": problems}
+
+    def read_notes(self) -> Sequence[str]:
+        """Sentences about the whole that somebody must know who trains on the rows or measures with them, and cannot see in them. They are
+        printed whenever the rows are loaded or verified."""
+        return ()
+
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """True if a row without errors belongs to the dataset. For conditions that no record shows before its row is made."""
         return True
@@ -156,8 +214,12 @@ class FileBuilder(SplitBuilder):
             try:
                 row = self.row(record)
                 self._check(row, names)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                problem = ValueError(self._problem(record, position, error))
+                if broken := row.get("broken_objects"):
+                    row["broken_objects"] = [f"{self.place(record, position)}: {problem}" for problem in broken]
+            except BrokenRecordError:  # a wrong option: it concerns all records
+                raise
+            except BROKEN as error:
+                problem = ValueError(f"{self.place(record, position)}: {reason_of(error)}")
                 problem.__cause__ = error
                 yield problem
             else:
@@ -174,16 +236,26 @@ class FileBuilder(SplitBuilder):
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """Categories in the order of the prompt. They are kept beside the cached rows, so that these load without the annotations."""
-        kept = Path(self.cache_dir) / "categories.json"
+        """Categories in the order of the prompt."""
+        entries = self._kept("categories", lambda: [vars(category) for category in self.read_categories()])
+        return tuple(Category(**entry) for entry in entries)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences of `read_notes`."""
+        return tuple(self._kept("notes", lambda: list(self.read_notes())))
+
+    def _kept(self, name: str, read: Callable[[], list[Any]]) -> list[Any]:
+        """Plain values that are kept beside the cached rows, so that these load without the annotations."""
+        kept = Path(self.cache_dir) / f"{name}.json"
         if kept.is_file():
-            return tuple(Category(**entry) for entry in json.loads(kept.read_text(encoding="utf-8")))
-        categories = self._once("categories", self.read_categories)
+            return json.loads(kept.read_text(encoding="utf-8"))
+        values = self._once(name, read)
         if kept.parent.is_dir():
             unfinished = kept.with_suffix(f".{os.getpid()}")
-            unfinished.write_text(json.dumps([vars(category) for category in categories]), encoding="utf-8")
+            unfinished.write_text(json.dumps(values), encoding="utf-8")
             unfinished.replace(kept)
-        return categories
+        return values
 
     def path(self, relative: str) -> str:
         """Path of a file of the dataset, which need not exist.
@@ -257,39 +329,52 @@ class FileBuilder(SplitBuilder):
         return {"spans": [[number * part // parts, number * (part + 1) // parts] for part in range(parts)]}
 
     def _generate_examples(self, spans: list[list[int]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        total, left_out, first_problem = 0, 0, None
+        found = LeftOut()
         for first, end in spans:
             for row in self.checked_rows(first, end):
-                total += 1
+                found.total += 1
                 if not isinstance(row, ValueError):
+                    if broken := row.pop("broken_objects", ()):
+                        found.objects += len(broken)
+                        found.first_object = found.first_object or broken[0]
                     if self.keeps(row):
-                        yield total, row
+                        yield found.total, row
                 elif self.config.on_error == "skip":
-                    left_out, first_problem = left_out + 1, first_problem or row
+                    found.number, found.first_problem = found.number + 1, found.first_problem or str(row)
                 else:
                     remedy = f"correct it, or leave such records out with on_error='skip'; see the docs page {self.docs_page}"
                     raise BrokenRecordError(f"{row}; {remedy}") from row.__cause__
         if self._is_making_rows:
             if self.config.on_error == "skip":
-                LeftOut(left_out, total, first_problem and str(first_problem)).write(self._output_dir, spans[0][0])
-        elif left_out:
-            print(f"{self.title}: {left_out} of {total} records are broken and left out, the first: {first_problem}", file=sys.stderr)
+                found.write(self._output_dir, spans[0][0])
+        else:
+            for line in found.lines():
+                print(f"{self.title}: {line}", file=sys.stderr)
+
+    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """Rows as a stream; and prints the notes."""
+        self._print_notes()
+        return super().as_streaming_dataset(*args, **kwargs)
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Makes the rows, or finds them in the cache; and prints the number of records that they leave out, which nobody sees in them."""
+        """Makes the rows, or finds them in the cache; and prints the notes and the number of records that they leave out, which nobody sees
+        in them."""
         super().download_and_prepare(*args, **kwargs)
-        found = LeftOut.read(self.cache_dir)
-        if found.number:
-            print(
-                f"{self.title}: {found.number} of {found.total} records are broken and left out, the first: {found.first_problem}; when "
-                f"they are repaired, delete {self.cache_dir} or give another cache_dir, else the rows stay as they are",
-                file=sys.stderr,
-            )
+        self._print_notes()
+        for line in LeftOut.read(self.cache_dir).lines():
+            remedy = f"when they are repaired, delete {self.cache_dir} or give another cache_dir, else the rows stay as they are"
+            print(f"{self.title}: {line}; {remedy}", file=sys.stderr)
+
+    def _print_notes(self) -> None:
+        for note in self.notes:
+            print(f"{self.title}: {note}", file=sys.stderr)
 
     def _split_generators(self, dl_manager: Any) -> list[Any]:
         if self._is_making_rows:
             LeftOut.remove(self._output_dir)  # of a process that was killed
-        return super()._split_generators(dl_manager)
+        generators = super()._split_generators(dl_manager)
+        _ = self.categories  # now: later, `datasets` would hide what is wrong with them behind an error of its own
+        return generators
 
     @property
     def _is_making_rows(self) -> bool:
@@ -331,6 +416,8 @@ class FileBuilder(SplitBuilder):
                 content = json.load(file)
         except ValueError as error:
             raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); download it again")) from error
+        except RecursionError as error:
+            raise ValueError(self.message(f"{self.path(relative)}: lists or objects lie too deep in each other to be read")) from error
         missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
         if missing:
             raise ValueError(self.message(f"{self.path(relative)} has no {', '.join(missing)}"))
@@ -350,17 +437,17 @@ class FileBuilder(SplitBuilder):
         try:
             with Image.open(source) as image:
                 size = image.height, image.width
-                orientation = image.getexif().get(_ORIENTATION) if drawn_on_turned else None
+                orientation = orientation_of(image) if drawn_on_turned else None
                 if self.config.check_images:
                     image.load()
         except FileNotFoundError:
             raise ValueError(f"{item} does not exist in {self.config.data_dir}") from None
         except UNREADABLE as error:
-            raise ValueError(f"{item} cannot be read ({error})") from error
+            raise ValueError(f"{item} cannot be read ({error}){_heic_remedy(source)}") from error
         if orientation in _TURNED:
             raise ValueError(
-                f"{item} has the EXIF orientation {orientation}: {drawn_on_turned} turns it, and the shapes are drawn on that; save it "
-                f"turned and without EXIF"
+                f"{item} has the EXIF orientation {orientation}: {drawn_on_turned} turns it, and the masks are drawn on that; "
+                f"{self.turned_remedy}"
             )
         return size
 
@@ -382,6 +469,8 @@ class FileBuilder(SplitBuilder):
                 # Arrow refuses text without saying where it stands, and cuts off what follows the point of a number.
                 if value is not None and type(value) is not int:
                     raise ValueError(f"segment {index} has the {field} {value!r}, which is no whole number")
+                if value is not None and value not in INT64:
+                    raise ValueError(f"segment {index} has the {field} {value!r}, which is no number of 64 bits")
             area = segment.get("area")
             if area is not None and type(area) not in (int, float):
                 raise ValueError(f"segment {index} has the area {area!r}, which is no number")
@@ -391,13 +480,30 @@ class FileBuilder(SplitBuilder):
         if self.config.check_images:
             sample_from_row(row, names)
 
-    def _problem(self, record: Any, position: int, error: Exception) -> str:
+    def place(self, record: Any, position: int) -> str:
+        """Name of a record in messages, also of one that is broken: dataset, split, file and id."""
         try:
-            place = self.describe(record)
-        except (KeyError, TypeError, AttributeError, IndexError):  # broken records may have no id
-            place = f"record {position} of {self.annotation_files()[0]}"
-        reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-        return f"{self.title}: {place}: {reason}"
+            return f"{self.title}: {self.describe(record)}"
+        except BROKEN:  # broken records may have no id
+            return f"{self.title}: record {position} of {self.annotation_files()[0]}"
+
+
+def reason_of(error: Exception) -> str:
+    """Message of an error that was raised by reading a record. (A KeyError says the name alone.)"""
+    if isinstance(error, RecursionError):
+        return "lists or objects lie too deep in each other to be read"
+    reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+    return reason.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold halves of characters, which no terminal prints
+
+
+def shown(value: Any) -> str:
+    """A value in messages: text has quotes, and what is long or deep is cut short."""
+    return reprlib.repr(value)
+
+
+def orientation_of(image: Image.Image) -> int | None:
+    """Orientation that EXIF gives an opened image; None if there is none, or if PIL turns it while it decodes, as it does with TIFF."""
+    return None if image.format == "TIFF" else image.getexif().get(_ORIENTATION)
 
 
 def mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
@@ -411,18 +517,50 @@ def mask(segmentation: Any, image_size: tuple[int, int]) -> dict:
         Compressed RLE, equal to that of pycocotools.
 
     Raises:
-        ValueError: none of these; a polygon with too few corners; an RLE of another size, or whose runs do not add up.
+        ValueError: none of these; a polygon with too few corners or with corners too far away; an RLE of another size, or whose runs do
+            not add up.
     """
     height, width = image_size
     if isinstance(segmentation, Mapping):
-        if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(f"the mask is of size {segmentation.get('size')}, but the image is {height} x {width} (height x width)")
-        return compress_rle(segmentation)
+        size = segmentation.get("size")
+        if not isinstance(size, Sequence) or list(size) != [height, width]:
+            absent = "the RLE has no size" if size is None else f"the mask is of size {shown(size)}"
+            raise ValueError(f"{absent}, but the image is {height} x {width} (height x width); write 'size': [{height}, {width}]")
+        return compress_rle({"size": [height, width], "counts": segmentation.get("counts")})
     if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError(f"expected a mask as RLE or list of polygons, got {segmentation!r:.80}")
+        raise ValueError(f"expected a mask as RLE or list of polygons, got {shown(segmentation)}")
     for index, polygon in enumerate(segmentation):
-        if not isinstance(polygon, list):  # flat coordinates
-            raise ValueError(f"polygon {index}: expected finite x, y of at least 3 corners in one flat list, got {polygon!r:.80}")
+        if fault := _fault_of_polygon(polygon):
+            expected = "expected finite x, y of at least 3 corners in one flat list"
+            raise ValueError(f"polygon {index}: {expected}, got {shown(polygon)}{fault}")
         check_polygon(polygon, image_size, f"polygon {index}")
     rle = coco.merge(coco.frPyObjects(segmentation, height, width))
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def _fault_of_polygon(polygon: Any) -> str:
+    """Remark about a polygon that is none; "" if it is one."""
+    if not isinstance(polygon, list):
+        return "; a list of polygons has a list for each"
+    kinds = {type(value) for value in polygon}
+    if list in kinds:
+        return ", lists of numbers; write the pairs one after the other, x0, y0, x1, y1, ..."
+    if not kinds <= {int, float}:
+        (value, *_) = (value for value in polygon if type(value) not in (int, float))
+        return f", where {shown(value)} is no number" + (" but text" if isinstance(value, str) else "")
+    if len(polygon) < 6 or len(polygon) % 2:
+        return f", {len(polygon)} numbers"
+    return ""
+
+
+def _heic_remedy(source: Any) -> str:
+    """Remedy for a file that cannot be read because it is HEIC, the format of photographs of iPhones; "" for others."""
+    if isinstance(source, str) and not os.path.isfile(source):
+        return ""
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getvalue()) as file:
+        if file.read(12)[4:] not in _HEIC:
+            return ""
+    return (
+        "; it is HEIC, which PIL reads with the package pillow-heif alone: save it as JPEG or PNG, or install pillow-heif and call "
+        "pillow_heif.register_heif_opener() before"
+    )

@@ -19,7 +19,7 @@ from ..masks import area
 from ..spelling import did_you_mean
 from ..visualization import contact_sheet, draw_sample
 from .features import ROW_FEATURES, sample_from_row
-from .files import FileBuilder
+from .files import BrokenObjectsError, FileBuilder
 from .load import dataset_builder
 from .preparation import write_file
 
@@ -171,7 +171,7 @@ class SplitCheck:
         for position in range(*span):
             for number, row in enumerate(self.checked(position)):
                 if isinstance(row, ValueError):
-                    report.problems.append(str(row))
+                    report.problems += problems_of(row)
                     continue
                 try:
                     pa.Table.from_pylist([row], schema=ROW_FEATURES.arrow_schema)  # whether the columns can hold it
@@ -180,6 +180,15 @@ class SplitCheck:
                 except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
                     report.problems.append(str(self.problem(position, error, number)))
         return report
+
+
+def problems_of(error: ValueError) -> list[str]:
+    """Messages of a broken record: one for each of its broken objects."""
+    of_objects = error.__cause__
+    if not isinstance(of_objects, BrokenObjectsError):
+        return [str(error)]
+    place = str(error).removesuffix(str(of_objects))
+    return [place + problem for problem in of_objects.problems]
 
 
 _rows: SplitCheck  # of a worker process
@@ -253,8 +262,10 @@ def verify_split(builder: Any, *, limit: int, num_proc: int, num_shown: int, out
     try:
         rows = SplitCheck(builder)
         problems = category_problems(builder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the annotation file as a whole
-        print(f"{error}\n{title}: BROKEN, no record can be read")
+        notes = builder.notes if isinstance(builder, FileBuilder) else ()
+    except Exception as error:  # the annotation file as a whole; builders name what is wrong with it by a ValueError
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        print(f"{kind}{error}\n{title}: BROKEN, no record can be read")
         return False
     report = check_rows(rows, num_proc, title)
     problems += report.problems
@@ -272,6 +283,8 @@ def verify_split(builder: Any, *, limit: int, num_proc: int, num_shown: int, out
         else:
             lines, equal = compare_counts(found, dict(builder.published.get(builder.config.split, {})))
             print(*lines, sep="\n")
+    for note in notes:
+        print(f"  note: {note}")
     if report.empty_masks:
         print(f"  note: {report.empty_masks:,} masks have no pixel")
     if num_shown:

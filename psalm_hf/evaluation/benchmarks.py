@@ -23,7 +23,7 @@ from ..structures import REGION_KINDS, Sample
 from . import published as paper
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
 from .evaluators.base import Evaluator
-from .evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator
+from .evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator, OwnInstanceEvaluator
 from .evaluators.panoptic import PanopticEvaluator, PanopticThresholds, ThingsFound
 from .evaluators.referring import ReferringEvaluator, ReferringRule
 from .evaluators.region import RegionEvaluator
@@ -343,6 +343,11 @@ def _own(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evalua
     return default_evaluators(condition, dataset.task, dataset.categories, _thresholds(choices))
 
 
+def _of_tools(datasets: Mapping[str, SampleDataset], choices: Choices) -> list[Evaluator]:
+    categories = datasets[""].categories
+    return [OwnInstanceEvaluator(categories) if type(each) is InstanceEvaluator else each for each in _own(datasets, choices)]
+
+
 def default_evaluators(
     condition: str, task: str, categories: Sequence[Category], thresholds: PanopticThresholds | None = None
 ) -> list[Evaluator]:
@@ -532,5 +537,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "test",
         "validation",
     ),
-    **{name: Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS)) for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")},
+    **{
+        name: Benchmark((BenchmarkPart(name),), _of_tools, _both(_THRESHOLDS))
+        for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+    },
 }

@@ -143,6 +143,7 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as opened:
                 opened.load()
+                opened.info[_BITS] = _grey_bits(opened)
                 upright = _turn_upright(opened)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first") from error
@@ -155,6 +156,15 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
 
 # What Pillow's decoders raise on broken files, and what a broken address raises.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, http.client.HTTPException)
+
+
+_BITS = "bits per sample"  # beside what Pillow knows of an image, because a turned image has no tags
+
+
+def _grey_bits(image: Image.Image) -> int:
+    """Bits of the numbers that 16-bit pixels hold: what the tag BitsPerSample of a TIFF file says, 12 of many cameras; else 16."""
+    tags = getattr(image, "tag_v2", {})
+    return int(np.ravel(tags.get(258, image.info.get(_BITS, 16)))[0])
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -173,7 +183,8 @@ def to_rgb(image: Any, name: str = "image", convert: bool = True) -> Image.Image
         name: how error messages call it.
         convert: False refuses an image of other colours than red, green and blue, instead of converting it.
 
-    Transparent pixels are composited on white. Values wider than 8 bit: 16-bit integers are divided by 257; other numbers
+    Transparent pixels are composited on white. Values wider than 8 bit: 16-bit integers are divided by 257, or by 4095 / 255 if they come
+    from a TIFF file whose tag BitsPerSample is 12, and so on; other numbers
     are taken as they are if they lie within [0, 255], times 255 if they are floats within [0, 1], divided by 257 if they are
     integers within [0, 65535], and stretched from their own minimum and maximum otherwise.
 
@@ -253,6 +264,8 @@ def _pil_to_rgb(image: Image.Image, name: str) -> Image.Image:
         array = np.asarray(image)
         if image.mode.startswith("I;16"):
             array = array.astype(np.uint16)  # also swaps the bytes of a big-endian file
+            if (bits := _grey_bits(image)) < 16:
+                return Image.fromarray((array * (255 / (2**bits - 1)) + 0.5).astype(np.uint8)).convert("RGB")
         return Image.fromarray(_to_uint8(array, name)).convert("RGB")
     if image.has_transparency_data:
         if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha

@@ -32,7 +32,6 @@ def test_run_lengths_are_those_of_the_library(seed):
         [-5, 29],
         [30, -6],
         [23.5, 0.5],
-        [24.0],
         [float("nan"), 24],
         [None, 24],
         ["24"],
@@ -72,6 +71,10 @@ def test_sizes_that_no_image_has_are_refused_before_anything_is_decoded(read, si
 def test_corners_far_away_and_corners_that_are_no_numbers_are_refused(far):
     with pytest.raises(ValueError, match="polygon 0: .*(farther away than 16 times|finite x, y)"):
         bitmap_from_polygons([[0, 0, far, 0, 5, 5]], (4, 6))
+
+
+def test_whole_numbers_may_be_floats():
+    assert area({"size": [4, 6], "counts": [20.0, 4.0]}) == 4
 
 
 def test_a_corner_may_lie_outside_of_the_image():

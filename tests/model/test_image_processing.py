@@ -182,6 +182,21 @@ def test_every_kind_of_image_becomes_rgb(image, expected):
     assert converted.getpixel((0, 0)) == expected
 
 
+def write_tiff_of_12_bits(path, numbers):
+    """A row of grey pixels of 12 bits each, two in three bytes, as cameras write them."""
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(numbers[::2], numbers[1::2], strict=True))
+    tags = {256: len(numbers), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + packed)
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_its_tag_and_not_by_its_brightest_pixel(tmp_path):
+    for numbers, expected in (([0, 4095, 2048, 100], [0, 255, 128, 6]), ([0, 100, 50, 16], [0, 6, 3, 1])):
+        write_tiff_of_12_bits(tmp_path / "grey.tif", numbers)
+        for image in (load_image(tmp_path / "grey.tif"), to_rgb(Image.open(tmp_path / "grey.tif"))):
+            assert np.asarray(image)[0, :, 0].tolist() == expected
+
+
 def test_numbers_of_unknown_range_are_stretched():
     image = Image.fromarray(np.array([[-5.0, 995.0]], dtype=np.float32))
     assert np.asarray(to_rgb(image))[..., 0].tolist() == [[0, 255]]

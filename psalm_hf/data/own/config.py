@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from ...structures import Task
-from ..features import Category
-from ..files import ENCODING, FileBuilder, FileConfig
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from ...structures import PROMPT_TOKENS, Task
+from ..features import ROW_FEATURES, Category, encode_png
+from ..files import ENCODING, INT64, FileBuilder, FileConfig, orientation_of, shown
+
+_NUMBERED = re.compile(r"\s*(\d+)\s*,\s*(\S.*)")  # number, name
+_BEGINS_WITH_NUMBER = re.compile(r"\s*(\d+)(?:\s*[:;=]\s*|\s+)\S")
+_COLOUR_LINE = re.compile(r"(.+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")  # label:R,G,B:parts:actions
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 @dataclass
 class OwnConfig(FileConfig):
-    """Options of own data. A split may have any name that is one word, except `all`. In options that are paths, `{split}` is its name."""
+    """Options of own data. A split may have any name that is one word, except `all`. In options that are paths, `{split}` is its name.
+
+    Attributes:
+        orientation: of images that EXIF turns. "refuse": they are broken records. "turned": masks are drawn on the image as programs show
+            it, so the image is turned, and its rows hold it as PNG. "stored": masks are drawn on the image as it is stored.
+    """
+
+    orientation: Literal["refuse", "turned", "stored"] = "refuse"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +56,43 @@ class OwnBuilder(FileBuilder):
 
     docs_page = "Own data"
     splits: ClassVar[tuple[str, ...]] = ()
+    turned_remedy = (
+        "save it turned and without EXIF (ImageMagick: mogrify -auto-orient), or give orientation='turned'; if the masks are drawn on the "
+        "image as it is stored: orientation='stored'"
+    )
+
+    def image(
+        self, relative: str, image_size: tuple[int, int] | None = None, *, drawn_on_turned: str = "almost every program"
+    ) -> dict[str, Any]:
+        """Columns `image` and `image_size` of a row, as the option `orientation` says; see `FileBuilder.image`."""
+        orientation = self.config.orientation
+        turned = self._turned(relative) if orientation == "turned" else None
+        if turned is None:
+            return super().image(relative, image_size, drawn_on_turned=drawn_on_turned if orientation == "refuse" else "")
+        if image_size not in (None, (turned.height, turned.width)):
+            raise ValueError(
+                f"image {relative} is {turned.height} x {turned.width} (height x width) when it is turned, but its annotation says "
+                f"{image_size[0]} x {image_size[1]}; if the masks are drawn on the image as it is stored: orientation='stored'"
+            )
+        return self.image_bytes(encode_png(turned), relative)
+
+    def _check(self, row: Mapping[str, Any], names: Mapping[int, str]) -> None:
+        super()._check(row, names)
+        try:
+            pa.Table.from_pylist([row], schema=ROW_FEATURES.arrow_schema)  # later, `datasets` would hide which record it was
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"a field cannot be stored ({error})") from error
+
+    def _turned(self, relative: str) -> Image.Image | None:
+        """Turned image of a file; None if there is nothing to turn, or if it cannot be read."""
+        try:
+            with Image.open(self.path(relative)) as opened:
+                if orientation_of(opened) in (None, 1):
+                    return None
+                turned = ImageOps.exif_transpose(opened)
+        except OSError:  # named where its header is read
+            return None
+        return turned if turned.mode in _PNG_MODES else turned.convert("RGB")
 
 
 class OwnTaskBuilder(OwnBuilder):
@@ -56,82 +108,175 @@ class OwnTaskBuilder(OwnBuilder):
         return {category.name: category.id for category in self.categories}
 
 
-def read_category_file(builder: FileBuilder, relative: str) -> tuple[Category, ...]:
+class NamedColour(NamedTuple):
+    """Line of a `labelmap.txt`."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+def read_category_file(builder: FileBuilder, relative: str, ignored: Container[int] = ()) -> tuple[Category, ...]:
     """Categories of a file below `data_dir`.
 
     Args:
         relative: a `.json` file is a list of names, or of `{"id", "name"}`, with "isthing" if they differ in that. Any other file is text
-            with one category per line: a name, or its id, a tab and the name. Ids that are not given count from 0; blank lines of a text
-            file count too.
+            with one category per line: a name; or its id, a tab or comma, and the name; or `label:R,G,B:parts:actions`, as CVAT writes
+            them, see `read_named_colours`. Ids that are not given count from 0; blank lines of a text file count too. A `.csv` file may
+            begin with a line of titles.
+        ignored: ids without a category; a "background" with one of them is left out.
 
     Raises:
-        ValueError: another form, an id or a name twice, the name "background", or no categories.
+        ValueError: another form, an id or a name twice, a name that prompts cannot have, or no categories.
     """
     try:
         if relative.endswith(".json"):
-            categories = [_from_entry(entry, position) for position, entry in enumerate(builder.json(relative))]
+            entries = builder.json(relative)
+            if isinstance(entries, Mapping):
+                raise ValueError(f"expected a list of names, or of {{'id', 'name'}}, got an object with {shown(list(entries))}")
+            categories = [_from_entry(entry, position) for position, entry in enumerate(entries)]
+        elif colours := read_named_colours(builder, relative):
+            categories = [Category(number, entry.name) for number, entry in enumerate(colours) if not is_background(entry.name)]
         else:
-            with open(builder.path(relative), encoding=ENCODING) as file:
-                categories = [_from_line(line.strip("\r\n"), number) for number, line in enumerate(file) if line.strip()]
+            categories = _from_lines(_lines(builder, relative), is_table=relative.endswith(".csv"))
+        categories = [category for category in categories if not (is_background(category.name) and category.id in ignored)]
         if not categories:
             raise ValueError("no categories")
-        _refuse_twice("id", (category.id for category in categories))
-        _refuse_twice("name", (category.name for category in categories))
-        refuse_background(category.name for category in categories)
+        check_categories(categories)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(builder.message(f"{relative}: {reason}")) from error
     return tuple(categories)
 
 
+def read_named_colours(builder: FileBuilder, relative: str) -> list[NamedColour]:
+    """Names and colours of a text file whose lines are `label:R,G,B:parts:actions`, as CVAT's `labelmap.txt`; [] if it is another one.
+    Lines that begin with "#" are remarks.
+
+    Raises:
+        ValueError: some lines are so, and others are not; a colour is no colour, or is given twice.
+    """
+    lines = [(number, line) for number, line in _lines(builder, relative) if not line.startswith("#")]
+    found = [_COLOUR_LINE.fullmatch(line.strip()) for _, line in lines]
+    if not any(found):
+        return []
+    if None in found:
+        number, line = lines[found.index(None)]
+        raise ValueError(f"line {number}: expected label:R,G,B:parts:actions as in the other lines, got {line!r}")
+    entries = [NamedColour(match[1].strip(), (int(match[2]), int(match[3]), int(match[4]))) for match in found]
+    for (number, line), entry in zip(lines, entries, strict=True):
+        if max(entry.colour) > 255:
+            raise ValueError(f"line {number}: the numbers of a colour are 0 to 255, got {line!r}")
+    _refuse_twice("colour", (entry.colour for entry in entries))
+    return entries
+
+
 def numbered(names: Iterable[str]) -> tuple[Category, ...]:
     """Categories with the ids 1, 2, ...
 
     Raises:
-        ValueError: one is named "background".
+        ValueError: a name that prompts cannot have.
     """
-    names = list(names)
-    refuse_background(names)
-    return tuple(Category(number, name) for number, name in enumerate(names, 1))
+    categories = tuple(Category(number, name) for number, name in enumerate(names, 1))
+    refuse_reserved_names(category.name for category in categories)
+    return categories
 
 
-def refuse_background(names: Iterable[str]) -> None:
-    """Checks that no category is named "background": prompts end in one of their own, so it would be refused there, or mean "no object".
+def check_categories(categories: Sequence[Category]) -> None:
+    """Checks categories against each other.
 
     Raises:
-        ValueError: it is one of the names.
+        ValueError: an id or a name twice, or a name that prompts cannot have.
     """
-    if any(name.strip().lower() == "background" for name in names):
-        raise ValueError(
-            "a category is named 'background', which in prompts means that there is no object; leave it out (in label maps: ignore its "
-            "value), or give it another name, such as 'the background'"
-        )
+    _refuse_twice("id", (category.id for category in categories))
+    _refuse_twice("name", (category.name for category in categories))
+    refuse_reserved_names(category.name for category in categories)
+
+
+def is_background(name: str) -> bool:
+    """True for "background"."""
+    return name.strip().lower() == "background"
+
+
+def refuse_reserved_names(names: Iterable[str]) -> None:
+    """Checks that no category has a name that prompts cannot have: they end in a "background" of their own, so it would be refused there,
+    or mean "no object"; and they have tokens of their own.
+
+    Raises:
+        ValueError: one has such a name.
+    """
+    for name in names:
+        if not name.isprintable():
+            raise ValueError(f"the category {name!r} contains a character that cannot be printed; give it another name")
+        if is_background(name):
+            raise ValueError(
+                "a category is named 'background', which in prompts means that there is no object; leave it out (in label maps: ignore "
+                "its value), or give it another name, such as 'the background'"
+            )
+        if token := next((token for token in PROMPT_TOKENS if token in name), None):
+            raise ValueError(f"the category {name!r} contains {token!r}, which the model reads as a special token; give it another name")
+
+
+def _lines(builder: FileBuilder, relative: str) -> list[tuple[int, str]]:
+    """Lines that are not blank: number, from 1, and text."""
+    with open(builder.path(relative), encoding=ENCODING) as file:
+        return [(number, line.strip("\r\n")) for number, line in enumerate(file, 1) if line.strip()]
 
 
 def _from_entry(entry: Any, position: int) -> Category:
     if isinstance(entry, str):
         return _category(position, entry, place=f"entry {position}")
-    return _category(entry["id"], entry["name"], bool(entry.get("isthing", 1)), place=f"entry {position}")
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"entry {position}: expected a name, or {{'id', 'name'}}, got {shown(entry)}")
+    return _category(entry["id"], entry["name"], is_set(entry.get("isthing", 1), "isthing"), place=f"entry {position}")
+
+
+def _from_lines(lines: Sequence[tuple[int, str]], *, is_table: bool) -> list[Category]:
+    if is_table and lines and "," in lines[0][1] and not _NUMBERED.fullmatch(lines[0][1]):
+        lines = lines[1:]  # titles
+    pairs = [_NUMBERED.fullmatch(line) for _, line in lines]
+    if lines and all(pairs):
+        return [_category(int(pair[1]), pair[2], place=f"line {number}") for (number, _), pair in zip(lines, pairs, strict=True)]
+    if len(lines) > 1 and any(pairs):
+        number, line = lines[pairs.index(None)]
+        raise ValueError(f"line {number}: expected a number, a comma and a name as in other lines, got {line!r}; write all in one way")
+    if lines and all(_BEGINS_WITH_NUMBER.match(line) and "\t" not in line for _, line in lines):
+        number, line = lines[0]
+        raise ValueError(
+            f"line {number}: {line!r} begins with a number, as all lines do; if it is the id, write a tab behind it; if it is part of the "
+            f"name, give the names as a .json file"
+        )
+    return [_from_line(line, number) for number, line in lines]
 
 
 def _from_line(line: str, number: int) -> Category:
     id, tab, name = line.partition("\t")
     if not tab:
-        return _category(number, line, place=f"line {number + 1}")
+        return _category(number - 1, line, place=f"line {number}")
     if not id.strip().isdecimal():
-        raise ValueError(f"line {number + 1}: expected a whole number before the tab, got {id!r}")
-    return _category(int(id), name, place=f"line {number + 1}")
+        raise ValueError(f"line {number}: expected a whole number before the tab, got {id!r}")
+    return _category(int(id), name, place=f"line {number}")
 
 
 def _category(id: Any, name: Any, is_thing: bool = True, *, place: str) -> Category:
-    if type(id) is not int or not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{place}: expected a whole number as id and a name, got {id!r} and {name!r}")
+    if type(id) is not int or id not in INT64 or not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{place}: expected a whole number as id and a name, got {shown(id)} and {shown(name)}")
     return Category(id, name.strip(), is_thing)
+
+
+def is_set(value: Any, name: str) -> bool:
+    """Value of a field that says yes or no: true and false, 1 and 0, also as text; None = no.
+
+    Raises:
+        ValueError: another value, which the message names.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)) and value in (0, 1, "0", "1"):
+        return value in (1, "1")
+    raise ValueError(f"{name}: expected 0 or 1, got {shown(value)}")
 
 
 def _refuse_twice(what: str, values: Iterable[Any]) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"the {what} {value!r} is given twice")
+            raise ValueError(f"the {what} {value!r} is given twice; give each category its own")
         seen.add(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ...data.features import Category
@@ -69,6 +70,13 @@ class InstanceEvaluator(Evaluator):
 
     def counts(self) -> dict[str, int]:
         return {"things": sum(not target["iscrowd"] for _, targets in self.metric.images.values() for target in targets)}
+
+
+class OwnInstanceEvaluator(InstanceEvaluator):
+    """AP of own data, without ids of objects: tools number them from 0, and pycocotools never counts an object with the id 0 as found."""
+
+    def segments_of_things(self, sample: Sample) -> list[Segment]:
+        return [replace(segment, annotation_id=None) for segment in super().segments_of_things(sample)]
 
 
 class LvisEvaluator(InstanceEvaluator):

@@ -1,6 +1,7 @@
 """What the formats for own data share: files of category names, names of splits; and the examples of docs/own_data.md, which run."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from psalm_hf.data import list_datasets, load
+from psalm_hf.data.features import SplitConfig
+from psalm_hf.data.own.config import OwnConfig
 from psalm_hf.masks import bitmap_from_rle
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +66,9 @@ def test_the_page_lists_the_options_with_their_defaults(section, request):
     builder = list_datasets()[name]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \| .* \|$", section.split("| option |")[1], flags=re.M)
     options = {option for names, _ in rows for option in re.findall(r"`(\w+)`", names)}
-    assert options == set(builder.options()) - {"on_error", "check_images"}
+    shared = set(re.findall(r"`(\w+)`", PAGE.split("| option of all formats |")[1].split("\n\n")[0]))
+    assert {field.name for field in fields(OwnConfig)} - {field.name for field in fields(SplitConfig)} <= shared
+    assert options == set(builder.options()) - shared
     defaults = {field.name: field.default for field in builder.BUILDER_CONFIG_CLASS.__dataclass_fields__.values()}
     for names, default in rows:
         for option in re.findall(r"`(\w+)`", names):
