@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -142,6 +142,10 @@ class FileBuilder(SplitBuilder):
         """True if a row without errors belongs to the dataset. For conditions that no record shows before its row is made."""
         return True
 
+    def prompted(self, row: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Rows that the row of a record becomes: itself, unless objects are prompted one by one."""
+        return [row]
+
     def counts(self) -> dict[str, int]:
         """Numbers of what the annotation files list, to be compared with `published`."""
         return {self.counted: len(self._records)}
@@ -264,7 +268,7 @@ class FileBuilder(SplitBuilder):
                 total += 1
                 if not isinstance(row, ValueError):
                     if self.keeps(row):
-                        yield total, row
+                        yield from ((total, prompted) for prompted in self.prompted(row))
                 elif self.config.on_error == "skip":
                     left_out, first_problem = left_out + 1, first_problem or row
                 else:
@@ -311,7 +315,9 @@ class FileBuilder(SplitBuilder):
     def _info(self) -> Any:
         if not os.path.isdir(self.config.data_dir):
             where = f"give the one that holds {self.annotation_files()[0]} as data_dir"
-            raise FileNotFoundError(self.message(f"the folder {self.config.data_dir} does not exist; {where}"))
+            is_file = os.path.isfile(self.config.data_dir)
+            fault = f"{self.config.data_dir} is a file, not a folder" if is_file else f"the folder {self.config.data_dir} does not exist"
+            raise FileNotFoundError(self.message(f"{fault}; {where}"))
         # Part of the name of the cached rows. datasets itself only looks at the arguments, and would give the rows of an older file.
         self.hash = self._fingerprint()
         return super()._info()

@@ -70,6 +70,9 @@ class OwnCoco(OwnBuilder, CocoPanoptic, CocoInstance):
             raise ValueError(self.message(f"{found}; give each image its own id"))
         return super().records()
 
+    def image_of(self, record: ImageRecord) -> str:
+        return f"{self.image_folder}/{record.image['file_name']}"
+
     def is_empty(self, record: ImageRecord) -> bool:
         return self._kind.is_empty(self, record)
 
