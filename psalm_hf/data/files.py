@@ -219,6 +219,8 @@ class FileBuilder(SplitBuilder):
 
     def lines(self, relative: str) -> list[tuple[int, str]]:
         """Lines of a text file that are not blank: number, from 1, and text."""
+        if os.path.isdir(self.path(relative)):
+            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the text file in it"))
         with open(self.path(relative), encoding=ENCODING) as file:
             return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
 
@@ -336,6 +338,8 @@ class FileBuilder(SplitBuilder):
         try:
             with open(self.path(relative), encoding=ENCODING) as file:
                 content = json.load(file)
+        except IsADirectoryError:
+            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the JSON file in it")) from None
         except ValueError as error:
             raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); download it again")) from error
         missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]

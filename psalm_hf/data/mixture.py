@@ -174,7 +174,8 @@ def with_condition(samples: SampleDataset, condition: str | None) -> SampleDatas
     if condition is None and len(found) > 1:
         raise ValueError(_several_conditions(found))
     if condition not in (None, *found):
-        raise ValueError(f"no rows with condition {condition!r}, but {', '.join(found)}{did_you_mean(condition, found)}")
+        advice = "; own data has them with the option regions: all" if condition == REGION else did_you_mean(condition, found)
+        raise ValueError(f"no rows with condition {condition!r}, but {', '.join(found)}{advice}")
     if len(found) == 1:
         return samples
     kept = np.flatnonzero(np.asarray(samples.rows["condition"]) == condition)
@@ -220,10 +221,13 @@ def choose_mixture(
         ValueError, FileNotFoundError: see `check_source` and `load`; a streamed dataset, whose rows are not known before; names of sources
             that the dataset does not give.
     """
-    check_source("data", data)
     dataset, options = data.get("dataset", "shapes"), {name: value for name, value in data.items() if name not in ("dataset", "condition")}
     if dataset == "shapes" or data.get("streaming"):
-        raise ValueError("data: names a dataset of files whose rows are counted; for shapes or streamed rows give weights and sources")
+        raise ValueError(
+            "data: names a dataset of files, such as {dataset: own_coco, data_dir: FOLDER}, whose rows are counted; for shapes or streamed "
+            "rows give weights, batch_sizes and sources"
+        )
+    check_source("data", data)
     with named_source("data", dataset):
         samples = load(dataset, **{"split": "train"} | options)
         found = Counter(samples.rows["condition"])
@@ -233,7 +237,7 @@ def choose_mixture(
             sources[REGION] = {**data, "regions": "all"}
             counted[REGION] = len(load(dataset, **{"split": "train"} | options | {"regions": "all"}))
         if not counted:
-            raise ValueError(f"no rows with condition {data['condition']!r}, but {', '.join(found)}")
+            with_condition(samples, data["condition"])  # which refuses it
     chosen = {_CHOSEN[each][0]: each for each in CONDITIONS if each in counted}
     for field, given in (("weights", weights or {}), ("batch_sizes", batch_sizes or {})):
         if unknown := sorted(given.keys() - chosen.keys()):
@@ -322,8 +326,6 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
                 f"source {name}: {dataset} has no {option} {value!r}, expected one of {', '.join(filter(None, allowed))}"
                 + did_you_mean(str(value), filter(None, allowed))
             )
-    if options.get("condition") == REGION and "regions" in entry.options() and options.get("regions") is None:
-        raise ValueError(f"source {name}: {dataset} has rows with regions if you ask for them: give regions: all instead of condition: region")
     buffer = options.get("shuffle_buffer", SHUFFLE_BUFFER)
     if not isinstance(buffer, int) or buffer < 1 or ("shuffle_buffer" in options and not options.get("streaming")):
         raise ValueError(f"source {name}: shuffle_buffer is {buffer!r}; give the rows of the buffer, at least 1, and streaming: true")

@@ -143,8 +143,8 @@ class MixtureArguments:
         language_model_bits: 8 or 4 loads the language model quantised (bitsandbytes), under adapters.
 
     Raises:
-        ValueError: neither `data` nor `weights`, or `data` and `sources`; options of adapters that do not exist, do not fit together, or need
-            a library that is not installed.
+        ValueError: neither `data` nor `weights`, or `data` and `sources`; options of adapters that do not exist, do not fit together, or
+            need a library that is not installed.
     """
 
     checkpoint: str

@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from ..data.load import dataset_builder, why_not
+from ..data.own.holdout import HELD_OUT_SPLIT
 from ..masks import bitmap_from_rle, box_from_bitmap
 from ..structures import CATEGORY, CONVERSATION, REGION, SENTENCE
 
 _OF_READING = ("dataset", "split", "data_dir", "streaming", "shuffle_buffer", "num_proc", "cache_dir")  # not of what is asked for
 _SHOWN_CATEGORIES = 5
-HELD_OUT = "val"
 
 
 def has_own_data(options: Mapping[str, Any]) -> bool:
@@ -24,7 +24,7 @@ def has_own_data(options: Mapping[str, Any]) -> bool:
 def why_nothing_is_held_out(options: Mapping[str, Any]) -> str | None:
     """Tells why a source of own data has no images to be measured on; None if it has."""
     further = {name: value for name, value in options.items() if name not in (*_OF_READING, "condition")}
-    return why_not(options["dataset"], HELD_OUT, options["data_dir"], cache_dir=options.get("cache_dir"), **further)
+    return why_not(options["dataset"], HELD_OUT_SPLIT, options["data_dir"], cache_dir=options.get("cache_dir"), **further)
 
 
 def evaluate_command(checkpoint: Path, options: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def evaluate_command(checkpoint: Path, options: Mapping[str, Any]) -> str:
         words += ["--data-dir", str(options["data_dir"])]
     if has_own_data(options):
         further = {name: value for name, value in options.items() if name not in _OF_READING}
-        words += ["--split", HELD_OUT]
+        words += ["--split", HELD_OUT_SPLIT]
         words += ["--options", yaml.safe_dump(further, default_flow_style=True, width=10**6).strip()] if further else []
     return shlex.join(words)
 

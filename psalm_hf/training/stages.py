@@ -15,12 +15,13 @@ from transformers.utils import strtobool
 from ..checkpoints import resolve_checkpoint
 from ..data import mixture
 from ..data.collator import PsalmCollator
+from ..data.own.holdout import HELD_OUT_SPLIT
 from ..evaluation.evaluation import measurement
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
 from .lora import add_adapters, merge_adapter, read_lora
-from .next_steps import HELD_OUT, has_own_data, next_steps, why_nothing_is_held_out
+from .next_steps import has_own_data, next_steps, why_nothing_is_held_out
 from .quantization import quantization_options
 from .resuming import check_schedule, last_checkpoint
 from .start import VisionArguments, make_start
@@ -153,11 +154,12 @@ def _say(training: PsalmTrainingArguments, text: str) -> None:
 
 def _choose_mixture(run: MixtureArguments, training: PsalmTrainingArguments) -> None:
     """Fills in the mixture of a run that names its data alone, and says what was chosen."""
+    PsalmProcessor.from_pretrained(run.checkpoint)  # what cannot be loaded is told before rows are made, which may take long
     with training.main_process_first(local=False, desc="rows"):  # which writes the cached rows
         chosen = mixture.choose_mixture(run.data, run.weights, run.batch_sizes)
     run.weights, run.batch_sizes, run.sources = chosen.weights, chosen.batch_sizes, chosen.sources
     if not run.eval_sources:
-        run.eval_sources = {name: {**options, "split": HELD_OUT} for name, options in run.sources.items() if name != "conversations"}
+        run.eval_sources = {name: {**options, "split": HELD_OUT_SPLIT} for name, options in run.sources.items() if name != "conversations"}
     _say(training, f"mixture, chosen from what the files hold (to have another one give weights, batch_sizes or sources): {chosen}")
 
 

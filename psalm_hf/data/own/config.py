@@ -12,7 +12,7 @@ from ...spelling import did_you_mean
 from ...structures import REGION_KINDS, RegionKind, Task
 from ..features import Category, sample_from_row
 from ..files import ENCODING, FileBuilder, FileConfig
-from .holdout import HELD_OUT, TRAIN, check_both_sides, is_held_out
+from .holdout import HELD_OUT_SPLIT, TRAIN_SPLIT, check_both_sides, is_held_out
 from .regions import region_rows
 
 
@@ -37,12 +37,17 @@ class OwnConfig(FileConfig):
         super().__post_init__()
         if not re.fullmatch(r"\w+", self.split) or self.split.lower() == "all":  # datasets has its own meaning of "all"
             raise ValueError(f"{self.name}: the name of a split has letters, digits and _ alone, and is not 'all', got {self.split!r}")
+        categories = getattr(self, "categories", None)
+        if categories is not None and (not isinstance(categories, str) or "," in categories):
+            raise ValueError(
+                f"{self.name}: categories is the path of a file that has one name per line, got {categories!r}; write the names into a file"
+            )
         if self.holdout is not None:
             self._check_holdout()
-        elif self.split != TRAIN and not self.selects_by_split:
+        elif self.split != TRAIN_SPLIT and not self.selects_by_split:
             raise ValueError(
-                f"{self.name}: the split {self.split!r} selects nothing, it would be the same rows as {TRAIN!r}; hold out a share of the "
-                f"images with holdout=0.1, or give each split its own files by {{split}} in {' or '.join(self._paths())}"
+                f"{self.name}: the split {self.split!r} selects nothing, it would be the same rows as {TRAIN_SPLIT!r}; hold out a share of "
+                f"the images with holdout=0.1, or give each split its own files by {{split}} in {' or '.join(self._paths())}"
             )
 
     @property
@@ -53,7 +58,7 @@ class OwnConfig(FileConfig):
     @property
     def files_split(self) -> str:
         """Split whose files are read: with `holdout` always "train"."""
-        return self.split if self.holdout is None else TRAIN
+        return self.split if self.holdout is None else TRAIN_SPLIT
 
     def of_split(self, path: str) -> str:
         """Path of an option, for this split."""
@@ -62,10 +67,10 @@ class OwnConfig(FileConfig):
     def _check_holdout(self) -> None:
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 < self.holdout < 1:
             raise ValueError(f"{self.name}: holdout is a share of the images between 0 and 1, such as 0.1, got {self.holdout!r}")
-        if self.split not in (TRAIN, HELD_OUT):
+        if self.split not in (TRAIN_SPLIT, HELD_OUT_SPLIT):
             raise ValueError(
-                f"{self.name}: with holdout the splits are {TRAIN} and {HELD_OUT}, got {self.split!r}"
-                + did_you_mean(self.split, (TRAIN, HELD_OUT))
+                f"{self.name}: with holdout the splits are {TRAIN_SPLIT} and {HELD_OUT_SPLIT}, got {self.split!r}"
+                + did_you_mean(self.split, (TRAIN_SPLIT, HELD_OUT_SPLIT))
             )
 
     def _paths(self) -> list[str]:
@@ -114,7 +119,7 @@ class OwnBuilder(FileBuilder):
     def _records_of_side(self) -> list[Any]:
         """Records of the split, where images are held out. Broken ones are in both splits, so that nobody overlooks them; what has no image
         is for training."""
-        holdout, wanted = self.config.holdout, self.config.split == HELD_OUT
+        holdout, wanted = self.config.holdout, self.config.split == HELD_OUT_SPLIT
         images, kept = [], []
         for record in self.all_records:
             try:

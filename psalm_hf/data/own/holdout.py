@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-TRAIN, HELD_OUT = "train", "val"  # splits of data with a share that is held out
+TRAIN_SPLIT, HELD_OUT_SPLIT = "train", "val"  # splits of data with a share that is held out
 
 _AUGMENTED = re.compile(r"\.rf\.\w+$")  # Roboflow writes `name_jpg.rf.NUMBER.jpg` for every version of an image
 

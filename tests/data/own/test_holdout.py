@@ -99,7 +99,9 @@ def test_a_split_that_selects_nothing_and_shares_that_are_none_are_refused(split
         load("own_labelme", split, tmp_path / "data", cache_dir=tmp_path / "cache", **options)
 
 
-@pytest.mark.parametrize(("name", "options"), [("own_pairs", {}), ("own_coco", {"annotations": "all.json"}), ("own_jsonl", {"annotations": "a"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("own_pairs", {}), ("own_coco", {"annotations": "all.json"}), ("own_jsonl", {"annotations": "all.jsonl"})]
+)
 def test_no_format_gives_the_same_rows_under_two_names_of_splits(name, options, tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(ValueError, match=f"{name}: the split 'val' selects nothing"):
