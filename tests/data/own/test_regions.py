@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from psalm_hf.data import list_datasets, load
+from psalm_hf.data import list_datasets, load, verification
 from psalm_hf.data.own.regions import region_rows
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.structures import REGION_KINDS
@@ -42,8 +43,6 @@ def test_every_object_is_prompted_by_every_kind(name, tmp_path):
 
 
 def test_panoptic_segments_are_prompted_from_their_map(tmp_path):
-    from PIL import Image
-
     write_layout("own_coco", tmp_path, number=1)
     colours = np.zeros((48, 64, 3), dtype=np.uint8)
     for which, bitmap in enumerate(square_bitmaps(0)):
@@ -56,6 +55,15 @@ def test_panoptic_segments_are_prompted_from_their_map(tmp_path):
     (tmp_path / "annotations/train.json").write_text(json.dumps(content))
     (sample,) = load("own_coco", "train", tmp_path, masks="maps", regions="mask", cache_dir=tmp_path / "cache")
     assert np.array_equal(bitmap_from_rle(sample.segments[0].mask_rle), square_bitmaps(0)[0]) and len(sample.segments) == 1
+
+
+def test_drawings_of_a_dataset_show_the_prompts(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(verification, "draw_sample", lambda sample: shown.append(sample) or Image.new("RGB", (8, 8)))
+    write_layout("own_labelme", tmp_path / "data", number=3)
+    options = {"regions": "box", "holdout": 0.5}
+    assert verification.verify("own_labelme", tmp_path / "data", splits=["train"], options=options, num_shown=2, output=tmp_path / "shown")
+    assert [(sample.image_id, sample.regions[0].kind) for sample in shown] == [("2", "box")]  # 0 and 1 are held out
 
 
 def test_a_map_that_is_cut_off_is_a_broken_record(tmp_path):
