@@ -1,5 +1,6 @@
 """pipeline("promptable-segmentation"): what it finds, in which form, from which kinds of input."""
 
+
 import numpy as np
 import pytest
 import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,8 @@ from ..features import Category, sample_from_row
 from ..files import ENCODING, FileBuilder, FileConfig
 from .holdout import HELD_OUT_SPLIT, TRAIN_SPLIT, check_both_sides, is_held_out
 from .regions import region_rows
+
+_PATHS = ("annotations", "images", "labels", "masks")  # options of any format
 
 
 @dataclass
@@ -74,9 +76,8 @@ class OwnConfig(FileConfig):
             )
 
     def _paths(self) -> list[str]:
-        """Options that are paths of files or folders of a split."""
-        own = {field.name for field in fields(self)} - {field.name for field in fields(FileConfig)} - {"categories", "task", "regions"}
-        return sorted(option for option in own if isinstance(getattr(self, option), str))
+        """Options that are paths of what differs by split."""
+        return [option for option in _PATHS if isinstance(getattr(self, option, None), str)]
 
 
 @dataclass
