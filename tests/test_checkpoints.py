@@ -102,5 +102,11 @@ def test_a_name_that_no_checkpoint_can_have_says_what_was_probably_meant(name, m
         checkpoints.resolve_checkpoint(name)
 
 
+def test_a_file_is_no_checkpoint(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(NotADirectoryError, match="model.safetensors: is a file, and a checkpoint is a folder .*; give the folder"):
+        checkpoints.resolve_checkpoint(tmp_path / "model.safetensors")
+
+
 def test_a_hub_id_is_left_to_the_hub():
     assert checkpoints.resolve_checkpoint("somebody/psalm-kitchen") == "somebody/psalm-kitchen"

@@ -35,9 +35,12 @@ def resolve_checkpoint(name: str | Path) -> str:
         name: a folder; a Hub id, which is returned as it is; or "psalm-tiny", unless there is a folder of that name.
 
     Raises:
+        NotADirectoryError: a file.
         FileNotFoundError: no folder, and a name that no repository can have, or almost the one of a checkpoint that ships; see also
             `tiny_checkpoint`.
     """
+    if Path(name).is_file():
+        raise NotADirectoryError(f"{name}: is a file, and a checkpoint is a folder with config.json and weights; give the folder")
     if Path(name).exists():
         return str(name)
     if str(name) == TINY:

@@ -14,6 +14,7 @@ at the size of the image, boxes x0,y0,x1,y1 along pixel edges.
 """
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,8 @@ def chosen_image(options: argparse.Namespace) -> "Image.Image":
         return example_image()
     from ..model.image_processing_psalm import load_image
 
+    if Path(options.image).is_dir():
+        raise IsADirectoryError(f"{options.image}: is a folder; give one image of it")
     image = load_image(options.image)
     say(f"read {options.image}: {image.width} x {image.height} pixels")
     return image
@@ -171,6 +174,9 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
     given = [name for name in ("categories", "expressions", "regions") if getattr(options, name)]
     if len(given) > 1:
         parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
+    if len(options.categories or ()) == 1 and "," in options.categories[0]:
+        names = [name.strip() for name in options.categories[0].split(",") if name.strip()]
+        parser.error(f"--categories has one name, {options.categories[0]!r}; names stand apart, without commas: {shlex.join(names)}")
     if given != ["categories"] and options.stuff:
         parser.error("--stuff goes with --categories")
     if unknown := [name for name in options.stuff if name not in options.categories]:

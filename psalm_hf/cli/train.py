@@ -2,6 +2,7 @@
 
     psalm train --config tiny_shapes [--max-steps 100 --output-dir DIR]
     psalm train --config my_run.yaml --resume
+    psalm train --config own_data --checkpoint FOLDER --data "{dataset: own_coco, data_dir: mydata, holdout: 0.1}"
     accelerate launch -m psalm_hf.cli.train --config stage2_paper
 
 --config is a YAML file, or the name of one that ships. `--field value` overrides a field; values are read as YAML. A file that a config
@@ -16,12 +17,13 @@ Stage 1, vision-language alignment: images and captions, no instruction; only th
 Stage 2, joint training on a mixture of tasks:
 
     checkpoint      folder or Hub id to start from, or psalm-tiny
-    weights         source -> share of the steps
-    batch_sizes     source -> samples per batch
-    sources         source -> its dataset and options; left out: a shapes task
+    data            one dataset and its options, from whose files the mixture is chosen; what was chosen is printed
+    weights         source -> share of the steps; with data only to change what is chosen, 0 = never drawn
+    batch_sizes     source -> samples per batch; with data only to change what is chosen
+    sources         source -> its dataset and options, instead of data; left out: a shapes task
     model           fields of PsalmConfig that differ from the checkpoint's; weights that they add or change start anew
     eval_images     validation images per evaluation, 0 = none
-    eval_sources    name -> dataset that is evaluated; left out: shapes
+    eval_sources    name -> dataset that is evaluated; left out: the split val of data, or shapes
     lora            adapters on the language model: rank, alpha, dropout, targets; left out: all of it learns
     merge_adapter   also write output_dir/merged, which needs no peft
     language_model_bits   8 or 4: quantised language model under adapters

@@ -18,6 +18,7 @@ from datasets.builder import Key
 from PIL import Image
 
 from ..masks import compress_rle
+from ..spelling import did_you_mean
 from ..structures import CATEGORY, Region, Sample, Segment, Task
 from .segment_map import UNREADABLE, read_segment_map, rles_from_segment_map
 
@@ -90,7 +91,8 @@ class SplitConfig(datasets.BuilderConfig):
         for option, hint in get_type_hints(type(self)).items():
             value, allowed = getattr(self, option, None), get_args(hint)
             if get_origin(hint) is Literal and value not in allowed:
-                raise ValueError(f"{self.name}: unknown {option} {value!r}, expected one of {', '.join(map(str, allowed))}")
+                advice = did_you_mean(value, allowed)
+                raise ValueError(f"{self.name}: unknown {option} {value!r}, expected one of {', '.join(map(str, allowed))}{advice}")
 
     @property
     def is_training(self) -> bool:

@@ -199,6 +199,10 @@ class FileBuilder(SplitBuilder):
         """True if a row without errors belongs to the dataset. For conditions that no record shows before its row is made."""
         return True
 
+    def prompted(self, row: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Rows that the row of a record becomes: itself, unless objects are prompted one by one."""
+        return [row]
+
     def counts(self) -> dict[str, int]:
         """Numbers of what the annotation files list, to be compared with `published`."""
         return {self.counted: len(self._records)}
@@ -286,6 +290,8 @@ class FileBuilder(SplitBuilder):
 
     def lines(self, relative: str) -> list[tuple[int, str]]:
         """Lines of a text file that are not blank: number, from 1, and text."""
+        if os.path.isdir(self.path(relative)):
+            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the text file in it"))
         with open(self.path(relative), encoding=ENCODING) as file:
             return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
 
@@ -338,7 +344,7 @@ class FileBuilder(SplitBuilder):
                         found.objects += len(broken)
                         found.first_object = found.first_object or broken[0]
                     if self.keeps(row):
-                        yield found.total, row
+                        yield from ((found.total, prompted) for prompted in self.prompted(row))
                 elif self.config.on_error == "skip":
                     found.number, found.first_problem = found.number + 1, found.first_problem or str(row)
                 else:
@@ -395,7 +401,9 @@ class FileBuilder(SplitBuilder):
     def _info(self) -> Any:
         if not os.path.isdir(self.config.data_dir):
             where = f"give the one that holds {self.annotation_files()[0]} as data_dir"
-            raise FileNotFoundError(self.message(f"the folder {self.config.data_dir} does not exist; {where}"))
+            is_file = os.path.isfile(self.config.data_dir)
+            fault = f"{self.config.data_dir} is a file, not a folder" if is_file else f"the folder {self.config.data_dir} does not exist"
+            raise FileNotFoundError(self.message(f"{fault}; {where}"))
         # Part of the name of the cached rows. datasets itself only looks at the arguments, and would give the rows of an older file.
         self.hash = self._fingerprint()
         return super()._info()
@@ -414,6 +422,8 @@ class FileBuilder(SplitBuilder):
         try:
             with open(self.path(relative), encoding=ENCODING) as file:
                 content = json.load(file)
+        except IsADirectoryError:
+            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the JSON file in it")) from None
         except ValueError as error:
             raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); download it again")) from error
         except RecursionError as error:

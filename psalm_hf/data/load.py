@@ -103,6 +103,11 @@ def dataset_builder(name: str) -> type[SplitBuilder]:
     return DATASETS[name]
 
 
+def no_folder(path: str | Path) -> str:
+    """Words for a path at which there is no folder."""
+    return f"{path} is a file, not a folder" if Path(path).expanduser().is_file() else f"there is no folder {path}"
+
+
 def load(
     name: str,
     split: str,
@@ -146,13 +151,7 @@ def load(
 
     from .features import SampleDataset
 
-    builder = builder_class(
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        config_name=name,  # part of the name of the cached rows: the datasets of one module must differ there
-        data_dir=os.path.abspath(os.path.expanduser(data_dir)) if builder_class.needs_files else None,  # rows hold paths below it
-        split=split,
-        **options,
-    )
+    builder = _open(name, split, data_dir, cache_dir, options)
     if streaming:
         return SampleDataset(builder.as_streaming_dataset(split=split), builder.categories, builder.task)
     try:
@@ -171,3 +170,25 @@ def load(
             f"{name} {split}: no rows: no record has anything to ask for with these options; see the docs page {builder.docs_page}"
         )
     return SampleDataset(builder.as_dataset(split=split), builder.categories, builder.task)
+
+
+def why_not(
+    name: str, split: str, data_dir: str | Path | None = None, *, cache_dir: str | Path | None = None, **options: Any
+) -> str | None:
+    """Tells why a dataset has no such split, before its rows are made; None if its files are there. Arguments as of `load`."""
+    try:
+        _open(name, split, data_dir, cache_dir, options)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+def _open(name: str, split: str, data_dir: str | Path | None, cache_dir: str | Path | None, options: Mapping[str, Any]) -> SplitBuilder:
+    builder_class = dataset_builder(name)
+    return builder_class(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        config_name=name,  # part of the name of the cached rows: the datasets of one module must differ there
+        data_dir=os.path.abspath(os.path.expanduser(data_dir)) if builder_class.needs_files else None,  # rows hold paths below it
+        split=split,
+        **options,
+    )

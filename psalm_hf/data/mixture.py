@@ -1,10 +1,11 @@
 """Mixture of sources for a training run: one task per optimizer step, drawn by weight, everything from a seed."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from ..spelling import did_you_mean
-from ..structures import CONDITIONS, Sample
+from ..structures import CATEGORY, CONDITIONS, CONVERSATION, REGION, SENTENCE, Sample
 from .features import SampleDataset
-from .load import dataset_builder, load
+from .load import dataset_builder, load, no_folder
 from .shapes.stream import ShapesStream
 
 Position = tuple[str, int]  # task, index of the sample in that task's source
@@ -22,6 +23,10 @@ Position = tuple[str, int]  # task, index of the sample in that task's source
 SHUFFLE_BUFFER = 1000  # rows of a streamed source among which the next one is drawn
 _OF_SOURCES = ("dataset", "split", "data_dir", "condition", "streaming", "shuffle_buffer", "num_proc", "cache_dir")
 _ROWS_AT_ONCE = 100
+
+# Of a mixture that is chosen from files: condition -> name of its source, and samples of a batch. A row of categories has all objects of an
+# image, an expression one.
+_CHOSEN = {CATEGORY: ("categories", 2), SENTENCE: ("sentences", 4), REGION: ("regions", 2), CONVERSATION: ("conversations", 4)}
 
 
 class EndlessEpochs:
@@ -34,6 +39,11 @@ class EndlessEpochs:
 
     def __init__(self, dataset: Sequence[Sample], seed: int):
         self.dataset, self.seed = dataset, seed
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples of an epoch."""
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         epoch, position = divmod(index, len(self.dataset))
@@ -164,11 +174,96 @@ def with_condition(samples: SampleDataset, condition: str | None) -> SampleDatas
     if condition is None and len(found) > 1:
         raise ValueError(_several_conditions(found))
     if condition not in (None, *found):
-        raise ValueError(f"no rows with condition {condition!r}, but {', '.join(found)}")
+        advice = "; own data has them with the option regions: all" if condition == REGION else did_you_mean(condition, found)
+        raise ValueError(f"no rows with condition {condition!r}, but {', '.join(found)}{advice}")
     if len(found) == 1:
         return samples
     kept = np.flatnonzero(np.asarray(samples.rows["condition"]) == condition)
     return SampleDataset(samples.rows.select(kept), samples.categories, samples.task)
+
+
+@dataclass(frozen=True)
+class ChosenMixture:
+    """Mixture for the rows of a dataset. Its text is a table.
+
+    Attributes:
+        data: the dataset and its options.
+        weights, batch_sizes, sources: fields of a config.
+        rows: source -> number of its rows.
+    """
+
+    data: Mapping[str, Any]
+    weights: dict[str, float]
+    batch_sizes: dict[str, int]
+    sources: dict[str, dict[str, Any]]
+    rows: dict[str, int]
+
+    def __str__(self) -> str:
+        lines = [", ".join(f"{option}: {value}" for option, value in self.data.items())]
+        for name, options in self.sources.items():
+            further = "".join(f", {option}: {value}" for option, value in options.items() if option not in self.data)
+            lines.append(f"  {name}: {self.rows[name]:,} rows{further}, weight {self.weights[name]:g}, batch size {self.batch_sizes[name]}")
+        return "\n".join(lines)
+
+
+def choose_mixture(
+    data: Mapping[str, Any], weights: Mapping[str, float] | None = None, batch_sizes: Mapping[str, int] | None = None
+) -> ChosenMixture:
+    """Chooses a mixture from what a dataset holds: a source for each kind of condition, all drawn as often.
+
+    Own data whose objects have masks also get a source of visual prompts, in which every object is prompted by every kind of region.
+
+    Args:
+        data: the dataset and its options, as an entry of `sources`.
+        weights, batch_sizes: those that are to be otherwise, by the names of the sources; weight 0 leaves one out.
+
+    Raises:
+        ValueError, FileNotFoundError: see `check_source` and `load`; a streamed dataset, whose rows are not known before; names of sources
+            that the dataset does not give.
+    """
+    dataset, options = data.get("dataset", "shapes"), {name: value for name, value in data.items() if name not in ("dataset", "condition")}
+    if dataset == "shapes" or data.get("streaming"):
+        raise ValueError(
+            "data: names a dataset of files, such as {dataset: own_coco, data_dir: FOLDER}, whose rows are counted; for shapes or streamed "
+            "rows give weights, batch_sizes and sources"
+        )
+    check_source("data", data)
+    with named_source("data", dataset):
+        samples = load(dataset, **{"split": "train"} | options)
+        found = Counter(samples.rows["condition"])
+        counted = {each: found[each] for each in CONDITIONS if found[each] and data.get("condition") in (None, each)}
+        sources = {each: {**data, "condition": each} if len(found) > 1 else dict(data) for each in counted}
+        if "condition" not in data and _can_prompt_regions(dataset, options, samples):
+            sources[REGION] = {**data, "regions": "all"}
+            counted[REGION] = len(load(dataset, **{"split": "train"} | options | {"regions": "all"}))
+        if not counted:
+            with_condition(samples, data["condition"])  # which refuses it
+    chosen = {_CHOSEN[each][0]: each for each in CONDITIONS if each in counted}
+    for field, given in (("weights", weights or {}), ("batch_sizes", batch_sizes or {})):
+        if unknown := sorted(given.keys() - chosen.keys()):
+            raise ValueError(
+                f"{field} names {', '.join(unknown)}, but the sources that {dataset} gives are {', '.join(chosen)}"
+                + did_you_mean(unknown[0], chosen)
+            )
+    return ChosenMixture(
+        data=data,
+        weights={name: 1.0 for name in chosen} | dict(weights or {}),
+        batch_sizes={name: _CHOSEN[each][1] for name, each in chosen.items()} | dict(batch_sizes or {}),
+        sources={name: sources[each] for name, each in chosen.items()},
+        rows={name: counted[each] for name, each in chosen.items()},
+    )
+
+
+def largest_chosen_batch(batch_sizes: Mapping[str, int]) -> int:
+    """Samples of the largest batch that `choose_mixture` may choose."""
+    return max((dict(_CHOSEN.values()) | dict(batch_sizes)).values())
+
+
+def _can_prompt_regions(dataset: str, options: Mapping[str, Any], samples: SampleDataset) -> bool:
+    """True for own data in which there is an object with a mask, and whose prompts were not chosen already."""
+    if "regions" not in dataset_builder(dataset).options() or options.get("regions"):
+        return False
+    return any(not segment["is_crowd"] for segments in samples.rows["segments"] for segment in segments or ())
 
 
 def check_mixture(weights: Mapping[str, float], batch_sizes: Mapping[str, int], sources: Mapping[str, Mapping[str, Any]]) -> None:
@@ -240,7 +335,7 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
         )
     if entry.needs_files and not Path(options["data_dir"]).expanduser().is_dir():
         raise FileNotFoundError(
-            f"source {name}: there is no folder {options['data_dir']}; give the one that holds {dataset} as data_dir, "
+            f"source {name}: {no_folder(options['data_dir'])}; give the one that holds {dataset} as data_dir, "
             f"see the docs page {entry.docs_page}"
         )
 
@@ -265,6 +360,11 @@ class TaskSources(Dataset):
 
     def __init__(self, sources: Mapping[str, Sequence[Sample]]):
         self.sources = sources
+
+    def epoch_length(self, names: Iterable[str]) -> int | None:
+        """Samples of one epoch of all of these sources together; None if one of them has no epochs, or is streamed."""
+        lengths = [getattr(self.sources[name], "epoch_length", None) for name in names]
+        return None if None in lengths else sum(lengths)
 
     def __getitem__(self, position: Position) -> Sample:
         task, index = position
@@ -310,11 +410,21 @@ class OneTaskPerBatch(Sampler[list[Position]]):
     def __len__(self) -> int:
         return self.num_steps * self.batches_per_step
 
+    def samples_in(self, steps: int) -> int:
+        """Samples of the first optimizer steps, all processes together."""
+        sizes = np.array([self.batch_sizes[task] for task in self.weights])
+        return int(sizes[self._drawn[:steps]].sum()) * self.batches_per_step
+
+    @cached_property
+    def _drawn(self) -> np.ndarray:
+        """Task of every step, as its position in the weights."""
+        shares = np.array(list(self.weights.values()), dtype=np.float64)
+        return np.random.default_rng(self.seed).choice(len(shares), size=self.num_steps, p=shares / shares.sum())
+
     def __iter__(self) -> Iterator[list[Position]]:
-        tasks, shares = list(self.weights), np.array(list(self.weights.values()), dtype=np.float64)
-        drawn = np.random.default_rng(self.seed).choice(len(tasks), size=self.num_steps, p=shares / shares.sum())
+        tasks = list(self.weights)
         following = dict.fromkeys(tasks, 0)
-        for number in np.repeat(drawn, self.batches_per_step):
+        for number in np.repeat(self._drawn, self.batches_per_step):
             task = tasks[number]
             first = following[task]
             following[task] = first + self.batch_sizes[task]

@@ -74,7 +74,8 @@ def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], opt
     """
     entry = dataset_builder(dataset)
     if entry.needs_files and (folder is None or not os.path.isdir(folder)):
-        raise FileNotFoundError(f"the folder {folder} does not exist; give the data_dir of {dataset}, see the docs page {entry.docs_page}")
+        fault = f"{folder} is a file, not a folder" if folder and os.path.isfile(folder) else f"the folder {folder} does not exist"
+        raise FileNotFoundError(f"{fault}; give the data_dir of {dataset}, see the docs page {entry.docs_page}")
     if not entry.splits and not splits:
         raise ValueError(f"{dataset}: a split may have any name; say which with --split")
     unknown = [split for split in splits if entry.splits and split not in entry.splits]
@@ -247,6 +248,8 @@ def show(rows: SplitCheck, number: int, output: Path, name: str) -> int:
         # The first row that is in order, in a part of the records of its own.
         for position in range(turn * len(rows) // number, (turn + 1) * len(rows) // number):
             row = next(rows.checked(position), None)  # a record in which there is nothing to ask for has none
+            if isinstance(row, dict) and isinstance(rows.builder, FileBuilder):
+                row = next(iter(rows.builder.prompted(row)), None)
             if row is not None and not isinstance(row, ValueError):
                 drawings.append(draw_sample(sample_from_row(row, names)))
                 write_file(output / f"{name}_{position}.png", partial(drawings[-1].save, format="PNG"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from ..data.shapes.stream import scene_of
 from ..data.shapes.two_views import VIEW_DIRECTIONS
 from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
+from ..spelling import did_you_mean
 from ..structures import REGION_KINDS, Sample
 from . import published as paper
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
@@ -155,12 +155,13 @@ def choices_of(name: str, protocol: str, own: Choices) -> dict[str, Any]:
     """
     benchmark = benchmark_of(name)
     if protocol not in EVALUATION_PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(EVALUATION_PROTOCOLS)}")
+        advice = did_you_mean(protocol, EVALUATION_PROTOCOLS)
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(EVALUATION_PROTOCOLS)}{advice}")
     choices = benchmark.choices[protocol]
     for choice in own:
         if choice not in choices:
             known = ", ".join(choices) or "none"
-            raise ValueError(f"{name}: {choice} does not concern it; its numbers depend on {known}")
+            raise ValueError(f"{name}: {choice} does not concern it; its numbers depend on {known}{did_you_mean(choice, choices)}")
     return {**choices, **own}
 
 
@@ -174,8 +175,7 @@ def benchmark_of(name: str) -> Benchmark:
         return BENCHMARKS[name]
     if name in DATASETS:
         return Benchmark((BenchmarkPart(name),), _own, _both(_THRESHOLDS))
-    close = get_close_matches(name, (*BENCHMARKS, *DATASETS), 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, (*BENCHMARKS, *DATASETS))
     raise ValueError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}, or a dataset{hint}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..data import DATASETS
 from ..data.mixture import check_source, named_source
 from ..data.preparation import write_json
+from ..spelling import did_you_mean
 from .benchmarks import (
     Benchmark,
     BenchmarkPart,
@@ -179,8 +180,9 @@ class Evaluation:
 
     def _asked(self, names: Sequence[str] | None, options: Mapping[str, Any]) -> list[BenchmarkPart]:
         known = [part.name for part in self.benchmark.parts]
-        if unknown := set(names or ()) - set(known):
-            raise ValueError(f"--parts {' '.join(sorted(unknown))}: {self.name} has the parts {', '.join(filter(None, known)) or 'none'}")
+        if unknown := sorted(set(names or ()) - set(known)):
+            expected = f"{', '.join(filter(None, known)) or 'none'}{did_you_mean(unknown[0], known)}"
+            raise ValueError(f"--parts {' '.join(unknown)}: {self.name} has the parts {expected}")
         parts = [part for part in self.benchmark.parts if not names or part.name in names]
         # An option that tells the parts apart chooses among them.
         fitting = [part for part in parts if all(options.get(name, value) == value for name, value in part.options.items())]

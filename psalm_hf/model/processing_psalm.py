@@ -132,13 +132,24 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PsalmProcessor:
-        """Loads a processor as usual; also "psalm-tiny", and an ORIGINAL PSALM folder or Hub id (`processor_from_original_folder`)."""
+        """Loads a processor as usual; also "psalm-tiny", and an ORIGINAL PSALM folder or Hub id (`processor_from_original_folder`).
+
+        Raises:
+            FileNotFoundError: a folder in which no processor was saved; see also `convert_psalm_checkpoint.locate_checkpoint`.
+        """
         pretrained_model_name_or_path = locate_checkpoint(pretrained_model_name_or_path)
         try:
             folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])
         except OSError:  # a processor saved alone has no config.json
             folder = None
         if folder is None:
+            place = Path(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
+            if place.is_dir() and not any((place / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+                raise FileNotFoundError(
+                    f"{place}: has no processor_config.json, so no processor was saved there; save that of the model beside it "
+                    f"(processor.save_pretrained), or copy processor_config.json, chat_template.jinja and the tokenizer files of the "
+                    f"checkpoint that it was trained from"
+                )
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         own = signature(cls).parameters.keys() - {"image_processor", "tokenizer", "chat_template"}
         return processor_from_original_folder(folder, **{name: value for name, value in kwargs.items() if name in own})

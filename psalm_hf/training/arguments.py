@@ -137,26 +137,30 @@ class MixtureArguments:
 
     Args:
         checkpoint: folder or Hub id of the model and processor to start from.
-        weights: source -> share of the steps.
-        batch_sizes: source -> samples per batch.
+        weights: source -> share of the steps. With `data` only those that are to be otherwise than chosen.
+        batch_sizes: source -> samples per batch. With `data` only those that are to be otherwise than chosen.
         sources: source -> its dataset and options, see `psalm_hf.data.mixture.open_source`; left out: a task of the shapes world.
+        data: one dataset and its options, instead of `sources`; the mixture is chosen from what its files hold, see
+            `psalm_hf.data.mixture.choose_mixture`.
         model: fields of `PsalmConfig` that differ from the checkpoint's; weights that they add or change start anew.
         eval_images: images of each evaluated dataset in every evaluation during training, 0 = no evaluation. When it happens is said by
             `eval_strategy` and `eval_steps`, how many images a forward pass takes by `per_device_eval_batch_size`.
-        eval_sources: name -> dataset that is evaluated, with its options, as in `sources` (default split: val); left out: the validation
-            images of the shapes world.
+        eval_sources: name -> dataset that is evaluated, with its options, as in `sources` (default split: val); left out: the split val of
+            `data`, or the validation images of the shapes world.
         lora: adapters on the language model, see `lora.LoraOptions`; empty = all of it learns.
         merge_adapter: at the end, `<output_dir>/merged` gets the model with its adapters merged, which needs no peft.
         language_model_bits: 8 or 4 loads the language model quantised (bitsandbytes), under adapters.
 
     Raises:
-        ValueError: options of adapters that do not exist, do not fit together, or need a library that is not installed.
+        ValueError: neither `data` nor `weights`, or `data` and `sources`; options of adapters that do not exist, do not fit together, or
+            need a library that is not installed.
     """
 
     checkpoint: str
-    weights: dict
-    batch_sizes: dict
+    weights: dict | None = None
+    batch_sizes: dict | None = None
     sources: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
     eval_images: int = 0
     eval_sources: dict = field(default_factory=dict)
@@ -165,6 +169,14 @@ class MixtureArguments:
     language_model_bits: int | None = None
 
     def __post_init__(self):
+        if self.data and self.sources:
+            raise ValueError("data and sources both say what to train on; give data, from which the sources are chosen, or sources alone")
+        if not self.data and None in (self.weights, self.batch_sizes):
+            raise ValueError(
+                "missing fields: give data, such as {dataset: own_coco, data_dir: mydata}, from which a mixture is chosen; or weights, "
+                "batch_sizes and sources"
+            )
+        self.weights, self.batch_sizes = self.weights or {}, self.batch_sizes or {}
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
             advice = did_you_mean(unknown[0], PsalmConfig.__dataclass_fields__)
             raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see the docs page The model{advice}")

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..checkpoints import resolve_checkpoint
+from ..data.mixture import largest_chosen_batch
 from ..model.compatibility import CHECKPOINTING, set_checkpointing
 from ..model.configuration_psalm import PsalmConfig
 from ..model.losses import mask_bce_loss, mask_dice_loss
@@ -354,7 +355,10 @@ def _report(run: Run, training: PsalmTrainingArguments, half: str | None, proces
     is_mixture = isinstance(run, MixtureArguments)
     rows = training.per_device_train_batch_size
     if is_mixture:  # a source of weight 0 is never drawn
-        rows = max(run.batch_sizes[name] for name, weight in run.weights.items() if weight)
+        if run.data:
+            rows = largest_chosen_batch(run.batch_sizes)
+        else:
+            rows = max(run.batch_sizes[name] for name, weight in run.weights.items() if weight)
     length = length or getattr(model.config.text_config, "max_position_embeddings", 2048)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.float32}[half]
     is_checkpointed = bool(getattr(training, CHECKPOINTING))

@@ -1,6 +1,7 @@
 """Training from a config to a checkpoint: vision pretraining, stage 1 on captions, or stage 2 on a mixture of tasks."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -14,11 +15,13 @@ from transformers.utils import strtobool
 from ..checkpoints import resolve_checkpoint
 from ..data import mixture
 from ..data.collator import PsalmCollator
+from ..data.own.holdout import HELD_OUT_SPLIT
 from ..evaluation.evaluation import measurement
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
 from .lora import add_adapters, merge_adapter, read_lora
+from .next_steps import has_own_data, next_steps, why_nothing_is_held_out
 from .quantization import quantization_options
 from .resuming import check_schedule, last_checkpoint
 from .start import VisionArguments, make_start
@@ -51,7 +54,7 @@ def prepare(config: str | Path, overrides: Overrides = (), *, resume: bool = Fal
             raise ValueError(f"{config}: vision pretraining keeps no checkpoint to go on from; start it without resuming")
         return partial(make_start, *read_config(config, overrides, (VisionArguments,)))
     run, training = read_run(config, overrides)
-    return partial(_train, _build(run, training, resume), getattr(run, "merge_adapter", False))
+    return partial(_train, _build(run, training, resume), run)
 
 
 def build_trainer(config: str | Path, overrides: Overrides = (), *, resume: bool = False) -> PsalmTrainer:
@@ -143,8 +146,36 @@ def check_adapters(training: PsalmTrainingArguments, *, merge: bool) -> None:
         raise ValueError(f"merge_adapter: {merged_folder(training)} exists already; remove it or give another output_dir")
 
 
+def _say(training: PsalmTrainingArguments, text: str) -> None:
+    """Prints on the standard error, once for all processes."""
+    if training.process_index == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _choose_mixture(run: MixtureArguments, training: PsalmTrainingArguments) -> None:
+    """Fills in the mixture of a run that names its data alone, and says what was chosen."""
+    PsalmProcessor.from_pretrained(run.checkpoint)  # what cannot be loaded is told before rows are made, which may take long
+    with training.main_process_first(local=False, desc="rows"):  # which writes the cached rows
+        chosen = mixture.choose_mixture(run.data, run.weights, run.batch_sizes)
+    run.weights, run.batch_sizes, run.sources = chosen.weights, chosen.batch_sizes, chosen.sources
+    if not run.eval_sources:
+        run.eval_sources = {name: {**options, "split": HELD_OUT_SPLIT} for name, options in run.sources.items() if name != "conversations"}
+    _say(training, f"mixture, chosen from what the files hold (to have another one give weights, batch_sizes or sources): {chosen}")
+
+
+def _say_what_is_not_held_out(run: MixtureArguments, training: PsalmTrainingArguments) -> None:
+    for name in run.weights:
+        options = run.sources.get(name, {})
+        if has_own_data(options) and (reason := why_nothing_is_held_out(options)):
+            _say(training, f"source {name}: no image is held out, so nothing will tell how good the checkpoint is on new images: {reason}")
+            return
+
+
 def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
+    if run.data:
+        _choose_mixture(run, training)
     mixture.check_mixture(run.weights, run.batch_sizes, run.sources)
+    _say_what_is_not_held_out(run, training)
     lora = read_lora(run.lora)
     if lora:
         check_adapters(training, merge=run.merge_adapter)
@@ -180,12 +211,22 @@ def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resu
     )
 
 
-def _train(trainer: PsalmTrainer, merges: bool) -> PsalmTrainer:
+def _train(trainer: PsalmTrainer, run: Run) -> PsalmTrainer:
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    merges = getattr(run, "merge_adapter", False)
     if not trainer.was_terminated:
         trainer.save_model()
         if merges and trainer.is_world_process_zero():
             merge_adapter(trainer.args.output_dir, merged_folder(trainer.args))
     # Threads of a process group that is still open when Python ends may want the interpreter once more: the process then aborts.
     trainer.accelerator.end_training()
+    if not trainer.was_terminated:
+        _say(trainer.args, _last_line(trainer, run, merged_folder(trainer.args) if merges else Path(trainer.args.output_dir)))
     return trainer
+
+
+def _last_line(trainer: PsalmTrainer, run: Run, checkpoint: Path) -> str:
+    if isinstance(run, AlignmentArguments):
+        return f"checkpoint: {checkpoint}; go on with stage 2: psalm train --config stage2_paper --checkpoint {checkpoint}"
+    drawn = {name: trainer.train_dataset.sources[name] for name, weight in run.weights.items() if weight}
+    return next_steps(checkpoint, run.sources, drawn)

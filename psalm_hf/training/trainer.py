@@ -17,16 +17,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..data.mixture import OneTaskPerBatch
 from ..devices import kept_torch_state
 from ..model.compatibility import TRAINS_DIVIDED
 from ..model.prompts import ROW_KINDS
 from .interruption import StopOnTerminate, ignore_terminate
 from .lora import plain_name, without_adapters
 from .model_card import WholePushes, card_of_run, write_card
+from .progress import CountedProgress
 from .resuming import check_schedule, last_checkpoint, write_schedule
 from .sharding import load_sharded_optimizer, load_sharded_weights, save_sharded_optimizer
 
@@ -40,7 +42,8 @@ class PsalmTrainer(Trainer):
     is the same for any division of a step's batches among processes and accumulation.
 
     Args:
-        batch_sampler: positions of every batch in `train_dataset`, see `data.mixture.OneTaskPerBatch`.
+        batch_sampler: positions of every batch in `train_dataset`, a `data.mixture.OneTaskPerBatch` over `TaskSources`. They say what is
+            logged as epoch, samples per second and batch size; `args.per_device_train_batch_size` becomes the number of samples of a batch.
         evaluation: what `eval_strategy` runs: model in eval mode -> numbers by name, logged as `eval_<name>`, so that
             `metric_for_best_model` takes these names. Gradients are its business. It leaves no trace: modules are back in their modes
             and random numbers go on as if nothing had been drawn, so a run with evaluations ends with the weights of one without.
@@ -58,11 +61,13 @@ class PsalmTrainer(Trainer):
     def __init__(
         self,
         *,
-        batch_sampler: Sampler,
+        batch_sampler: OneTaskPerBatch,
         evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
         training = kwargs["args"]
+        self._counted = CountedProgress(batch_sampler, kwargs["train_dataset"])
+        training.per_device_train_batch_size = self._counted.batch_size  # by which the Trainer names and compares batches
         freeze_vision_tower(kwargs["model"], training.learning_rates)
         check_learning(kwargs["model"], training.learning_rates)
         check_checkpointed(kwargs["model"], training.checkpointed_parts)
@@ -92,6 +97,7 @@ class PsalmTrainer(Trainer):
         self.is_best_loaded = False
         self._stop = StopOnTerminate()
         self.add_callback(self._stop)
+        self.add_callback(self._counted)
         self.add_callback(WholePushes(self.create_model_card))
         if self.args.checkpointed_parts:
             self.add_callback(SomeCheckpointed())
@@ -208,6 +214,8 @@ class PsalmTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             logs |= self._mean_terms() | self._speed() | self._own_rates(logs["learning_rate"])
+        if "train_runtime" in logs:  # the end of the run
+            logs |= self._counted.speed(self.state.global_step, logs["train_runtime"])
         super().log(logs, *args, **kwargs)
 
     def _own_rates(self, first: float) -> dict[str, float]:

@@ -10,13 +10,18 @@ import pytest
 
 from psalm_hf import PsalmForSegmentation
 from psalm_hf.cli.main import main
+from psalm_hf.data.mixture import choose_mixture
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
+from tests.data.own.layouts import write_layout
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(line) for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-TINY = {"train": ["--max_steps", "2", "--dataloader_num_workers", "0", "--save_steps", "2", "--use_cpu", "true"]}
+TINY = {
+    "evaluate": ["--device", "cpu"],
+    "train": ["--max_steps", "2", "--dataloader_num_workers", "0", "--save_steps", "2", "--use_cpu", "true"],
+}
 
 
 @pytest.fixture
@@ -26,17 +31,15 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "mydata/images").mkdir(parents=True)
-    (tmp_path / "mydata/labelme").mkdir()
     lines = []
-    for number, sample in enumerate([ShapesStream(task="panoptic")[index] for index in range(3)]):
+    for number in (1, 2, 10):  # images/10 is held out
+        sample = ShapesStream(task="panoptic")[number]
         sample.image.save(tmp_path / f"mydata/images/{number}.png")
-        sample.image.save(tmp_path / f"mydata/labelme/{number}.png")
         masks = [{"category": sample.categories[segment.category_id], "mask": segment.mask_rle} for segment in sample.segments]
         lines.append({"image": f"images/{number}.png", "masks": masks})
         lines.append({"image": f"images/{number}.png", "text": f"the {masks[0]['category']}", "masks": [masks[0]["mask"]]})
-        shapes = [{"label": "star", "points": [[10, 10], [60, 10], [30, 60]], "shape_type": "polygon", "group_id": None, "flags": {}}]
-        content = {"shapes": shapes, "flags": {}, "imagePath": f"{number}.png", "imageData": None, "imageHeight": 128, "imageWidth": 128}
-        (tmp_path / f"mydata/labelme/{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    for name, number in (("own_coco", 11), ("own_pairs", 11), ("own_labelme", 10)):
+        write_layout(name, tmp_path / "mydata" / name.removeprefix("own_"), number)
     (tmp_path / "mydata/train.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     for part in build_tiny():
         part.save_pretrained(tmp_path / "CHECKPOINT")
@@ -51,10 +54,21 @@ def run(command):
     return main([verb, *arguments, *TINY.get(verb, [])])
 
 
-def test_the_commands_lead_from_pictures_to_a_checkpoint(folder):
-    assert [command[1] for command in COMMANDS] == ["verify", "train", "segment", "segment", "train"]
+def test_the_commands_lead_from_pictures_to_a_checkpoint_and_its_held_out_figures(folder, capsys):
+    verbs = "verify train evaluate segment segment train train train evaluate evaluate".split()
+    assert [command[1] for command in COMMANDS] == verbs
     for command in COMMANDS:
         assert run(command) == 0, command
     assert (folder / "pictures/own_jsonl_train.png").is_file() and (folder / "answer.png").is_file()
-    for name in ("own_data", "own_labelme"):
+    for name in ("own_data", "own_coco", "own_pairs", "own_labelme"):
         PsalmForSegmentation.from_pretrained(folder / "outputs" / name)
+    for results in ("own_data/results", "own_labelme/results", "own_data/regions"):
+        found = json.loads((folder / "outputs" / results / "results.json").read_text(encoding="utf-8"))
+        assert found["parts"][""]["counts"]["pictures"] == 1 and found["percent"]
+    assert {name.split(",")[-1].strip() for name in found["percent"]} >= {"point", "box", "scribble", "mask"}
+
+
+def test_the_table_that_the_page_shows_is_the_one_that_is_printed(folder):
+    chosen = str(choose_mixture({"dataset": "own_jsonl", "data_dir": "mydata", "holdout": 0.1}))
+    (shown,) = re.findall(r"sources\): (dataset.*?)```", PAGE, re.DOTALL)
+    assert re.sub(r"\d+ rows", "N rows", shown.strip()) == re.sub(r"\d+ rows", "N rows", chosen)

@@ -229,6 +229,7 @@ def test_a_real_photo(tmp_path, photo):
     [
         (["absent.png"], "absent.png"),
         (["{text}"], "not an image"),
+        (["{folder}"], "is a folder; give one image of it"),
         (["{picture}", "--categories", "cup", "--stuff", "wall"], "--stuff: wall not among"),
         (["{picture}", "--categories", "cup", "cup"], "'cup' is also category 0"),
         (["{picture}", "--point", "99,5"], "outside"),
@@ -257,6 +258,10 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--point", "a,b"], "2 numbers with commas"),
         (["--categories", "cup", "--point", "1,2"], "one kind of prompt"),
         (["--stuff", "cup"], "--stuff goes with --categories"),
+        (
+            ["--categories", "red cup, wall"],
+            "--categories has one name, 'red cup, wall'; names stand apart, without commas: 'red cup' wall",
+        ),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from psalm_hf.model.image_processing_psalm import PsalmImageProcessor
 from psalm_hf.model.processing_psalm import PsalmProcessor
-from psalm_hf.tiny import byte_tokenizer
+from psalm_hf.tiny import build_tiny, byte_tokenizer
 
 PHOTO = Image.new("RGB", (60, 30))
 MASK = np.ones((30, 60), dtype=bool)
@@ -239,6 +239,12 @@ def test_tokenizer_without_end_of_text():
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no eos_token"):
         PsalmProcessor(PsalmImageProcessor(), tokenizer)
+
+
+def test_a_folder_in_which_no_processor_was_saved(tmp_path):
+    build_tiny()[0].config.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no processor_config.json, so no processor was saved there; save that of the model"):
+        PsalmProcessor.from_pretrained(tmp_path)
 
 
 def test_original_folder_without_tokenizer(tmp_path):

@@ -16,7 +16,7 @@ from psalm_hf.training.trainer import freeze_vision_tower, train_only
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 CONTENT = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CONFIGS.glob("*.yaml"))}
 STAGE_1 = [name for name, content in CONTENT.items() if "trainable" in content]
-STAGE_2 = [name for name, content in CONTENT.items() if "weights" in content]
+STAGE_2 = [name for name, content in CONTENT.items() if {"weights", "data"} & content.keys()]
 ACCELERATE = [name for name, content in CONTENT.items() if "distributed_type" in content]
 MODELS = [name for name, content in CONTENT.items() if "vocab_size" in content]
 VISION = [name for name, content in CONTENT.items() if "model_file" in content]
@@ -52,7 +52,9 @@ def test_every_config_is_of_one_kind():
 def test_a_config_has_known_fields_and_sources(name, monkeypatch):
     ours, training = read(name)
     monkeypatch.setattr(Path, "is_dir", lambda path: True)  # folders of datasets
-    if name in STAGE_2:
+    if name in STAGE_2 and ours.data:
+        check_source("data", ours.data)
+    elif name in STAGE_2:
         check_mixture(ours.weights, ours.batch_sizes, ours.sources)
     else:
         check_source("caption", ours.source)

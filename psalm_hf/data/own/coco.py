@@ -247,6 +247,9 @@ class OwnCoco(OwnBuilder):
         ]
         return listed + [ListedImage(name, None, found, is_listed=False) for name, found in others.items()]
 
+    def image_of(self, record: ListedImage) -> str:
+        return self._path_of(record.image)
+
     @property
     def _listed(self) -> ListedCategories:
         return self._once("listed categories", self._list_categories)

@@ -11,14 +11,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from ...structures import PROMPT_TOKENS, Task
-from ..features import ROW_FEATURES, Category, encode_png
+from ...spelling import did_you_mean
+from ...structures import PROMPT_TOKENS, REGION_KINDS, RegionKind, Task
+from ..features import ROW_FEATURES, Category, encode_png, sample_from_row
 from ..files import ENCODING, INT64, FileBuilder, FileConfig, orientation_of, shown
+from .holdout import HELD_OUT_SPLIT, TRAIN_SPLIT, check_both_sides, is_held_out
+from .regions import region_rows
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*,\s*(\S.*)")  # number, name
 _BEGINS_WITH_NUMBER = re.compile(r"\s*(\d+)(?:\s*[:;=]\s*|\s+)\S")
 _COLOUR_LINE = re.compile(r"(.+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")  # label:R,G,B:parts:actions
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_PATHS = ("annotations", "images", "labels", "masks")  # options of any format
 
 
 @dataclass
@@ -28,18 +32,62 @@ class OwnConfig(FileConfig):
     Attributes:
         orientation: of images that EXIF turns. "refuse": they are broken records. "turned": masks are drawn on the image as programs show
             it, so the image is turned, and its rows hold it as PNG. "stored": masks are drawn on the image as it is stored.
+        holdout: share of the images that are held out, between 0 and 1. The split "train" leaves them out and "val" has them alone; both
+            are read from the files of "train". None = every split has its own files.
+        regions: prompt every object by a region of this kind, instead of what the files ask for; "all" = by each kind, in a row of its own.
+
+    Raises:
+        ValueError: the name of the split has other characters, or selects nothing: without `{split}` in a path and without `holdout` all
+            splits would have the same rows, so there is "train" alone; a share that is none.
     """
 
     orientation: Literal["refuse", "turned", "stored"] = "refuse"
+    holdout: float | None = None
+    regions: Literal[RegionKind, "all", None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not re.fullmatch(r"\w+", self.split) or self.split.lower() == "all":  # datasets has its own meaning of "all"
             raise ValueError(f"{self.name}: the name of a split has letters, digits and _ alone, and is not 'all', got {self.split!r}")
+        categories = getattr(self, "categories", None)
+        if categories is not None and (not isinstance(categories, str) or "," in categories):
+            raise ValueError(
+                f"{self.name}: categories is the path of a file that has one name per line, got {categories!r}; write the names into a file"
+            )
+        if self.holdout is not None:
+            self._check_holdout()
+        elif self.split != TRAIN_SPLIT and not self.selects_by_split:
+            raise ValueError(
+                f"{self.name}: the split {self.split!r} selects nothing, it would be the same rows as {TRAIN_SPLIT!r}; hold out a share of "
+                f"the images with holdout=0.1, or give each split its own files by {{split}} in {' or '.join(self._paths())}"
+            )
+
+    @property
+    def selects_by_split(self) -> bool:
+        """True if splits have files of their own: an option that is a path contains `{split}`."""
+        return any("{split}" in getattr(self, option) for option in self._paths())
+
+    @property
+    def files_split(self) -> str:
+        """Split whose files are read: with `holdout` always "train"."""
+        return self.split if self.holdout is None else TRAIN_SPLIT
 
     def of_split(self, path: str) -> str:
         """Path of an option, for this split."""
-        return path.replace("{split}", self.split)
+        return path.replace("{split}", self.files_split)
+
+    def _check_holdout(self) -> None:
+        if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 < self.holdout < 1:
+            raise ValueError(f"{self.name}: holdout is a share of the images between 0 and 1, such as 0.1, got {self.holdout!r}")
+        if self.split not in (TRAIN_SPLIT, HELD_OUT_SPLIT):
+            raise ValueError(
+                f"{self.name}: with holdout the splits are {TRAIN_SPLIT} and {HELD_OUT_SPLIT}, got {self.split!r}"
+                + did_you_mean(self.split, (TRAIN_SPLIT, HELD_OUT_SPLIT))
+            )
+
+    def _paths(self) -> list[str]:
+        """Options that are paths of what differs by split."""
+        return [option for option in _PATHS if isinstance(getattr(self, option, None), str)]
 
 
 @dataclass
@@ -82,6 +130,8 @@ class OwnBuilder(FileBuilder):
             pa.Table.from_pylist([row], schema=ROW_FEATURES.arrow_schema)  # later, `datasets` would hide which record it was
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"a field cannot be stored ({error})") from error
+        if self.config.regions is not None:
+            sample_from_row(row, names)  # decodes the masks on which prompts are drawn
 
     def _turned(self, relative: str) -> Image.Image | None:
         """Turned image of a file; None if there is nothing to turn, or if it cannot be read."""
@@ -93,6 +143,54 @@ class OwnBuilder(FileBuilder):
         except OSError:  # named where its header is read
             return None
         return turned if turned.mode in _PNG_MODES else turned.convert("RGB")
+
+    def image_of(self, record: Any) -> str | None:
+        """Path of the image of a record, below `data_dir`, by which it is held out or not; its ending does not matter. None = no image.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: the record is broken.
+        """
+        raise NotImplementedError
+
+    def prompted(self, row: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """The row itself, or with the option `regions` one row for each kind of region."""
+        kinds = self.config.regions
+        return [row] if kinds is None else region_rows(row, self._names_by_id, REGION_KINDS if kinds == "all" else [kinds])
+
+    @property
+    def all_records(self) -> Sequence[Any]:
+        """Records of the files, those of both sides if images are held out."""
+        return super()._records
+
+    @property
+    def _records(self) -> Sequence[Any]:
+        return self.all_records if self.config.holdout is None else self._once("records of the side", self._records_of_side)
+
+    def _records_of_side(self) -> list[Any]:
+        """Records of the split, where images are held out. Broken ones are in both splits, so that nobody overlooks them; what has no image
+        is for training."""
+        holdout, wanted = self.config.holdout, self.config.split == HELD_OUT_SPLIT
+        images, kept = [], []
+        for record in self.all_records:
+            try:
+                image = self.image_of(record)
+                is_wanted = wanted == (image is not None and is_held_out(image, holdout))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                kept.append(record)
+                continue
+            if image is not None:
+                images.append(image)
+            if is_wanted:
+                kept.append(record)
+        try:
+            check_both_sides(images, holdout)
+        except ValueError as error:
+            raise ValueError(self.message(str(error))) from error
+        return kept
+
+    @cached_property
+    def _names_by_id(self) -> dict[int, str]:
+        return {category.id: category.name for category in self.categories}
 
 
 class OwnTaskBuilder(OwnBuilder):

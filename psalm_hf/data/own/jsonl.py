@@ -50,10 +50,13 @@ class OwnJsonl(OwnTaskBuilder):
         """Categories of their file, or of all lines that can be read; the others are broken records."""
         if self.config.categories is not None:
             return read_category_file(self, self.config.categories)
-        return numbered(dict.fromkeys(name for _, line in self._records for name in _category_names(line)))
+        return numbered(dict.fromkeys(name for _, line in self.all_records for name in _category_names(line)))
 
     def records(self) -> list[tuple[int, str]]:
         return self._lines()
+
+    def image_of(self, record: tuple[int, str]) -> str | None:
+        return _read_line(record[1]).get("image")
 
     def describe(self, record: tuple[int, str]) -> str:
         return f"{self.file}, line {record[0]}"

@@ -78,6 +78,9 @@ class OwnLabelme(OwnTaskBuilder):
         labels = self._labels()
         return [file for file in files if labels.get(file, True)]
 
+    def image_of(self, record: str) -> str:
+        return record  # the file of shapes, which Labelme names after the image: it need not be read
+
     def describe(self, record: str) -> str:
         return record
 

@@ -120,6 +120,9 @@ class OwnPairs(OwnBuilder):
             raise ValueError(self.message(f"{absent}; folders of splits are given as images='images/{{split}}'"))
         return [Pair(stem, images.get(stem, []), masks.get(stem, [])) for stem in sorted(images.keys() | masks.keys())]
 
+    def image_of(self, record: Pair) -> str:
+        return f"{self.image_folder}/{(record.images or record.masks)[0]}"
+
     def describe(self, record: Pair) -> str:
         return f"{self.mask_folder}/{record.masks[0]}" if record.masks else f"{self.image_folder}/{record.images[0]}"
 

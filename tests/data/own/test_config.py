@@ -124,7 +124,8 @@ def test_a_wrong_file_of_categories_is_named(name, content, message, tmp_path):
 @pytest.mark.parametrize("split", ["train", "week_2", "2024"])
 @pytest.mark.parametrize("section", ["own_jsonl"], indirect=True)
 def test_a_split_may_have_any_name_that_is_a_word(section, split, tmp_path):
-    dataset = load("own_jsonl", split, tmp_path / "mydata", annotations="train.jsonl", cache_dir=tmp_path / "cache")
+    (tmp_path / "mydata/train.jsonl").rename(tmp_path / f"mydata/{split}.jsonl")
+    dataset = load("own_jsonl", split, tmp_path / "mydata", cache_dir=tmp_path / "cache")
     assert len(dataset) == 6 and bitmap_from_rle(dataset[0].segments[0].mask_rle)[:, 1].all()
 
 
@@ -134,6 +135,22 @@ def test_other_names_of_splits_are_refused(split, tmp_path):
         ValueError, match=r"own_jsonl: the name of a split has letters, digits and _ alone, and is not 'all', got '" + re.escape(split)
     ):
         load("own_jsonl", split, tmp_path)
+
+
+@pytest.mark.parametrize("given", ["cup,ball", ["cup", "ball"]])
+def test_names_of_categories_are_in_a_file_and_not_in_the_option(given, tmp_path):
+    with pytest.raises(ValueError, match="own_labelme: categories is the path of a file that has one name per line, got .*cup"):
+        load("own_labelme", "train", tmp_path, categories=given)
+
+
+@pytest.mark.parametrize("name", ["own_coco", "own_jsonl"])
+def test_a_folder_in_place_of_a_file_and_the_other_way_round(name, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"{name} train: .*here is a folder; give the path of the .* file in it"):
+        load(name, "train", tmp_path, annotations="here", cache_dir=tmp_path / "cache")
+    with pytest.raises(FileNotFoundError, match=f"{name} train: .*file is a file, not a folder; give the one that holds"):
+        load(name, "train", tmp_path / "file", cache_dir=tmp_path / "cache")
 
 
 def test_the_table_says_any_split():
