@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from ...structures import PROMPT_TOKENS, Task
 from ..features import ROW_FEATURES, Category, encode_png
-from ..files import ENCODING, INT64, FileBuilder, FileConfig, orientation_of, shown
+from ..files import INT64, FileBuilder, FileConfig, orientation_of, shown
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*,\s*(\S.*)")  # number, name
 _BEGINS_WITH_NUMBER = re.compile(r"\s*(\d+)(?:\s*[:;=]\s*|\s+)\S")
@@ -56,6 +56,7 @@ class OwnBuilder(FileBuilder):
 
     docs_page = "Own data"
     splits: ClassVar[tuple[str, ...]] = ()
+    repair: ClassVar[str] = "correct it, or export it again"
     turned_remedy = (
         "save it turned and without EXIF (ImageMagick: mogrify -auto-orient), or give orientation='turned'; if the masks are drawn on the "
         "image as it is stored: orientation='stored'"
@@ -218,8 +219,7 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
 
 def _lines(builder: FileBuilder, relative: str) -> list[tuple[int, str]]:
     """Lines that are not blank: number, from 1, and text."""
-    with open(builder.path(relative), encoding=ENCODING) as file:
-        return [(number, line.strip("\r\n")) for number, line in enumerate(file, 1) if line.strip()]
+    return [(number, line.strip("\r\n")) for number, line in builder.lines(relative)]
 
 
 def _from_entry(entry: Any, position: int) -> Category:
