@@ -205,9 +205,9 @@ def _results(task: Any) -> list[Mapping[str, Any]]:
     """Everything that was said in an annotation of a task."""
     if not isinstance(task, Mapping):
         raise ValueError(f"expected a task {{...}}, got {shown(task)}")
-    if "annotations" not in task:  # JSON-MIN: one key for each tag
+    if "annotations" not in task and "data" not in task:  # JSON-MIN: one key for each tag
         return [item for value in task.values() if isinstance(value, list) for item in value if isinstance(item, Mapping)]
-    annotations = task["annotations"]
+    annotations = task.get("annotations")
     if not isinstance(annotations, list) or not all(isinstance(annotation, Mapping) for annotation in annotations):
         raise ValueError(f"annotations: expected a list of annotations {{...}}, got {shown(annotations)}")
     valid = [annotation for annotation in annotations if not annotation.get("was_cancelled")]

@@ -173,6 +173,7 @@ BROKEN = {
     ),
     "no image": (task(2, BOX, data={}), r"expected the address of one image as data.image, got \[\]"),
     "two annotations": (two_annotations(), "the image has 2 annotations, so that nobody knows which is right; delete all but one"),
+    "no annotations": ({"id": 2, "data": {"image": "b.png"}}, "annotations: expected a list of annotations .*, got None"),
     "annotations": (task(2, annotations={}), r"annotations: expected a list of annotations \{...\}, got \{\}"),
     "result": (task(2, None), r"result: expected a list of regions \{...\}, got \[None\]"),
     "value": (changed(value=[]), r"value: expected an object \{...\}, got \[\]"),
