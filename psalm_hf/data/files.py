@@ -544,8 +544,8 @@ def parse_json(text: str) -> Any:
 
 
 def is_name(value: Any) -> bool:
-    """True for a text that may name a category: not blank, and without halves of characters."""
-    return isinstance(value, str) and bool(value.strip()) and not _HALF.search(value)
+    """True for a text that may name a category: not blank, and without control characters or halves of characters."""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def shown(value: Any) -> str:

@@ -104,6 +104,13 @@ class OwnTaskBuilder(OwnBuilder):
         """The task of rows with categories."""
         return self.config.task
 
+    def categories_of(self, names: Iterable[str]) -> tuple[Category, ...]:
+        """Categories of names that the annotations give, numbered from 1. Errors as of `numbered`."""
+        try:
+            return numbered(names)
+        except ValueError as error:
+            raise ValueError(self.message(str(error))) from error
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {category.name: category.id for category in self.categories}

@@ -15,7 +15,7 @@ from ...structures import CATEGORY, CONVERSATION, SENTENCE
 from ..features import Category, sample_from_row, segment_entry
 from ..files import is_name, mask, parse_json, shown
 from ..segment_map import read_mask
-from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
+from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
 
 _FILE = re.compile(r'"(?:[^"\\]|\\.)*\.(?:png|tiff?|bmp|gif)"', re.IGNORECASE)  # a JSON string: the file of an image or of a mask
 _PROMPTS = ("text", "conversation", "categories")
@@ -50,7 +50,7 @@ class OwnJsonl(OwnTaskBuilder):
         """Categories of their file, or of all lines that can be read; the others are broken records."""
         if self.config.categories is not None:
             return read_category_file(self, self.config.categories)
-        return numbered(dict.fromkeys(name for _, line in self._records for name in _category_names(line)))
+        return self.categories_of(dict.fromkeys(name for _, line in self._records for name in _category_names(line)))
 
     def records(self) -> list[tuple[int, str]]:
         return self._lines()

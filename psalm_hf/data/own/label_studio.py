@@ -19,7 +19,7 @@ from ...masks import bitmap_from_box, rle_from_bitmap
 from ...structures import CATEGORY
 from ..features import Category, segment_entry
 from ..files import BROKEN, KeepEmptyConfig, is_name, shown
-from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
+from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
 from .shapes import bitmap_of_base64, bitmap_of_brush, bitmap_of_corners, bitmap_of_ellipse, read_number, read_points
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio writes before the name of a file that is uploaded
@@ -82,7 +82,7 @@ class OwnLabelStudio(OwnTaskBuilder):
                 labels |= {label for region in self._regions(task) for label in _labels(region) if is_name(label)}
             except BROKEN:  # reported with its record
                 continue
-        return numbered(sorted(labels))
+        return self.categories_of(sorted(labels))
 
     def records(self) -> list[tuple[int, Any]]:
         """Positions and tasks. A task without an annotation, or whose annotations are cancelled, says nothing about its image."""

@@ -15,7 +15,7 @@ from ...masks import rle_from_bitmap
 from ...structures import CATEGORY
 from ..features import Category, segment_entry
 from ..files import KeepEmptyConfig, is_name, parse_json, read_text, shown
-from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
+from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
 from .shapes import Point, bitmap_of_base64, bitmap_of_corners, bitmap_of_ellipse, bitmap_of_rectangle, bytes_of_base64, read_points
 
 # Shapes with an area -> numbers of points, and these in words. Rectangles have four corners and the last two kinds exist in X-AnyLabeling;
@@ -75,7 +75,7 @@ class OwnLabelme(OwnTaskBuilder):
         """Categories of their file, or all labels; those that Labelme reserves are none."""
         if self.config.categories is not None:
             return tuple(category for category in read_category_file(self, self.config.categories) if category.name not in _RESERVED)
-        return numbered(sorted({label for labels in self._labels().values() for label in labels if label is not None}))
+        return self.categories_of(sorted({label for labels in self._labels().values() for label in labels if label is not None}))
 
     def records(self) -> list[str]:
         """Paths of the JSON files, sorted."""

@@ -295,6 +295,12 @@ def test_labels_that_labelme_reserves_are_no_objects(root, tmp_path):
         assert areas(sample) == [4, 4] and len(sample.segments) == 2
 
 
+def test_a_label_that_prompts_cannot_have_is_refused_by_name(root, tmp_path):
+    write(root / "drawn/a.json", [shape("background", [[0, 0], [4, 4]], "rectangle")])
+    with pytest.raises(ValueError, match="own_labelme train: a category is named 'background'.*docs page Own data"):
+        load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)
+
+
 def test_an_object_that_is_painted_over_is_left_out(root, tmp_path):
     write(
         root / "drawn/a.json",
