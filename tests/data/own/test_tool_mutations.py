@@ -24,7 +24,7 @@ VALUES = [
 ]
 # Words of Python about a value that somebody else wrote.
 OWN_WORDS = re.compile(
-    r"object (has|is|does)|not subscriptable|ufunc|iterable|unhashable|operand|argument|Traceback|dimension|invalid literal|index out|unpack"
+    r"object (has|is|does)|not subscriptable|ufunc|iterable|unhashable|operand|argument|Traceback|dimension|invalid literal|unpack"
 )
 
 
