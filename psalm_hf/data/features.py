@@ -114,7 +114,7 @@ class SplitBuilder(datasets.ArrowBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = SplitConfig
-    VERSION = datasets.Version("1.4.0")  # to be raised when other rows come out: it is part of the name of the cached files
+    VERSION = datasets.Version("1.5.0")  # to be raised when other rows come out: it is part of the name of the cached files
     summary: ClassVar[str]
     docs_page: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "val")

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import reprlib
 import sys
 import weakref
@@ -34,7 +35,9 @@ _TURNED = range(2, 9)  # its values for an image that viewers turn or mirror
 INT64 = range(-(2**63), 2**63)  # numbers that columns hold
 BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)  # raised by what is read from a file
 _HEIC = [b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")]  # how such files begin
-ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that editors of Windows write at the beginning
+_HALF = re.compile("[\ud800-\udfff]")  # half of a character, as JSON can write it alone, and which no column holds
+_TEXTS = ("image_id", "record_id", "tags", "expressions", "conversation", "choices", "answers", "categories")  # columns
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # how absolute paths of Windows begin
 
 # What a builder has read, by its cache folder. Not in the builder: builders are pickled into processes, and processes that are forked
 # find it here without reading or copying it.
@@ -137,6 +140,7 @@ class FileBuilder(SplitBuilder):
         published: split -> result of `counts` for a complete copy.
         counted: name of the records in `counts`.
         turned_remedy: what to do with an image that EXIF turns, where masks are drawn on the turned image.
+        repair: what to do about a file that cannot be read at all.
     """
 
     BUILDER_CONFIG_CLASS = FileConfig
@@ -144,6 +148,7 @@ class FileBuilder(SplitBuilder):
     published: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     counted: ClassVar[str] = "records"
     turned_remedy: ClassVar[str] = "save it turned and without EXIF"
+    repair: ClassVar[str] = "download it again"
     file: str  # the annotation file, below `data_dir`
 
     def annotation_files(self) -> Sequence[str]:
@@ -262,16 +267,18 @@ class FileBuilder(SplitBuilder):
         return values
 
     def path(self, relative: str) -> str:
-        """Path of a file of the dataset, which need not exist.
+        """Path of a file of the dataset, which need not exist. The separators of `relative` may be those of Windows.
 
         Raises:
             ValueError: it is outside of `data_dir`. (A link inside of `data_dir` may lead anywhere.)
         """
-        if not isinstance(relative, str) or not relative:
-            raise ValueError(f"expected a path below the data folder, got {relative!r}")
-        if os.path.isabs(relative) or ".." in relative.replace("\\", "/").split("/"):
+        if not isinstance(relative, str) or not relative or "\0" in relative or _HALF.search(relative):
+            raise ValueError(f"expected a path below the data folder, got {shown(relative)}")
+        if os.path.isabs(relative) or _DRIVE.match(relative) or ".." in relative.replace("\\", "/").split("/"):
             raise ValueError(f"path {relative!r} leaves the data folder {self.config.data_dir}; paths are relative to it, without '..'")
-        return f"{self.config.data_dir}/{relative}"  # datasets puts its own os.path.join, slower by far, into modules of builders
+        path = f"{self.config.data_dir}/{relative}"  # datasets puts its own os.path.join, slower by far, into modules of builders
+        # Written on Windows with its own separator; elsewhere it is a letter like others, which hardly any name has.
+        return path if "\\" not in relative or os.path.exists(path) else f"{self.config.data_dir}/" + relative.replace("\\", "/")
 
     def first_existing(self, *candidates: str) -> str:
         """First of some paths below `data_dir` at which there is a file; the first of all if there is none."""
@@ -289,11 +296,9 @@ class FileBuilder(SplitBuilder):
         return self._once(relative, lambda: self._read_json(relative, keys))
 
     def lines(self, relative: str) -> list[tuple[int, str]]:
-        """Lines of a text file that are not blank: number, from 1, and text."""
-        if os.path.isdir(self.path(relative)):
-            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the text file in it"))
-        with open(self.path(relative), encoding=ENCODING) as file:
-            return [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+        """Lines of a text file that are not blank: number, from 1, and text. Errors as of `read_text`."""
+        lines = io.StringIO(read_text(self.path(relative), relative), newline=None)  # whose ends may be those of any system
+        return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def image(self, relative: str, image_size: tuple[int, int] | None = None, *, drawn_on_turned: str = "") -> dict[str, Any]:
         """Columns `image` and `image_size` of a row.
@@ -400,10 +405,9 @@ class FileBuilder(SplitBuilder):
 
     def _info(self) -> Any:
         if not os.path.isdir(self.config.data_dir):
+            found = "is a file, not a folder" if os.path.exists(self.config.data_dir) else "does not exist"
             where = f"give the one that holds {self.annotation_files()[0]} as data_dir"
-            is_file = os.path.isfile(self.config.data_dir)
-            fault = f"{self.config.data_dir} is a file, not a folder" if is_file else f"the folder {self.config.data_dir} does not exist"
-            raise FileNotFoundError(self.message(f"{fault}; {where}"))
+            raise FileNotFoundError(self.message(f"the folder {self.config.data_dir} {found}; {where}"))
         # Part of the name of the cached rows. datasets itself only looks at the arguments, and would give the rows of an older file.
         self.hash = self._fingerprint()
         return super()._info()
@@ -420,14 +424,9 @@ class FileBuilder(SplitBuilder):
 
     def _read_json(self, relative: str, keys: Sequence[str] = ()) -> Any:
         try:
-            with open(self.path(relative), encoding=ENCODING) as file:
-                content = json.load(file)
-        except IsADirectoryError:
-            raise ValueError(self.message(f"{self.path(relative)} is a folder; give the path of the JSON file in it")) from None
+            content = parse_json(read_text(self.path(relative), relative))
         except ValueError as error:
-            raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); download it again")) from error
-        except RecursionError as error:
-            raise ValueError(self.message(f"{self.path(relative)}: lists or objects lie too deep in each other to be read")) from error
+            raise ValueError(self.message(f"{self.path(relative)} is not a JSON file ({error}); {self.repair}")) from error
         missing = [key for key in keys if not isinstance(content, Mapping) or key not in content]
         if missing:
             raise ValueError(self.message(f"{self.path(relative)} has no {', '.join(missing)}"))
@@ -487,6 +486,8 @@ class FileBuilder(SplitBuilder):
             mask = segment.get("mask")
             if mask is not None and list(mask["size"]) != list(row["image_size"]):
                 raise ValueError(f"segment {index} has a mask of size {mask['size']}, but the image is {row['image_size']} (height, width)")
+        if half := _HALF.search(json.dumps([row.get(column) for column in _TEXTS], ensure_ascii=False)):
+            raise ValueError(f"a text has half of a character, {half[0]!r}; write it whole, or leave it out")
         if self.config.check_images:
             sample_from_row(row, names)
 
@@ -504,6 +505,50 @@ def reason_of(error: Exception) -> str:
         return "lists or objects lie too deep in each other to be read"
     reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
     return reason.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold halves of characters, which no terminal prints
+
+
+def read_text(path: str, name: str) -> str:
+    """Text of a file in UTF-8, UTF-16 or UTF-32, with or without the mark that editors of Windows write at the beginning.
+
+    Args:
+        name: of the file in messages.
+
+    Raises:
+        ValueError: another encoding, a folder, or a file that may not be read.
+        FileNotFoundError: no such file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError:
+        raise ValueError(f"{name} is a folder; give the file") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error})") from error
+    try:
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 or UTF-16 ({error}); save it as UTF-8") from error
+
+
+def parse_json(text: str) -> Any:
+    """Content of a text in JSON.
+
+    Raises:
+        ValueError: not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{error.msg}, {where}") from error
+    except RecursionError as error:
+        raise ValueError(reason_of(error)) from error
+
+
+def is_name(value: Any) -> bool:
+    """True for a text that may name a category: not blank, and without control characters or halves of characters."""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def shown(value: Any) -> str:

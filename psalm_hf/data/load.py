@@ -65,6 +65,8 @@ DATASETS = DatasetTable(
         "own_pairs": ("own.pairs", "OwnPairs"),
         "own_labelme": ("own.labelme", "OwnLabelme"),
         "own_jsonl": ("own.jsonl", "OwnJsonl"),
+        "own_yolo": ("own.yolo", "OwnYolo"),
+        "own_label_studio": ("own.label_studio", "OwnLabelStudio"),
         "llava_mix665k": ("benchmarks.llava", "LlavaMix"),
         "llava_pretrain_558k": ("benchmarks.llava", "LlavaPretrain558k"),
         "llava_pretrain_595k": ("benchmarks.llava", "LlavaPretrain595k"),
@@ -162,7 +164,8 @@ def load(
         # Raised by builders that read no files: it hides the message that names the broken record.
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
-        raise
+        cause = error.__cause__ or error  # what no builder foresees; its own message is that there was an error
+        raise ValueError(f"{name} {split}: {type(cause).__name__}: {cause}; see the docs page {builder.docs_page}") from error
     if not builder.info.splits[split].num_examples:
         if options.get("on_error") == "skip":
             raise ValueError(f"{name} {split}: no rows are left; load it with on_error='raise' to see what is wrong with the first record")

@@ -5,15 +5,19 @@ A row holds the path of its map and the values of every segment. The map is deco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..masks import compress_rle
 
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a file that is no image
+_LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats of PIL that keep every number
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # compressions in TIFF that do not
 _ONE_NUMBER = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")  # modes of PIL
 
 
@@ -25,21 +29,52 @@ def read_segment_map(path: str | Path) -> np.ndarray:
         up to 16 bits, or indices into a palette, never its colours.
 
     Raises:
-        ValueError: the file cannot be decoded, or its pixels are of another type.
+        ValueError: the file cannot be decoded, its pixels are of another type, or its format changes numbers, as JPEG does.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in _ONE_NUMBER:
-                return np.asarray(image).astype(np.int32)
-            if image.mode not in ("RGB", "RGBA"):
-                raise ValueError(f"pixels of type {image.mode}; expected grey, a palette or RGB")
-            pixels = np.asarray(image)
-    except (*UNREADABLE, ValueError) as error:
-        raise ValueError(f"segment map {path} cannot be read ({error})") from error
+    with _opened(path, f"segment map {path}") as image:
+        if image.mode in _ONE_NUMBER:
+            return np.asarray(image).astype(np.int32)
+        if image.mode not in ("RGB", "RGBA"):
+            raise ValueError(f"pixels of type {image.mode}; expected grey, a palette or RGB")
+        pixels = np.asarray(image)
     values = pixels[..., 0].astype(np.int32)
     values |= pixels[..., 1].astype(np.int32) << 8
     values |= pixels[..., 2].astype(np.int32) << 16
     return values
+
+
+def read_mask(source: Any, name: str) -> np.ndarray:
+    """Mask that was painted as an image of its own.
+
+    Args:
+        source: path, or an opened file.
+        name: of the file in messages.
+
+    Returns:
+        (H, W) bool: the pixels that are neither black nor transparent, whatever colour hides below.
+
+    Raises:
+        ValueError: the file cannot be decoded, or its format changes colours, as JPEG does.
+    """
+    with _opened(source, name) as image:
+        if image.mode in _ONE_NUMBER and image.mode != "P" and not image.has_transparency_data:
+            return np.asarray(image) != 0
+        colors = np.asarray(image.convert("RGBA"))
+        return (colors[..., :3] != 0).any(axis=-1) & (colors[..., 3] != 0)
+
+
+@contextmanager
+def _opened(source: Any, name: str) -> Iterator[Image.Image]:
+    """Opened image, which keeps numbers as they were painted. Errors as of `read_mask`."""
+    try:
+        with Image.open(source) as image:
+            if image.format not in _LOSSLESS or image.info.get("compression") in _LOSSY_TIFF:
+                raise ValueError(f"its format {image.format} may change colours, so that nobody knows what was painted; save it as PNG")
+            yield image
+    except UnidentifiedImageError as error:  # it names an opened file by its place in memory
+        raise ValueError(f"{name} cannot be read (it is no image)") from error
+    except (*UNREADABLE, ValueError) as error:
+        raise ValueError(f"{name} cannot be read ({error})") from error
 
 
 def rles_from_segment_map(segment_map: np.ndarray, values: Sequence[Sequence[int]]) -> list[dict]:

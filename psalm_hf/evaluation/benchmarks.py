@@ -50,6 +50,7 @@ _DATASET_OPTIONS = {
     "oracle": "oracle",
     "passes": "rotations",
 }
+_OWN = ("own_coco", "own_pairs", "own_labelme", "own_jsonl", "own_yolo", "own_label_studio")
 _ROTATIONS = {"circular": "all", "vanilla": "none"}  # choice "passes" -> value of the option
 
 
@@ -537,8 +538,5 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "test",
         "validation",
     ),
-    **{
-        name: Benchmark((BenchmarkPart(name),), _of_tools, _both(_THRESHOLDS))
-        for name in ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
-    },
+    **{name: Benchmark((BenchmarkPart(name),), _of_tools, _both(_THRESHOLDS)) for name in _OWN},
 }

@@ -133,6 +133,38 @@ def test_a_broken_record_is_named_or_left_out_and_counted(name, folder, tmp_path
     assert "notes train: 1 of 5 records are broken and left out, the first: notes train: notes.json, note 2" in capsys.readouterr().err
 
 
+def test_separators_of_windows_lead_to_files_unless_a_name_has_them(folder, tmp_path):
+    change(folder, 2, file="pictures\\2.jpg")
+    assert load("notes", "train", folder, cache_dir=tmp_path)[2].image == str(folder / "pictures/2.jpg")
+    shutil.copy(folder / "pictures/2.jpg", folder / "pictures\\2.jpg")
+    change(folder, 2, file="pictures\\2.jpg")
+    assert load("notes", "train", folder, cache_dir=tmp_path)[2].image == str(folder / "pictures\\2.jpg")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_files_may_have_the_encodings_of_windows(encoding, folder, tmp_path):
+    content = json.loads((folder / "notes.json").read_text(encoding="utf-8")) | {"names": ["gr\xfcn", "wall"]}
+    (folder / "notes.json").write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    assert [category.name for category in load("notes", "train", folder, cache_dir=tmp_path).categories] == ["gr\xfcn", "wall"]
+
+
+@pytest.mark.parametrize("text", [r"\ud83d", r"\ude00", r"\ude00\ud83d"])
+def test_a_text_with_half_of_a_character_is_a_broken_record(text, folder, tmp_path):
+    change(folder, 2, id="half")
+    whole = (folder / "notes.json").read_text(encoding="utf-8")
+    (folder / "notes.json").write_text(whole.replace('"half"', f'"{text}"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="notes train: notes.json, note .*: a text has half of a character"):
+        load("notes", "train", folder, cache_dir=tmp_path)
+    (folder / "notes.json").write_text(whole.replace('"half"', r'"\ud83d\ude00"'), encoding="utf-8")
+    assert ids(load("notes", "train", folder, cache_dir=tmp_path))[2] == "\U0001f600"
+
+
+def test_an_error_that_no_builder_foresees_says_its_own_words(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Notes, "keeps", lambda self, row: 1 / 0)
+    with pytest.raises(ValueError, match="notes train: .*division by zero.*; see the docs page Notes"):
+        load("notes", "train", folder, cache_dir=tmp_path)
+
+
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_what_is_left_out_is_said_at_every_load_because_it_stays_so_when_it_is_repaired(num_proc, folder, tmp_path, capsys):
     options = {"cache_dir": tmp_path, "on_error": "skip", "num_proc": num_proc}

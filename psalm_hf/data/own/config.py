@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from ...spelling import did_you_mean
 from ...structures import PROMPT_TOKENS, REGION_KINDS, RegionKind, Task
 from ..features import ROW_FEATURES, Category, encode_png, sample_from_row
-from ..files import ENCODING, INT64, FileBuilder, FileConfig, orientation_of, shown
+from ..files import INT64, FileBuilder, FileConfig, orientation_of, shown
 from .holdout import HELD_OUT_SPLIT, TRAIN_SPLIT, check_both_sides, is_held_out
 from .regions import region_rows
 
@@ -104,6 +104,7 @@ class OwnBuilder(FileBuilder):
 
     docs_page = "Own data"
     splits: ClassVar[tuple[str, ...]] = ()
+    repair: ClassVar[str] = "correct it, or export it again"
     turned_remedy = (
         "save it turned and without EXIF (ImageMagick: mogrify -auto-orient), or give orientation='turned'; if the masks are drawn on the "
         "image as it is stored: orientation='stored'"
@@ -200,6 +201,13 @@ class OwnTaskBuilder(OwnBuilder):
     def task(self) -> Task:
         """The task of rows with categories."""
         return self.config.task
+
+    def categories_of(self, names: Iterable[str]) -> tuple[Category, ...]:
+        """Categories of names that the annotations give, numbered from 1. Errors as of `numbered`."""
+        try:
+            return numbered(names)
+        except ValueError as error:
+            raise ValueError(self.message(str(error))) from error
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -316,8 +324,7 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
 
 def _lines(builder: FileBuilder, relative: str) -> list[tuple[int, str]]:
     """Lines that are not blank: number, from 1, and text."""
-    with open(builder.path(relative), encoding=ENCODING) as file:
-        return [(number, line.strip("\r\n")) for number, line in enumerate(file, 1) if line.strip()]
+    return [(number, line.strip("\r\n")) for number, line in builder.lines(relative)]
 
 
 def _from_entry(entry: Any, position: int) -> Category:

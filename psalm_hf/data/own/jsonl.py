@@ -7,17 +7,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ...masks import rle_from_bitmap
 from ...structures import CATEGORY, CONVERSATION, SENTENCE
 from ..features import Category, sample_from_row, segment_entry
-from ..files import mask
-from ..segment_map import read_segment_map
-from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
+from ..files import is_name, mask, parse_json, shown
+from ..segment_map import read_mask
+from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
 
-_PNG = re.compile(r'"(?:[^"\\]|\\.)*\.png"', re.IGNORECASE)  # a JSON string
+_FILE = re.compile(r'"(?:[^"\\]|\\.)*\.(?:png|tiff?|bmp|gif)"', re.IGNORECASE)  # a JSON string: the file of an image or of a mask
 _PROMPTS = ("text", "conversation", "categories")
 
 
@@ -39,10 +39,10 @@ class OwnJsonl(OwnTaskBuilder):
         return self.config.of_split(self.config.annotations)
 
     def annotation_files(self) -> list[str]:
-        """The file of lines, that of the categories, and the PNG files of the lines: their masks are in the rows."""
+        """The file of lines, that of the categories, and the files of masks, because rows hold them."""
         files = [self.file] if self.config.categories is None else [self.file, self.config.categories]
         if os.path.isfile(self.path(self.file)):
-            names = dict.fromkeys(name for _, line in self._lines() for name in _png_names(line))
+            names = dict.fromkeys(name for _, line in self._lines() for name in _mask_names(line))
             files += [name for name in names if self._exists(name)]
         return files
 
@@ -50,7 +50,7 @@ class OwnJsonl(OwnTaskBuilder):
         """Categories of their file, or of all lines that can be read; the others are broken records."""
         if self.config.categories is not None:
             return read_category_file(self, self.config.categories)
-        return numbered(dict.fromkeys(name for _, line in self.all_records for name in _category_names(line)))
+        return self.categories_of(dict.fromkeys(name for _, line in self.all_records for name in _category_names(line)))
 
     def records(self) -> list[tuple[int, str]]:
         return self._lines()
@@ -67,53 +67,66 @@ class OwnJsonl(OwnTaskBuilder):
         given = [key for key in _PROMPTS if key in content]
         if len(given) > 1:
             raise ValueError(f"expected one of {', '.join(_PROMPTS)}, got {' and '.join(given)}; write one line for each")
-        record_id = str(content.get("id", number))
-        row = {"image_id": record_id, "record_id": record_id}
-        if "image" in content or given != ["conversation"]:
-            row |= {**self.image(content["image"]), "image_id": content["image"]}
+        row = self._named(content, number, needs_image=given != ["conversation"])
         if given == ["conversation"]:
-            row |= {"condition": CONVERSATION, "conversation": content["conversation"]}
+            row |= {"condition": CONVERSATION, "conversation": _conversation(content["conversation"])}
         elif given == ["text"]:
-            segments = [self._segment(entry, index, row["image_size"]) for index, entry in enumerate(content["masks"])]
+            masks = _list(content["masks"], "masks")  # all that is meant: without one of them the expression means something else
+            segments = [self._segment(entry, index, row["image_size"]) for index, entry in enumerate(masks)]
             row |= {"condition": SENTENCE, "expressions": _texts(content["text"]), "segments": segments}
         else:
-            row |= {"condition": CATEGORY, "segments": self._named_segments(content, row["image_size"])}
+            row |= {"condition": CATEGORY, **self.objects(self._entries(content), partial(self._named_segment, row["image_size"]))}
         sample_from_row(row, self._names)  # nothing has to be decoded for it, and what is wrong with a text is found now
         return row
 
-    def _named_segments(self, content: Mapping[str, Any], image_size: list[int]) -> list[dict[str, Any]]:
-        """Segments with category ids, in the order of `masks`."""
-        entries = content["masks"]
-        if "categories" in content:
-            names = content["categories"]
-            if len(names) != len(entries):
-                raise ValueError(f"{len(names)} categories, but {len(entries)} masks; give one category for each mask")
-            entries = [{"category": name, "mask": entry} for name, entry in zip(names, entries, strict=True)]
-        segments = []
-        for index, entry in enumerate(entries):
-            if not isinstance(entry, Mapping) or not {"category", "mask"} <= entry.keys():
-                raise ValueError(
-                    f"mask {index}: expected {{'category': name, 'mask': ...}}, got {entry!r:.80}; or give `text` or `categories`"
-                )
-            if entry["category"] not in self._ids:
-                raise ValueError(f"mask {index}: the category {entry['category']!r} is not in {self.config.categories or self.file}")
-            segment = self._segment(entry["mask"], index, image_size)
-            segments.append(segment | {"category_id": self._ids[entry["category"]], "is_crowd": bool(entry.get("crowd", False))})
-        return segments
+    def _named(self, content: Mapping[str, Any], number: int, *, needs_image: bool) -> dict[str, Any]:
+        """Columns of the image, if there is one, and of the ids."""
+        record_id = content.get("id", number)
+        if type(record_id) not in (int, str):
+            raise ValueError(f"id: expected a whole number or a text, got {shown(record_id)}")
+        columns = {"image_id": str(record_id), "record_id": str(record_id)}
+        if "image" in content or needs_image:
+            columns |= {**self.image(content["image"]), "image_id": content["image"]}
+        return columns
+
+    def _entries(self, content: Mapping[str, Any]) -> list[Any]:
+        """Entries {"category", "mask"} of a line with categories."""
+        entries = _list(content["masks"], "masks")
+        if "categories" not in content:
+            return entries
+        names = _list(content["categories"], "categories")
+        if len(names) != len(entries):
+            raise ValueError(f"{len(names)} categories, but {len(entries)} masks; give one category for each mask")
+        return [{"category": name, "mask": entry} for name, entry in zip(names, entries, strict=True)]
+
+    def _named_segment(self, image_size: list[int], index: int, entry: Any) -> dict[str, Any]:
+        if not isinstance(entry, Mapping) or not {"category", "mask"} <= entry.keys():
+            expected = "expected {'category': name, 'mask': ...}"
+            raise ValueError(f"mask {index}: {expected}, got {shown(entry)}; or give `text` or `categories`")
+        name, is_crowd = entry["category"], entry.get("crowd", False)
+        if not isinstance(name, str):
+            raise ValueError(f"mask {index}: expected a text as category, got {shown(name)}")
+        if not isinstance(is_crowd, bool):
+            raise ValueError(f"mask {index}: crowd: expected true or false, got {shown(is_crowd)}")
+        if name not in self._ids:
+            raise ValueError(f"mask {index}: the category {name!r} is not in {self.config.categories or self.file}")
+        return self._segment(entry["mask"], index, image_size) | {"category_id": self._ids[name], "is_crowd": is_crowd}
 
     def _segment(self, entry: Any, index: int, image_size: list[int]) -> dict[str, Any]:
         try:
-            rle = self._png_mask(entry, image_size) if isinstance(entry, str) else mask(entry, tuple(image_size))
+            rle = self._painted(entry, image_size) if isinstance(entry, str) else mask(entry, tuple(image_size))
         except ValueError as error:
             raise ValueError(f"mask {index}: {error}") from error
         return segment_entry(rle)
 
-    def _png_mask(self, relative: str, image_size: list[int]) -> dict:
-        bitmap = read_segment_map(self.path(relative)) != 0
+    def _painted(self, relative: str, image_size: list[int]) -> dict:
+        """RLE of a mask that is a file."""
+        path = self.path(relative)
+        bitmap = read_mask(path, f"segment map {path}")
         if list(bitmap.shape) != list(image_size):
             raise ValueError(f"{relative} is {bitmap.shape[0]} x {bitmap.shape[1]}, its image {image_size[0]} x {image_size[1]}")
         if not bitmap.any():
-            raise ValueError(f"{relative} has no pixel that is not 0; leave out masks of what is not there")
+            raise ValueError(f"{relative} has no pixel that is not 0, or all are transparent; leave out masks of what is not there")
         return rle_from_bitmap(bitmap)
 
     @cached_property
@@ -123,8 +136,8 @@ class OwnJsonl(OwnTaskBuilder):
     def _lines(self) -> list[tuple[int, str]]:
         try:
             return self.lines(self.file)
-        except UnicodeDecodeError as error:
-            raise ValueError(self.message(f"{self.file} is not UTF-8 ({error}); save it as UTF-8")) from error
+        except ValueError as error:  # its encoding, or a folder
+            raise ValueError(self.message(str(error))) from error
 
     def _exists(self, relative: str) -> bool:
         try:
@@ -133,14 +146,15 @@ class OwnJsonl(OwnTaskBuilder):
             return False
 
 
-def _read_line(line: str) -> Mapping[str, Any]:
+def _read_line(line: str) -> dict[str, Any]:
+    """Keys of a line; null is the same as no key, as tables write it for what they lack."""
     try:
-        content = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from error
+        content = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); write one object {{...}} per line") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected an object {{...}}, got {content!r:.80}")
-    return content
+        raise ValueError(f"expected an object {{...}}, got {shown(content)}; write one object per line")
+    return {key: value for key, value in content.items() if value is not None}
 
 
 def _category_names(line: str) -> Iterator[str]:
@@ -148,14 +162,30 @@ def _category_names(line: str) -> Iterator[str]:
     try:
         content = _read_line(line)
         if not {"text", "conversation"} & content.keys():
-            names = content["categories"] if "categories" in content else [entry["category"] for entry in content["masks"]]
-            yield from (name for name in names if isinstance(name, str) and name.strip())
-    except (ValueError, KeyError, TypeError):
+            masks = _list(content.get("masks", []), "masks")
+            found = [entry.get("category") for entry in masks if isinstance(entry, Mapping)]
+            names = _list(content["categories"], "categories") if "categories" in content else found
+            yield from filter(is_name, names)
+    except ValueError:
         return
 
 
-def _png_names(line: str) -> Iterator[str]:
-    for text in _PNG.findall(line):
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name}: expected a list, got {shown(value)}")
+    return value
+
+
+def _conversation(value: Any) -> list[Mapping[str, Any]]:
+    messages = _list(value, "conversation")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise ValueError(f"message {index} must be {{'role': 'user' or 'assistant', 'content': text}}, got {shown(message)}")
+    return messages
+
+
+def _mask_names(line: str) -> Iterator[str]:
+    for text in _FILE.findall(line):
         try:
             yield json.loads(text)
         except ValueError:  # no JSON: reported with its line
@@ -165,5 +195,5 @@ def _png_names(line: str) -> Iterator[str]:
 def _texts(text: Any) -> list[str]:
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not texts or not all(isinstance(entry, str) for entry in texts):
-        raise ValueError(f"text: expected an expression or a list of them, got {text!r:.80}")
+        raise ValueError(f"text: expected an expression or a list of them, got {shown(text)}")
     return texts

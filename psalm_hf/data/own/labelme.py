@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
+import math
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -12,17 +10,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ...masks import bitmap_from_box, bitmap_from_polygons, rle_from_bitmap
+from ...masks import rle_from_bitmap
 from ...structures import CATEGORY
 from ..features import Category, segment_entry
-from ..files import KeepEmptyConfig
-from ..segment_map import UNREADABLE
-from .config import OwnTaskBuilder, OwnTaskConfig, numbered, read_category_file
+from ..files import KeepEmptyConfig, is_name, parse_json, read_text, shown
+from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
+from .shapes import Point, bitmap_of_base64, bitmap_of_corners, bitmap_of_ellipse, bitmap_of_rectangle, bytes_of_base64, read_points
 
-_SHAPES = ("polygon", "rectangle", "circle", "mask")
-_WITHOUT_AREA = ("point", "points", "line", "linestrip")
+# Shapes with an area -> numbers of points, and these in words. Rectangles have four corners and the last two kinds exist in X-AnyLabeling;
+# Labelme has oriented rectangles since version 6.
+_SHAPES = {
+    "polygon": (range(3, 1_000_000), "at least 3 finite points"),
+    "rectangle": ((2, 4), "2 finite points (or 4)"),
+    "circle": ((2,), "2 finite points"),
+    "mask": ((2,), "2 finite points"),
+    "oriented_rectangle": ((4,), "4 finite points"),
+    "rotation": ((4,), "4 finite points"),
+    "quadrilateral": ((4,), "4 finite points"),
+}
+_WITHOUT_AREA = ("point", "points", "line", "linestrip", "cuboid")  # of a cuboid nobody knows which faces are seen
+_IGNORED, _NOTHING = "__ignore__", "_background_"  # labels that Labelme reserves
+_RESERVED = (_IGNORED, _NOTHING)
 
 
 @dataclass
@@ -63,14 +72,16 @@ class OwnLabelme(OwnTaskBuilder):
         return files if self.config.categories is None else [*files, self.config.categories]
 
     def read_categories(self) -> tuple[Category, ...]:
-        """Categories of their file, or all labels."""
+        """Categories of their file, or all labels; those that Labelme reserves are none."""
         if self.config.categories is not None:
-            return read_category_file(self, self.config.categories)
-        return numbered(sorted({label for labels in self._labels().values() for label in labels}))
+            return tuple(category for category in read_category_file(self, self.config.categories) if category.name not in _RESERVED)
+        return self.categories_of(sorted({label for labels in self._labels().values() for label in labels if label is not None}))
 
     def records(self) -> list[str]:
         """Paths of the JSON files, sorted."""
         files = self._files()
+        if os.path.isfile(self.path(self.folder)):
+            raise ValueError(self.message(f"{self.folder} is a file; give the folder of the .json files as annotations"))
         if not files:
             raise ValueError(self.message(f"no .json files in {self.folder} of {self.config.data_dir}"))
         if self.config.keeps_empty:
@@ -92,74 +103,107 @@ class OwnLabelme(OwnTaskBuilder):
             **image,
             "image_id": posixpath.basename(record).removesuffix(".json"),
             "condition": CATEGORY,
-            "segments": self._segments(content["shapes"], tuple(image["image_size"])),
-            "tags": [flag for flag, is_set in (content.get("flags") or {}).items() if is_set],
+            **self._objects(content["shapes"], tuple(image["image_size"])),
+            "tags": [flag for flag, is_set in _flags(content).items() if is_set],
         }
 
-    def _segments(self, shapes: list[Mapping[str, Any]], image_size: tuple[int, int]) -> list[dict[str, Any]]:
-        """Segments in the order of the first shape of each."""
-        grouped: dict[Any, list[Mapping[str, Any]]] = {}
-        for index, shape in enumerate(shapes):
-            if shape.get("shape_type", "polygon") in self.config.skip_shapes:
-                continue
-            label, group = shape["label"], shape.get("group_id")
-            if label not in self._ids:
-                raise ValueError(f"shape {index}: the label {label!r} is not in {self.config.categories or 'the categories'}")
-            # Labelme numbers groups, but says nothing about two labels in one group: they stay two objects.
-            grouped.setdefault(("alone", index) if group is None else (label, group), []).append(shape)
-        return [
-            segment_entry(
-                rle_from_bitmap(np.logical_or.reduce([_bitmap(shape, image_size) for shape in members])),
-                self._ids[members[0]["label"]],
-                is_crowd=any((shape.get("flags") or {}).get("crowd", False) for shape in members),
-            )
-            for members in grouped.values()
-        ]
+    def _objects(self, shapes: list[Any], image_size: tuple[int, int]) -> dict[str, Any]:
+        """Columns of the objects, in the order of the first shape of each."""
+        used = [(index, shape) for index, shape in enumerate(shapes) if _kind(shape) not in self.config.skip_shapes]
+        covers = [(index, shape["label"], _bitmap(index, shape, image_size)) for index, shape in used if _label(shape) in _RESERVED]
+        groups = _grouped([(index, shape) for index, shape in used if _label(shape) not in _RESERVED])
+
+        def segment(_: int, members: list[tuple[int, Any]]) -> dict[str, Any] | None:
+            bitmap, is_covered = np.zeros(image_size, dtype=bool), False
+            for index, shape in members:
+                self._check_shape(index, shape)
+                part = _bitmap(index, shape, image_size)
+                for position, _, cover in covers:
+                    if position > index:  # Labelme paints shapes one over the other
+                        is_covered |= bool((part & cover).any())
+                        part = part & ~cover
+                bitmap |= part
+            if is_covered and not bitmap.any():
+                return None
+            is_crowd = any(_flags(shape, f"shape {index}: ").get("crowd", False) for index, shape in members)
+            return segment_entry(rle_from_bitmap(bitmap), self._ids[members[0][1]["label"]], is_crowd=is_crowd)
+
+        columns = self.objects(groups, segment)
+        segments = [entry for entry in columns["segments"] if entry is not None]
+        return columns | {"segments": segments + self._ignored([cover for _, label, cover in covers if label == _IGNORED])}
+
+    def _ignored(self, bitmaps: list[np.ndarray]) -> list[dict[str, Any]]:
+        """Crowds on pixels to be ignored, one of each category, so that average precision does not count what is found there. For the other
+        tasks pixels that belong to no segment are ignored anyway."""
+        ignored = np.logical_or.reduce(bitmaps) if bitmaps else np.zeros(0)
+        if self.task != "instance" or not ignored.any():
+            return []
+        rle = rle_from_bitmap(ignored)
+        return [segment_entry(rle, category.id, is_crowd=True) for category in self.categories]
+
+    def _check_shape(self, index: int, shape: Any) -> None:
+        if not isinstance(shape, Mapping):
+            raise ValueError(f"shape {index}: expected an object {{...}}, got {shown(shape)}")
+        if "label" not in shape:
+            raise ValueError(f"shape {index}: the field 'label' is missing")
+        label, group = shape["label"], shape.get("group_id")
+        if not is_name(label):
+            raise ValueError(f"shape {index}: expected a text as label, got {shown(label)}")
+        if group is not None and _group(shape) is None:
+            raise ValueError(f"shape {index}: expected a whole number or null as group_id, got {shown(group)}")
+        if label not in self._ids:
+            raise ValueError(f"shape {index}: the label {label!r} is not in {self.config.categories or 'the categories'}")
 
     def _image(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of the image in the file if there is one, because the shapes were drawn on it; else of the one that the file names."""
         size = content.get("imageHeight"), content.get("imageWidth")
         size = None if None in size else size
-        if content.get("imageData"):
+        for name in ("imageHeight", "imageWidth"):
+            if size is not None and type(content[name]) is not int:
+                raise ValueError(f"{name}: expected a whole number, got {shown(content[name])}")
+        if content.get("imageData") not in (None, ""):
             return self._embedded(content["imageData"], size)
+        path = content["imagePath"]
+        if not isinstance(path, str) or not path.strip():
+            raise ValueError(f"imagePath: expected the path of the image, got {shown(path)}")
         # Relative to the JSON file, and written on Windows with its own separator.
-        relative = posixpath.normpath(posixpath.join(self.folder, content["imagePath"].replace("\\", "/")))
+        relative = posixpath.normpath(posixpath.join(self.folder, path.replace("\\", "/")))
         return self.image(relative, size, drawn_on_turned="Labelme")
 
-    def _embedded(self, image_data: str, expected: tuple[int, int] | None) -> dict[str, Any]:
+    def _embedded(self, image_data: Any, expected: tuple[int, int] | None) -> dict[str, Any]:
         try:
-            encoded = base64.b64decode(image_data, validate=True)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"imageData is not base64 ({error})") from error
+            encoded = bytes_of_base64(image_data)
+        except ValueError as error:
+            raise ValueError(f"imageData cannot be read: {error}") from error
         columns = self.image_bytes(encoded, "imageData")
         height, width = columns["image_size"]
         if expected not in (None, (height, width)):
             raise ValueError(f"imageData is {height} x {width}, but imageHeight x imageWidth is {expected[0]} x {expected[1]}")
         return columns
 
-    def _labels(self) -> dict[str, list[str]]:
-        """Labels of the shapes of every file that can be read; the others are broken records. Labels alone are kept, because images may be
-        in the files."""
+    def _labels(self) -> dict[str, list[str | None]]:
+        """Labels of the shapes of every file that can be read, None for a broken one; the other files are broken records. Labels alone are
+        kept, because images may be in the files."""
 
-        def read() -> dict[str, list[str]]:
+        def read() -> dict[str, list[str | None]]:
             labels = {}
             for file in self._files():
                 try:
                     shapes = self._read(file)["shapes"]
-                    kept = [shape for shape in shapes if shape.get("shape_type", "polygon") not in self.config.skip_shapes]
-                    labels[file] = [shape["label"] for shape in kept if isinstance(shape["label"], str)]
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except ValueError:
                     continue
+                kept = [_label(shape) for shape in shapes if _kind(shape) not in self.config.skip_shapes]
+                labels[file] = [label for label in kept if label not in _RESERVED]
             return labels
 
         return self._once("labels", read)
 
     def _read(self, file: str) -> Mapping[str, Any]:
-        with open(self.path(file), encoding="utf-8") as opened:
-            try:
-                content = json.load(opened)
-            except ValueError as error:
-                raise ValueError(f"not a JSON file ({error})") from error
+        text = read_text(self.path(file), file)
+        try:
+            content = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a JSON file ({error}); {self.repair}") from error
         if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
             raise ValueError("not a file of Labelme: it has no list of shapes")
         return content
@@ -174,41 +218,96 @@ class OwnLabelme(OwnTaskBuilder):
         return [file for file in files if file != self.config.categories]
 
 
-def _bitmap(shape: Mapping[str, Any], image_size: tuple[int, int]) -> np.ndarray:
+def _kind(shape: Any) -> Any:
+    """Type of a shape; old files of Labelme have null for a polygon. None if the shape is broken."""
+    if not isinstance(shape, Mapping):
+        return None
+    kind = shape.get("shape_type")
+    return "polygon" if kind is None else kind
+
+
+def _label(shape: Any) -> str | None:
+    """Label of a shape; None if it has none."""
+    label = shape.get("label") if isinstance(shape, Mapping) else None
+    return label if is_name(label) else None
+
+
+def _grouped(shapes: Sequence[tuple[int, Any]]) -> list[list[tuple[int, Any]]]:
+    """Positions and shapes, those of one object together. Labelme numbers groups, but says nothing about two labels in one group: they stay
+    two objects. A shape without a label is in all objects of its group, because nobody knows to which it belongs."""
+    groups: dict[tuple[str | None, Any], list[tuple[int, Any]]] = {}
+    nameless = []
+    for index, shape in shapes:
+        label, group = _label(shape), _group(shape)
+        if label is None and group is not None:
+            nameless.append((index, shape))
+            continue
+        groups.setdefault((None, index) if group is None else (label, group), []).append((index, shape))
+    for index, shape in nameless:
+        keys = [(label, group) for label, group in groups if label is not None and group == _group(shape)]
+        for key in keys or [(None, index)]:
+            groups.setdefault(key, []).append((index, shape))
+    return list(groups.values())
+
+
+def _group(shape: Any) -> int | str | None:
+    """Group of a shape; None if it has none, or none that can be one."""
+    group = shape.get("group_id") if isinstance(shape, Mapping) else None
+    return group if isinstance(group, (int, str)) and not isinstance(group, bool) else None
+
+
+def _flags(content: Mapping[str, Any], place: str = "") -> Mapping[str, bool]:
+    """Flags of an image or a shape.
+
+    Raises:
+        ValueError: they are not true or false.
+    """
+    flags = content.get("flags") or {}
+    if not isinstance(flags, Mapping) or not all(isinstance(value, bool) for value in flags.values()):
+        raise ValueError(f"{place}flags: expected {{name: true or false}}, got {shown(flags)}")
+    return flags
+
+
+def _bitmap(index: int, shape: Mapping[str, Any], image_size: tuple[int, int]) -> np.ndarray:
     """Bitmap (H, W) of one shape; circles and rectangles have the pixels whose centre is inside.
 
     Raises:
-        ValueError: a shape without area, of an unknown type, or with a wrong number of points.
+        ValueError: a shape without area, of an unknown type, or with wrong points; the message has its position.
     """
-    kind, points, label = shape.get("shape_type", "polygon"), shape["points"], shape["label"]
+    kind, label = _kind(shape), shape["label"]
     if kind in _WITHOUT_AREA:
-        raise ValueError(f"a {kind} labelled {label!r} has no area; leave such shapes out with skip_shapes=({kind!r},)")
-    if kind not in _SHAPES:
-        raise ValueError(f"{label!r} has the unknown shape_type {kind!r}, expected one of {', '.join(_SHAPES)}")
-    expected = "at least 3" if kind == "polygon" else "2"
-    if (len(points) < 3 if kind == "polygon" else len(points) != 2) or not np.isfinite(points).all():
-        raise ValueError(f"a {kind} labelled {label!r}: expected {expected} finite points, got {points!r:.80}")
-    if kind == "polygon":
-        return bitmap_from_polygons([[value for point in points for value in point]], image_size)
-    (x0, y0), (x1, y1) = points
-    if kind == "rectangle":  # between any two opposite corners
-        return bitmap_from_box((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), image_size)
-    if kind == "circle":  # the centre, and a point of the edge
-        y, x = np.ogrid[: image_size[0], : image_size[1]]
-        return (x + 0.5 - x0) ** 2 + (y + 0.5 - y0) ** 2 <= (x1 - x0) ** 2 + (y1 - y0) ** 2
-    return _drawn_mask(shape, (int(x0), int(y0)), image_size)
-
-
-def _drawn_mask(shape: Mapping[str, Any], corner: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
-    """Bitmap (H, W) of a mask of Labelme, which is a PNG of the part of the image that begins at `corner` (x, y)."""
+        raise ValueError(f"shape {index}: a {kind} labelled {label!r} has no area; leave such shapes out with skip_shapes=({kind!r},)")
+    if not isinstance(kind, str) or kind not in _SHAPES:
+        raise ValueError(f"shape {index}: {label!r} has the unknown shape_type {shown(kind)}, expected one of {', '.join(_SHAPES)}")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as drawn:
-            part = np.asarray(drawn.convert("L")) > 0
-    except (*UNREADABLE, ValueError) as error:
-        raise ValueError(f"the mask labelled {shape['label']!r} cannot be read ({error})") from error
-    x, y = corner
+        points = read_points(shape.get("points"), *_SHAPES[kind], max(image_size))
+        if kind == "mask":
+            return _drawn_mask(shape, points, image_size)
+        if kind == "circle":  # the centre, and a point of the edge
+            radius = math.dist(*points)
+            return bitmap_of_ellipse(points[0], (radius, radius), 0, image_size)
+        return (bitmap_of_rectangle if kind == "rectangle" else bitmap_of_corners)(points, image_size)
+    except ValueError as error:
+        found = f"the mask labelled {label!r} cannot be read" if kind == "mask" else f"a {kind} labelled {label!r}"
+        raise ValueError(f"shape {index}: {found}: {error}") from error
+
+
+def _drawn_mask(shape: Mapping[str, Any], points: list[Point], image_size: tuple[int, int]) -> np.ndarray:
+    """Bitmap (H, W) of a mask of Labelme, which is an image of the part between two points, both included. As in Labelme, its corner is
+    rounded, what reaches out of the image is cut off, and so is what reaches out of points that are whole numbers.
+
+    Raises:
+        ValueError: it cannot be read, or lies outside of the image.
+    """
+    part = bitmap_of_base64(shape.get("mask"))
+    (left, top), (right, bottom) = (tuple(round(value) for value in point) for point in points)
+    if all(value.is_integer() for point in points for value in point):
+        part = part[: max(bottom - top + 1, 0), : max(right - left + 1, 0)]
+    height, width = image_size
+    part = part[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    if not part.size:
+        raise ValueError(f"it lies outside of the image of {height} x {width} (height x width), from {points[0]} to {points[1]}")
     bitmap = np.zeros(image_size, dtype=bool)
-    if x < 0 or y < 0 or y + part.shape[0] > image_size[0] or x + part.shape[1] > image_size[1]:
-        raise ValueError(f"the mask labelled {shape['label']!r} reaches out of the image: {part.shape} at {corner}")
-    bitmap[y : y + part.shape[0], x : x + part.shape[1]] = part
+    top, left = max(top, 0), max(left, 0)
+    bitmap[top : top + part.shape[0], left : left + part.shape[1]] = part
     return bitmap

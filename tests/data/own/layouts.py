@@ -76,7 +76,47 @@ def write_jsonl(root, number):
     (root / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
 
-WRITERS = {"own_coco": write_coco, "own_pairs": write_pairs, "own_labelme": write_labelme, "own_jsonl": write_jsonl}
+def write_yolo(root, number):
+    write_images(root / "images/train", number)
+    (root / "labels/train").mkdir(parents=True)
+    (root / "data.yaml").write_text(json.dumps({"path": ".", "train": "images/train", "val": "images/train", "names": list(NAMES)}))
+    for index in range(number):
+        shares = [np.divide(corners(box), SIZE[::-1] * 4).tolist() for box in squares(index)]
+        lines = [f"{which} {' '.join(map(repr, outline))}" for which, outline in enumerate(shares)]
+        (root / f"labels/train/{index}.txt").write_text("\n".join(lines))
+
+
+def write_label_studio(root, number):
+    write_images(root / "images", number)
+    tasks = []
+    for index in range(number):
+        regions = [
+            {
+                "id": f"{index}-{name}",
+                "type": "polygonlabels",
+                "original_width": SIZE[1],
+                "original_height": SIZE[0],
+                "image_rotation": 0,
+                "value": {
+                    "points": (np.reshape(corners(box), (4, 2)) / SIZE[::-1] * 100).tolist(),
+                    "polygonlabels": [name],
+                },
+            }
+            for name, box in zip(NAMES, squares(index), strict=True)
+        ]
+        annotation = {"id": index, "was_cancelled": False, "result": regions}
+        tasks.append({"id": index, "data": {"image": f"/data/upload/1/{index}.png"}, "annotations": [annotation]})
+    (root / "train.json").write_text(json.dumps(tasks))
+
+
+WRITERS = {
+    "own_coco": write_coco,
+    "own_pairs": write_pairs,
+    "own_labelme": write_labelme,
+    "own_jsonl": write_jsonl,
+    "own_yolo": write_yolo,
+    "own_label_studio": write_label_studio,
+}
 OPTIONS = {"own_pairs": {"ignore": [0]}}  # what a format needs for these files
 
 

@@ -17,7 +17,7 @@ from psalm_hf.masks import bitmap_from_rle
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
 SIZE = (4, 6)
-NAMES = ("own_coco", "own_pairs", "own_labelme", "own_jsonl")
+NAMES = ("own_coco", "own_pairs", "own_labelme", "own_jsonl", "own_yolo", "own_label_studio")
 
 
 def draw(path, values=None):
@@ -34,6 +34,8 @@ PICTURES = {
     "own_pairs": {"images/street.jpg": None, "masks/street.png": LABELS, "masks_numbered/street.png": [[0, 1, 7, 7, 8, 255]] * 4},
     "own_labelme": {"kitchen.png": None},
     "own_jsonl": {"images/desk.png": None, "masks/lamp.png": [[0, 9, 0, 0, 0, 255]] * 4},
+    "own_yolo": {"images/train/desk.png": None},
+    "own_label_studio": {"images/desk.png": None},
 }
 
 

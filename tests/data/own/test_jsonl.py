@@ -26,6 +26,7 @@ def root(tmp_path):
         (root / folder).mkdir(parents=True)
     Image.new("RGB", SIZE[::-1]).save(root / "images/a.png")
     Image.fromarray(CORNER * np.uint8(7)).save(root / "masks/corner.png")
+    Image.fromarray(CORNER * np.uint8(255)).save(root / "masks/corner.jpg")
     return root
 
 
@@ -62,6 +63,54 @@ def test_a_mask_in_colours_has_what_is_not_black(root, tmp_path):
     Image.fromarray(np.stack([CORNER * 0, CORNER * 0, CORNER * 9], axis=-1).astype(np.uint8)).save(root / "masks/blue.png")
     write(root, line(text="the lamp", masks=["masks/blue.png"]))
     assert np.array_equal(bitmaps(load("own_jsonl", "train", root, cache_dir=tmp_path)[0]), [CORNER])
+
+
+def test_what_is_transparent_in_a_mask_is_not_part_of_it(root, tmp_path):
+    white = np.full((*SIZE, 4), 255, dtype=np.uint8)
+    white[..., 3] = CORNER
+    Image.fromarray(white).save(root / "masks/white.png")
+    write(root, line(text="the lamp", masks=["masks/white.png"]))
+    assert np.array_equal(bitmaps(load("own_jsonl", "train", root, cache_dir=tmp_path)[0]), [CORNER])
+
+
+def test_of_a_mask_with_a_palette_the_colour_counts(root, tmp_path):
+    painted = Image.fromarray(CORNER.astype(np.uint8)).convert("P")
+    for palette, expected in (([0, 0, 0, 0, 0, 200], CORNER), ([255, 255, 255, 0, 0, 0], ~CORNER)):
+        painted.putpalette(palette)
+        painted.save(root / "masks/palette.png")
+        write(root, line(text="the lamp", masks=["masks/palette.png"]))
+        assert np.array_equal(bitmaps(load("own_jsonl", "train", root, cache_dir=tmp_path)[0]), [expected])
+
+
+@pytest.mark.parametrize("ending", ["tif", "bmp"])
+def test_masks_of_other_formats_without_loss_are_read_and_read_again(ending, root, tmp_path):
+    write(root, line(text="the lamp", masks=[f"masks\\b.{ending}"]))
+    for bitmap in (CORNER, ~CORNER):
+        Image.fromarray(bitmap * np.uint8(255)).save(root / f"masks/b.{ending}")
+        assert np.array_equal(bitmaps(load("own_jsonl", "train", root, cache_dir=tmp_path)[0]), [bitmap])
+
+
+def test_a_broken_mask_costs_the_object_alone_but_an_expression_means_all_of_its_masks(root, tmp_path, capsys):
+    good, bad = {"category": "lamp", "mask": POLYGONS}, {"category": "pen", "mask": [[1, 2]]}
+    write(root, line(masks=[good, bad, good]), line(text="the lamps", masks=[POLYGONS, [[1, 2]]]), line(masks=[bad]))
+    dataset = load("own_jsonl", "train", root, cache_dir=tmp_path, on_error="skip")
+    assert [len(sample.segments) for sample in dataset] == [2]
+    printed = capsys.readouterr().err
+    assert "2 of 3 records are broken and left out, the first: own_jsonl train: train.jsonl, line 2: mask 1: polygon 0" in printed
+    assert "1 broken objects are left out of records that are kept, the first: own_jsonl train: train.jsonl, line 1: mask 1" in printed
+
+
+def test_null_is_the_same_as_no_key(root, tmp_path):
+    write(root, line(masks=[{"category": "lamp", "mask": POLYGONS}], text=None, conversation=None, categories=None, id=None))
+    assert [sample.record_id for sample in load("own_jsonl", "train", root, cache_dir=tmp_path)] == ["1"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_lines_and_names_may_have_the_encodings_of_windows(encoding, root, tmp_path):
+    (root / "names.txt").write_text("gr\xfcn\n\nblau\n", encoding=encoding)
+    (root / "train.jsonl").write_text(json.dumps(line(categories=["blau"], masks=[POLYGONS])) + "\r\n", encoding=encoding)
+    dataset = load("own_jsonl", "train", root, cache_dir=tmp_path, categories="names.txt")
+    assert dict(dataset[0].categories) == {0: "gr\xfcn", 2: "blau"} and dataset[0].segments[0].category_id == 2
 
 
 def test_every_line_is_a_sample_with_its_prompt(root, tmp_path):
@@ -120,6 +169,34 @@ BROKEN = {
     "runs": (line(text="x", masks=[{"size": [4, 6], "counts": [23]}]), "mask 0: mask: the runs of the RLE cover 23 pixels"),
     "lost PNG": (line(text="x", masks=["masks/z.png"]), "mask 0: segment map .*masks/z.png cannot be read"),
     "PNG outside": (line(text="x", masks=["/masks/z.png"]), "mask 0: path '/masks/z.png' leaves the data folder"),
+    "mask with loss": (
+        line(text="x", masks=["masks/corner.jpg"]),
+        "mask 0: segment map .*its format JPEG may change colours, .*save it as PNG",
+    ),
+    "coordinate as text": (line(text="x", masks=[[["0", 0, 3, 0, 3, 2]]]), "mask 0: polygon 0: .*where '0' is no number but text"),
+    "pairs": (
+        line(text="x", masks=[[[[0, 0], [3, 0], [3, 2]]]]),
+        "mask 0: polygon 0: .*lists of numbers; write the pairs one after the other",
+    ),
+    "null in a polygon": (line(text="x", masks=[[[0, 0, 3, None, 3, 2]]]), "mask 0: polygon 0: .*where None is no number"),
+    "far away": (line(text="x", masks=[[[0, 0, 3, 1e9, 3, 2]]]), "mask 0: polygon 0: .*more than 100 images outside"),
+    "masks of another type": (line(text="x", masks={}), r"masks: expected a list, got \{\}"),
+    "names of another type": (line(categories="lamp", masks=[POLYGONS]), "categories: expected a list, got 'lamp'"),
+    "name of another type": (
+        line(masks=[{"category": ["lamp"], "mask": POLYGONS}]),
+        r"mask 0: expected a text as category, got \['lamp'\]",
+    ),
+    "crowd of another type": (
+        line(masks=[{"category": "lamp", "mask": POLYGONS, "crowd": "false"}]),
+        "mask 0: crowd: expected true or false, got 'false'",
+    ),
+    "id of another type": (line(text="x", masks=[], id=[1]), r"id: expected a whole number or a text, got \[1\]"),
+    "picture of another type": ({"image": 7, "text": "x", "masks": []}, "expected a path below the data folder, got 7"),
+    "conversation of another type": (line(conversation="Hello!"), "conversation: expected a list, got 'Hello!'"),
+    "message of another type": (line(conversation=["Hello!"]), "message 0 must be .*, got 'Hello!'"),
+    "too deep": ("[" * 100_000, "not JSON .lists or objects lie too deep in each other"),
+    "half a character": ('{"image": "images/a.png", "text": "\\udc00", "masks": []}', "a text has half of a character"),
+    "a list over lines": ("[", "not JSON .*; write one object {...} per line"),
     "roles": (line(conversation=[*TALK, TALK[1]]), "messages 1 and 2 are both from the assistant"),
     "message": (line(conversation=[{"role": "user"}]), "message 0 must be"),
 }
@@ -154,6 +231,10 @@ def test_files_that_are_no_lines_are_named(root, tmp_path):
         load("own_jsonl", "train", root, cache_dir=tmp_path)
     (root / "train.jsonl").write_text(json.dumps(line(text="gr\xfcn", masks=[]), ensure_ascii=False), encoding="latin-1")
     with pytest.raises(ValueError, match="own_jsonl train: train.jsonl is not UTF-8"):
+        load("own_jsonl", "train", root, cache_dir=tmp_path)
+    (root / "train.jsonl").unlink()
+    (root / "train.jsonl").mkdir()
+    with pytest.raises(ValueError, match="own_jsonl train: train.jsonl is a folder; give the file"):
         load("own_jsonl", "train", root, cache_dir=tmp_path)
 
 

@@ -12,7 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from psalm_hf.data import load
-from psalm_hf.masks import bitmap_from_rle
+from psalm_hf.masks import bitmap_from_polygons, bitmap_from_rle
 from tests.conftest import SAMPLES
 
 SIZE = (4, 6)
@@ -144,6 +144,7 @@ def broken(*shapes, **fields):
     return lambda root: write(root / "drawn/b.json", shapes or [RECTANGLE], **fields)
 
 
+# Places in files b.json whose image is in order.
 BROKEN = {
     "not JSON": (lambda root: (root / "drawn/b.json").write_text('{"shapes": ['), "not a JSON file"),
     "not Labelme": (lambda root: (root / "drawn/b.json").write_text("[]"), "not a file of Labelme: it has no list of shapes"),
@@ -157,16 +158,59 @@ BROKEN = {
     "three corners": (broken(shape("x", [[1, 1], [2, 2], [3, 3]], "rectangle")), "a rectangle labelled 'x': expected 2 finite points"),
     "not finite": (broken(shape("x", [[1, 1], [2, float("nan")], [3, 3]])), "expected at least 3 finite points"),
     "mask outside": (
-        broken(shape("x", [[5, 3], [6, 4]], "mask", mask=encode(Image.new("L", (2, 2), 1)))),
-        "the mask labelled 'x' reaches out of the image",
+        broken(shape("x", [[6, 3], [7, 4]], "mask", mask=encode(Image.new("L", (2, 2), 1)))),
+        "the mask labelled 'x' cannot be read: it lies outside of the image",
     ),
+    "mask with loss": (
+        broken(shape("x", [[0, 0], [3, 3]], "mask", mask=encode(Image.new("L", (4, 4), 255), "JPEG"))),
+        "the mask labelled 'x' cannot be read: .*its format JPEG may change colours, .*; save it as PNG",
+    ),
+    "coordinate as text": (
+        broken(shape("x", [["1", 1], [2, 2], [3, 3]])),
+        r"shape 0: a polygon labelled 'x': expected at least 3 finite points \[x, y\], but point 0 has '1', which is text; write numbers",
+    ),
+    "null as point": (broken(shape("x", [None, [2, 2], [3, 3]])), "but point 0 is None"),
+    "flat points": (broken(shape("x", [1, 1, 2, 2, 3, 3])), "but point 0 is 1"),
+    "no points": (broken(shape("x", None)), "expected at least 3 finite points .*, got None"),
+    "far away": (broken(shape("x", [[1, 1], [2, 1e9], [3, 3]])), "but point 1 has 1000000000.0, more than 100 images outside"),
+    "label of another type": (broken(shape(7, [[0, 0], [1, 1]], "rectangle")), "shape 0: expected a text as label, got 7"),
+    "group of another type": (
+        broken(shape("cup", [[0, 0], [1, 1]], "rectangle", group_id=[1])),
+        r"shape 0: expected a whole number or null as group_id, got \[1\]",
+    ),
+    "no shape": (broken(None), r"shape 0: expected an object \{...\}, got None"),
+    "flags of a shape": (
+        broken({**RECTANGLE, "flags": {"crowd": "false"}}),
+        r"shape 0: flags: expected \{name: true or false\}, got \{'crowd': 'false'\}",
+    ),
+    "flags": (broken(flags={"dark": "no"}), r"flags: expected \{name: true or false\}, got \{'dark': 'no'\}"),
+    "height as text": (broken(imageHeight="4"), "imageHeight: expected a whole number, got '4'"),
+    "path of another type": (broken(imagePath=7), "imagePath: expected the path of the image, got 7"),
+    "path of another computer": (broken(imagePath="C:\\photos\\a.png"), "image drawn/C:/photos/a.png does not exist in"),
+    "too deep": (
+        lambda root: (root / "drawn/b.json").write_text('{"shapes": ' + "[" * 100_000),
+        "not a JSON file .lists or objects lie too deep in each other",
+    ),
+    "half a character": (
+        broken(flags={"\ud83d": True}),
+        "a text has half of a character, .*; write it whole",
+    ),
+    "label with half a character": (
+        broken(shape("\ud83d", [[0, 0], [1, 1]], "rectangle")),
+        r"shape 0: expected a text as label, got '\\ud83d'",
+    ),
+    "of another encoding": (
+        lambda root: (root / "drawn/b.json").write_bytes('{"shapes": "gr\xfcn"}'.encode("latin-1")),
+        "drawn/b.json is not UTF-8 or UTF-16 .*; save it as UTF-8",
+    ),
+    "a folder": (lambda root: (root / "drawn/b.json").mkdir(), "drawn/b.json is a folder; give the file"),
     "no mask": (broken(shape("x", [[5, 3], [6, 4]], "mask", mask="????")), "the mask labelled 'x' cannot be read"),
     "no label": (broken({"points": [[0, 0], [1, 1]], "shape_type": "rectangle"}), "the field 'label' is missing"),
     "no picture": (broken(imagePath="../photos/z.png"), "image photos/z.png does not exist"),
     "outside": (broken(imagePath="../../z.png"), r"path '\.\./z.png' leaves the data folder"),
     "size": (broken(imageWidth=7), "is 4 x 6, but its annotation says 4 x 7"),
     "picture in the file": (broken(imageData="AAAA"), "image imageData cannot be read"),
-    "not base64": (broken(imageData="/9j/~"), "imageData is not base64"),
+    "not base64": (broken(imageData="/9j/~"), "imageData cannot be read: it is not base64"),
     "its size": (broken(imageData=encode(Image.new("RGB", (6, 5)))), "imageData is 5 x 6, but imageHeight x imageWidth is 4 x 6"),
     "turned": (turned, "image photos/b.jpg has the EXIF orientation 3: Labelme turns it"),
 }
@@ -193,6 +237,117 @@ def test_a_file_that_is_changed_is_read_again(root, tmp_path):
     assert len(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0].segments) == 1
     write(root / "drawn/a.json", [RECTANGLE, RECTANGLE])
     assert len(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0].segments) == 2
+
+
+def areas(sample):
+    return [int(bitmap_from_rle(segment.mask_rle).sum()) for segment in sample.segments if not segment.is_crowd]
+
+
+@pytest.mark.parametrize("shape_type", ["rotation", "oriented_rectangle", "quadrilateral", "polygon"])
+def test_rectangles_that_are_turned_are_their_four_corners(shape_type, root, tmp_path):
+    write(root / "drawn/a.json", [shape("cup", [[2, 0], [4, 2], [2, 4], [0, 2]], shape_type, direction=0.8)])
+    (found,) = bitmaps(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0])
+    assert found == bitmap_from_polygons([[2, 0, 4, 2, 2, 4, 0, 2]], SIZE).astype(int).tolist() and sum(map(sum, found)) == 8
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_a_rectangle_may_have_all_its_corners(first, root, tmp_path):
+    corners = [[1, 1], [5, 1], [5, 3], [1, 3]]
+    write(root / "drawn/a.json", [shape("cup", corners[first:] + corners[:first], "rectangle")])
+    assert bitmaps(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0]) == [[[0] * 6, *[[0, 1, 1, 1, 1, 0]] * 2, [0] * 6]]
+
+
+# Labelme (6.3.2) rounds the corner of a mask, cuts it at the border of the image, and at points that are whole numbers.
+PLACES = {
+    "rounded": ([[1.7, 0.7], [3.7, 2.7]], [[0] * 6, [0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]),
+    "cut at the left": ([[-1, 0], [1, 2]], [[1, 1, 0, 0, 0, 0]] * 3 + [[0] * 6]),
+    "cut at the corner": ([[5, 3], [7, 5]], [[0] * 6] * 3 + [[0, 0, 0, 0, 0, 1]]),
+    "cut at its points": ([[0, 0], [1, 1]], [[1, 1, 0, 0, 0, 0]] * 2 + [[0] * 6] * 2),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_mask_lies_where_labelme_draws_it(place, root, tmp_path):
+    points, expected = PLACES[place]
+    write(root / "drawn/a.json", [shape("cup", points, "mask", mask=encode(Image.new("L", (3, 3), 255)))])
+    assert bitmaps(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0]) == [expected]
+
+
+def test_what_is_transparent_in_a_mask_is_not_part_of_it(root, tmp_path):
+    drawn = np.full((2, 2, 4), 255, dtype=np.uint8)
+    drawn[0, 0, 3] = 0
+    write(root / "drawn/a.json", [shape("cup", [[0, 0], [1, 1]], "mask", mask=encode(Image.fromarray(drawn)))])
+    assert areas(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0]) == [3]
+
+
+def test_labels_that_labelme_reserves_are_no_objects(root, tmp_path):
+    """They take pixels from what was drawn before, as Labelme paints them. In average precision ignored pixels are crowds."""
+    shapes = [
+        shape("cup", [[0, 0], [4, 4]], "rectangle"),
+        shape("__ignore__", [[0, 0], [2, 4]], "rectangle"),
+        shape("_background_", [[2, 0], [3, 4]], "rectangle"),
+        shape("ball", [[0, 0], [1, 4]], "rectangle"),
+    ]
+    write(root / "drawn/a.json", shapes)
+    dataset = load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)
+    assert [category.name for category in dataset.categories] == ["ball", "cup"] and areas(dataset[0]) == [4, 4]
+    ignored = [segment for segment in dataset[0].segments if segment.is_crowd]
+    assert [segment.category_id for segment in ignored] == [1, 2]
+    assert all(np.array_equal(bitmap_from_rle(segment.mask_rle)[:, :2], np.ones((4, 2))) for segment in ignored)
+    for task in ("semantic", "panoptic"):
+        (sample,) = load("own_labelme", "train", root, cache_dir=tmp_path, task=task, **OPTIONS)
+        assert areas(sample) == [4, 4] and len(sample.segments) == 2
+
+
+def test_a_label_that_prompts_cannot_have_is_refused_by_name(root, tmp_path):
+    write(root / "drawn/a.json", [shape("background", [[0, 0], [4, 4]], "rectangle")])
+    with pytest.raises(ValueError, match="own_labelme train: a category is named 'background'.*docs page Own data"):
+        load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)
+
+
+def test_an_object_that_is_painted_over_is_left_out(root, tmp_path):
+    write(
+        root / "drawn/a.json",
+        [RECTANGLE, shape("cup", [[4, 0], [6, 2]], "rectangle"), shape("_background_", [[0, 0], [3, 4]], "rectangle")],
+    )
+    assert areas(load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)[0]) == [4]
+
+
+def test_reserved_labels_in_a_file_of_categories_are_none(root, tmp_path):
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncup\n", encoding="utf-8")
+    write(root / "drawn/b.json", [shape("__ignore__", [[0, 0], [2, 4]], "rectangle")])
+    dataset = load("own_labelme", "train", root, cache_dir=tmp_path, categories="labels.txt", **OPTIONS)
+    assert [(category.id, category.name) for category in dataset.categories] == [(2, "cup")]
+    assert [sample.image_id for sample in dataset] == ["a"]  # the other one has no object
+
+
+def test_a_broken_shape_costs_the_object_alone(root, tmp_path, capsys):
+    """The parts of a group are one object: without one of them it would be another one."""
+    half = shape("cup", [[0, 0], [1, 1]], "rectangle", group_id=3)
+    bad = shape("cup", [[0, 0], [1, "1"]], "rectangle", group_id=3)
+    write(root / "drawn/a.json", [half, RECTANGLE, bad, shape("nose", [[1, 1]], "point")])
+    with pytest.raises(ValueError, match=r"drawn/a.json: shape 2: a rectangle labelled 'cup'.*\(and 1 more broken objects\)"):
+        load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS)
+    assert areas(load("own_labelme", "train", root, cache_dir=tmp_path, on_error="skip", **OPTIONS)[0]) == [6]
+    assert (
+        "2 broken objects are left out of records that are kept, the first: own_labelme train: drawn/a.json: shape 2"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_files_may_have_the_encodings_of_windows(encoding, root, tmp_path):
+    write(root / "drawn/a.json", [shape("gr\xfcn", [[3, 2], [0, 0]], "rectangle")])
+    content = json.dumps(json.loads((root / "drawn/a.json").read_text(encoding="utf-8")), ensure_ascii=False)
+    (root / "drawn/a.json").write_text(content, encoding=encoding)
+    assert [category.name for category in load("own_labelme", "train", root, cache_dir=tmp_path, **OPTIONS).categories] == ["gr\xfcn"]
+
+
+def test_a_file_that_is_given_as_folder_is_said_to_be_one(root, tmp_path):
+    with pytest.raises(ValueError, match="own_labelme train: drawn/a.json is a file; give the folder of the .json files as annotations"):
+        load("own_labelme", "train", root, cache_dir=tmp_path, annotations="drawn/a.json")
+    with pytest.raises(FileNotFoundError, match="a.json is a file, not a folder"):
+        load("own_labelme", "train", root / "drawn/a.json", cache_dir=tmp_path)
 
 
 @pytest.fixture
