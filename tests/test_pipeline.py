@@ -1,6 +1,5 @@
 """pipeline("promptable-segmentation"): what it finds, in which form, from which kinds of input."""
 
-
 import numpy as np
 import pytest
 import torch

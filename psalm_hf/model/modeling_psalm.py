@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.generation.candidate_generator import CandidateGenerator, PromptLookupCandidateGenerator
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 from transformers.models.swin.modeling_swin import SwinBackbone
@@ -27,13 +28,16 @@ from transformers.utils import can_return_tuple
 from .batch import BatchRows, compacted, positions, read_rows, shared_prefix
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
-from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
+from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder, slices_to_convert
 from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
 from .prompts import CATEGORY, CONVERSATION, IGNORED_LABEL, REGION, ROW_KINDS, SENTENCE
 
 # What it can be loaded with; psalm_hf registers these names, and a saved folder lists them.
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForUniversalSegmentation")
+
+# Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
+IN_FLOAT32 = ("pixel_decoder", "mask_decoder")
 
 
 @dataclass
@@ -277,7 +281,11 @@ class PsalmPreTrainedModel(PreTrainedModel):
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
         if original is not None:
-            fields, kwargs["state_dict"] = load_original_checkpoint(original)
+            wanted = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted  # "auto": as stored
+            if not isinstance(wanted, torch.dtype) or kwargs.get("quantization_config"):  # quantised from the stored precision
+                wanted = None
+            fields, kwargs["state_dict"] = load_original_checkpoint(original, wanted, IN_FLOAT32)
             kwargs["config"] = cls.config_class(**fields)
             pretrained_model_name_or_path = None
         wants_info, lenient = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
@@ -292,6 +300,13 @@ class PsalmPreTrainedModel(PreTrainedModel):
         elif str(name) != str(pretrained_model_name_or_path):  # a name that everybody can load, where its folder is of this machine
             model.name_or_path = model.config.name_or_path = str(name)
         return (model, info) if wants_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        # DeepSpeed's ZeRO-3 hands weights on as whole tensors.
+        if state_dict is None and not is_deepspeed_zero3_enabled():
+            state_dict = slices_to_convert(checkpoint_files or (), load_config.dtype)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """Saves as `PreTrainedModel` does, always in our own key names, so that a saved folder reloads bit for bit."""
@@ -379,8 +394,7 @@ class PsalmModel(PsalmPreTrainedModel):
     """Vision tower, projector, pixel decoder, language model, and the read-outs that the mask decoder needs."""
 
     _keys_to_ignore_on_load_unexpected = [r"^mask_decoder\.", r"^lm_head\."]  # of a checkpoint with heads
-    # Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
-    _keep_in_fp32_modules_strict = ["pixel_decoder"]
+    _keep_in_fp32_modules_strict = [IN_FLOAT32[0]]
 
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
@@ -747,7 +761,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # the name in Phi, see __init__
     # The embeddings are divided by words; a head tied to them can only be divided likewise.
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _keep_in_fp32_modules_strict = ["mask_decoder"]  # as the pixel decoder
+    _keep_in_fp32_modules_strict = [IN_FLOAT32[1]]
     # The loss is already a mean over the batch: the Trainer must not rescale it by the number of label tokens.
     accepts_loss_kwargs = False
 
