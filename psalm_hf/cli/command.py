@@ -12,7 +12,7 @@ from typing import Any
 from ..checkpoints import TINY
 from ..spelling import did_you_mean
 
-LARGE = 10**8  # parameters; smaller models take a second at most
+MANY_PARAMETERS = 10**8  # smaller models take a second at most
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -108,7 +108,7 @@ def suggest_bfloat16(model: Any) -> None:
     """Says that `--dtype bfloat16` is faster, where it is: a large model in float32 on a CPU that multiplies in bfloat16."""
     from ..devices import cpu_multiplies_bfloat16
 
-    is_slow = str(model.dtype) == "torch.float32" and model.device.type == "cpu" and model.num_parameters() >= LARGE
+    is_slow = str(model.dtype) == "torch.float32" and model.device.type == "cpu" and model.num_parameters() >= MANY_PARAMETERS
     if is_slow and cpu_multiplies_bfloat16():
         say("hint: this CPU multiplies matrices in bfloat16: --dtype bfloat16 takes less than half the time, with slightly other masks")
 
