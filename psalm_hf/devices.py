@@ -46,6 +46,12 @@ def compile_parts(model: nn.Module, backend: str | Callable = "inductor") -> Non
         part.compile(backend=backend)
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """True if this machine's CPU has instructions for products of matrices in bfloat16 (AMX, or AVX-512 BF16)."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
 @contextmanager
 def kept_torch_state() -> Iterator[None]:
     """Whatever is seeded or drawn inside, torch's random numbers go on as before: on the CPU and on all accelerators of this machine."""

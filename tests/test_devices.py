@@ -20,7 +20,7 @@ from psalm_hf.data.collator import PsalmCollator
 from psalm_hf.data.features import SampleDataset
 from psalm_hf.data.mixture import open_source
 from psalm_hf.data.shapes.scene import make_scene
-from psalm_hf.devices import kept_torch_state, pick_device
+from psalm_hf.devices import cpu_multiplies_bfloat16, kept_torch_state, pick_device
 from psalm_hf.evaluation import evaluate
 from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart, default_evaluators
 from psalm_hf.evaluation.calibration import open_calibration, score_predictions
@@ -535,3 +535,11 @@ def test_what_is_seeded_and_drawn_inside_changes_no_random_numbers_of_any_device
     torch.manual_seed(1)
     build_tiny(seed=2)
     assert draw() == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [({}, False), ({"avx512_bf16": False}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)]
+)
+def test_a_cpu_multiplies_in_bfloat16_if_it_has_an_instruction_for_it(capabilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert cpu_multiplies_bfloat16() is expected

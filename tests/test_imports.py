@@ -48,7 +48,7 @@ ALLOWED = {
         "evaluation",
         "devices",
     },
-    "evaluation": {"structures", "masks", "data", "metrics", "model", "video", "visualization"},
+    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization"},
     "__init__": {"public"},
     "cli": {
         "spelling",

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from .command import CommandParser, verb
+from .command import CommandParser, suggest_bfloat16, verb
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
@@ -131,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = None
     if checkpoint:
         model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
+        suggest_bfloat16(model)
     num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
     results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
     if results is not None:

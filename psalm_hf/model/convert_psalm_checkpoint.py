@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,8 @@ from .prompts import PAD_TOKEN, SEG_TOKEN
 ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+SAFETENSORS_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, replacement), first match wins
 
@@ -84,14 +86,33 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: no weights file, a shard is missing, or a file cannot be read.
     """
+    return {name: tensor for file in weight_files(folder) for name, tensor in read_weights_file(file).items()}
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Files of weights of a checkpoint folder. Raises ValueError if there is none."""
     folder = Path(folder)
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
-    files = [found]
     if found.suffix == ".json":
-        files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
-    return {name: tensor for file in files for name, tensor in read_weights_file(file).items()}
+        return [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+    return [found]
+
+
+def slices_to_convert(files: Sequence[str | Path], dtype: torch.dtype | None) -> dict[str, Any] | None:
+    """Slices of all tensors of safetensors files, to be read one by one; None if no tensor has another type than `dtype`, or no files.
+
+    Mapped, as transformers reads them, the pages of a file stay in memory beside the converted weights until the last one is converted.
+    """
+    if dtype is None or not files or not all(str(file).endswith(".safetensors") for file in files):
+        return None
+    slices = {}
+    for file in files:
+        handle = safe_open(file, framework="pt", backend="pread")
+        slices |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (safe_open is no dict)
+    is_converted = any(SAFETENSORS_TYPES.get(x.get_dtype(), dtype) != dtype for x in slices.values())
+    return slices if is_converted else None
 
 
 def read_shapes(folder: str | Path) -> dict[str, tuple[int, ...]] | None:
@@ -182,12 +203,38 @@ def locate_original_folder(name_or_path: Any, options: Mapping[str, Any], patter
     return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub))
 
 
-def load_original_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Fields of our configuration and weights in our names, from an original PSALM folder."""
+def load_original_checkpoint(
+    folder: Path, dtype: torch.dtype | None = None, in_float32: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Fields of our configuration and weights in our names, from an original PSALM folder.
+
+    Args:
+        dtype: weights of another type are converted as they are read, file by file, so that nothing of a file stays in memory.
+            None: weights as stored, memory-mapped where the format allows.
+        in_float32: modules whose weights are float32 where `dtype` is half precision.
+    """
     fields = json.loads((folder / "config.json").read_text())
-    weights = read_weights(folder)
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    return original_config_fields(fields, shapes), convert_original_weights(weights, fields["num_attention_heads"])
+    config = original_config_fields(fields, read_shapes(folder))
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        for name, tensor in _read_one_by_one(file, dtype):
+            for ours, part in convert_original_weights({name: tensor}, fields["num_attention_heads"]).items():
+                is_kept = dtype in (torch.float16, torch.bfloat16) and not set(in_float32).isdisjoint(ours.split("."))
+                weights[ours] = part.to(torch.float32 if is_kept else dtype) if part.is_floating_point() else part
+    return config, weights
+
+
+def _read_one_by_one(file: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a file. If some of them will be converted to `dtype`, none needs the file any more."""
+    slices = slices_to_convert([file], dtype)
+    if slices is not None:
+        yield from ((name, stored[...]) for name, stored in slices.items())
+        return
+    weights = read_weights_file(file)
+    is_converted = dtype is not None and any(x.is_floating_point() and x.dtype != dtype for x in weights.values())
+    while weights:
+        name, tensor = weights.popitem()
+        yield name, tensor.clone() if is_converted else tensor
 
 
 def convert_original_weights(weights: Mapping[str, Tensor], num_text_heads: int) -> dict[str, Tensor]:

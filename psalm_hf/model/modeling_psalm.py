@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.generation.candidate_generator import CandidateGenerator, PromptLookupCandidateGenerator
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 from transformers.models.swin.modeling_swin import SwinBackbone
@@ -27,7 +28,7 @@ from transformers.utils import can_return_tuple
 from .batch import BatchRows, common_image_prefix, compacted, first_rows, positions, read_rows
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig
-from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder
+from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder, slices_to_convert
 from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
 from .prefix import ReadPrefix, cache_behind, layers_of, shared_cache
@@ -35,6 +36,9 @@ from .prompts import CATEGORY, CONVERSATION, IGNORED_LABEL, REGION, ROW_KINDS, S
 
 # What it can be loaded with; psalm_hf registers these names, and a saved folder lists them.
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForUniversalSegmentation")
+
+# Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
+IN_FLOAT32 = ("pixel_decoder", "mask_decoder")
 
 
 @dataclass
@@ -282,7 +286,11 @@ class PsalmPreTrainedModel(PreTrainedModel):
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
         if original is not None:
-            fields, kwargs["state_dict"] = load_original_checkpoint(original)
+            wanted = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted  # "auto": as stored
+            if not isinstance(wanted, torch.dtype) or kwargs.get("quantization_config"):  # quantised from the stored precision
+                wanted = None
+            fields, kwargs["state_dict"] = load_original_checkpoint(original, wanted, IN_FLOAT32)
             kwargs["config"] = cls.config_class(**fields)
             pretrained_model_name_or_path = None
         wants_info, lenient = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
@@ -297,6 +305,13 @@ class PsalmPreTrainedModel(PreTrainedModel):
         elif str(name) != str(pretrained_model_name_or_path):  # a name that everybody can load, where its folder is of this machine
             model.name_or_path = model.config.name_or_path = str(name)
         return (model, info) if wants_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        # DeepSpeed's ZeRO-3 hands weights on as whole tensors.
+        if state_dict is None and not is_deepspeed_zero3_enabled():
+            state_dict = slices_to_convert(checkpoint_files or (), load_config.dtype)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """Saves as `PreTrainedModel` does, always in our own key names, so that a saved folder reloads bit for bit."""
@@ -384,8 +399,7 @@ class PsalmModel(PsalmPreTrainedModel):
     """Vision tower, projector, pixel decoder, language model, and the read-outs that the mask decoder needs."""
 
     _keys_to_ignore_on_load_unexpected = [r"^mask_decoder\.", r"^lm_head\."]  # of a checkpoint with heads
-    # Sampling locations and mask logits need more than half precision's 8 to 11 bits at stride 4 of 1024 pixels.
-    _keep_in_fp32_modules_strict = ["pixel_decoder"]
+    _keep_in_fp32_modules_strict = [IN_FLOAT32[0]]
 
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
@@ -491,12 +505,8 @@ class PsalmModel(PsalmPreTrainedModel):
             rows = rows._replace(prefix=0)
         segments = not is_continuation and len(rows.asking()) > 0
         _check_conditions(condition_type, condition_index, rows, segments)
-        if input_ids is None and (segments or num_images):
-            raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
-        if inputs_embeds is None:
-            # Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0.
-            looked_up = input_ids if is_continuation else input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0)
-            inputs_embeds = self.get_input_embeddings()(looked_up)
+        _check_placed(input_ids, segments or num_images > 0)
+        inputs_embeds = self._embed_text(input_ids, is_continuation) if inputs_embeds is None else inputs_embeds
         if not is_continuation:
             inputs_embeds, image_features = self._insert_images(inputs_embeds, input_ids, pixel_values, image_features, image_index, rows)
         if segments:
@@ -522,6 +532,11 @@ class PsalmModel(PsalmPreTrainedModel):
             rows=rows,
             **{CACHE: outputs.get(CACHE) if use_cache else None},
         )
+
+    def _embed_text(self, input_ids: Tensor, is_continuation: bool) -> Tensor:
+        # Placeholder ids may lie outside the embedding matrix, so they are looked up as id 0.
+        looked_up = input_ids if is_continuation else input_ids.masked_fill(_is_placeholder(input_ids, self.config), 0)
+        return self.get_input_embeddings()(looked_up)
 
     def _check_length(self, text: Tensor) -> None:
         positions = getattr(self.config.text_config, "max_position_embeddings", None)
@@ -796,6 +811,11 @@ def _check_conditions(condition_type: Tensor | None, condition_index: Tensor | N
         raise ValueError("condition_index marks conditions but there is no condition_type to say of which kind; pass both")
 
 
+def _check_placed(input_ids: Tensor | None, has_placeholders: bool) -> None:
+    if input_ids is None and has_placeholders:
+        raise ValueError("inputs_embeds alone do not say where image tokens and mask queries stand; pass input_ids with them")
+
+
 def _image_index(text: Tensor, image_index: Tensor | None, num_images: int) -> Tensor:
     """(B,): as given, or one image for each row of `text`, (B, ...)."""
     if image_index is not None:
@@ -845,7 +865,7 @@ class PsalmForSegmentation(PsalmPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # the name in Phi, see __init__
     # The embeddings are divided by words; a head tied to them can only be divided likewise.
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _keep_in_fp32_modules_strict = ["mask_decoder"]  # as the pixel decoder
+    _keep_in_fp32_modules_strict = [IN_FLOAT32[1]]
     # The loss is already a mean over the batch: the Trainer must not rescale it by the number of label tokens.
     accepts_loss_kwargs = False
 

@@ -1,8 +1,12 @@
 """`psalm VERB`: which module a verb is, and what all verbs have in common. That --help needs no torch: tests/test_imports.py."""
 
-import pytest
+from types import SimpleNamespace
 
-from psalm_hf.cli.command import CommandParser
+import pytest
+import torch
+
+from psalm_hf import devices
+from psalm_hf.cli.command import CommandParser, suggest_bfloat16
 from psalm_hf.cli.main import VERBS, main
 from psalm_hf.spelling import did_you_mean
 
@@ -83,3 +87,22 @@ def test_options_may_be_shortened_where_no_field_of_a_config_could_be_meant():
         parser.add_argument("--output", default="y")
         options, others = parser.parse_known_args(["--out", "x"])
         assert (options.output, others) == ("y" if has_fields else "x", rest)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "parameters", "multiplies", "is_printed"),
+    [
+        (torch.float32, "cpu", 10**9, True, True),
+        (torch.bfloat16, "cpu", 10**9, True, False),
+        (torch.float32, "meta", 10**9, True, False),
+        (torch.float32, "cpu", 10**6, True, False),
+        (torch.float32, "cpu", 10**9, False, False),
+    ],
+)
+def test_bfloat16_is_suggested_for_a_large_model_in_float32_on_a_cpu_that_multiplies_in_it(
+    dtype, device, parameters, multiplies, is_printed, monkeypatch, capsys
+):
+    monkeypatch.setattr(devices, "cpu_multiplies_bfloat16", lambda: multiplies)
+    suggest_bfloat16(SimpleNamespace(dtype=dtype, device=torch.device(device), num_parameters=lambda: parameters))
+    printed = capsys.readouterr()
+    assert printed.err.count("--dtype bfloat16") == is_printed and len(printed.err.splitlines()) == is_printed and not printed.out

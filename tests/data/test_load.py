@@ -123,7 +123,7 @@ TITLES = [path.read_text(encoding="utf-8").splitlines()[0] for path in ROOT.glob
 
 def test_the_table_is_true():
     summaries = [builder.summary for builder in list_datasets().values()]
-    assert len(set(summaries)) == len(summaries) == 37
+    assert len(set(summaries)) == len(summaries) == 39
     for builder in list_datasets().values():
         assert any(title.startswith(f"# {builder.docs_page}") for title in TITLES)
         assert issubclass(builder, FileBuilder) == builder.needs_files

@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,23 @@ def test_original_folder_loads_in_every_layout(original, original_weights, layou
     assert torch.equal(model.model.mask_queries.weight, original_weights["seg_query"])
     assert torch.equal(model.mask_decoder.mask_head[4].bias, original_weights["predictor.mask_embed.layers.2.bias"])
     assert not model.training
+
+
+def mapped_files() -> str:
+    maps = Path("/proc/self/maps")
+    return maps.read_text() if maps.is_file() else pytest.skip("files in memory are listed on Linux alone")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_converted_weights_of_an_original_folder_keep_no_file_in_memory(original, original_weights, layout):
+    folder = original({name: x.half() if x.is_floating_point() else x for name, x in original_weights.items()}, layout)
+    model = PsalmForSegmentation.from_pretrained(folder, dtype="bfloat16")
+    assert str(folder) not in mapped_files()
+    assert torch.equal(model.model.mask_queries.weight, original_weights["seg_query"].half().bfloat16())
+    # Not rounded twice: these stay in float32.
+    assert torch.equal(model.mask_decoder.mask_head[4].bias, original_weights["predictor.mask_embed.layers.2.bias"].half().float())
+    assert model.model.pixel_decoder.level_embed.dtype == torch.float32
 
 
 @pytest.mark.golden
@@ -281,6 +299,14 @@ def test_bfloat16_keeps_masks_in_float32_and_stays_close(saved):
     pair = torch.stack([actual.masks_queries_logits.flatten(), expected.masks_queries_logits.flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.98
     assert torch.isfinite(cast.masks_queries_logits).all()
+
+
+def test_converted_weights_of_a_saved_folder_keep_no_file_in_memory(saved):
+    folder, model, _ = saved
+    half = PsalmForSegmentation.from_pretrained(folder, dtype="bfloat16")
+    assert str(folder) not in mapped_files()
+    for name, weight in half.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name].to(weight.dtype)), name
 
 
 def test_saved_folder_with_a_missing_key_is_refused(saved, tmp_path):

@@ -149,7 +149,7 @@ def test_names_of_categories_are_in_a_file_and_not_in_the_option(given, tmp_path
 def test_a_folder_in_place_of_a_file_and_the_other_way_round(name, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=f"{name} train: .*here is a folder; give the path of the .* file in it"):
+    with pytest.raises(ValueError, match=f"{name} train: .*here is a folder; give the file"):
         load(name, "train", tmp_path, annotations="here", cache_dir=tmp_path / "cache")
     with pytest.raises(FileNotFoundError, match=f"{name} train: .*file is a file, not a folder; give the one that holds"):
         load(name, "train", tmp_path / "file", cache_dir=tmp_path / "cache")

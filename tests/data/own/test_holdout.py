@@ -36,7 +36,7 @@ def test_versions_that_roboflow_makes_of_an_image_are_on_one_side():
 def test_train_leaves_out_what_val_has_alone(name, tmp_path):
     options = write_layout(name, tmp_path / "data") | {"holdout": HOLDOUT, "cache_dir": tmp_path / "cache"}
     found = {split: load(name, split, tmp_path / "data", **options) for split in ("train", "val")}
-    prefix = "" if name == "own_labelme" else "images/"
+    prefix = {"own_labelme": "", "own_yolo": "images/train/"}.get(name, "images/")
     expected = {str(number) for number in range(10) if is_held_out(f"{prefix}{number}.png", HOLDOUT)}
     assert images(found["val"]) == expected and images(found["train"]) == set(map(str, range(10))) - expected
     assert found["train"].categories == found["val"].categories and 0 < len(expected) < 10

@@ -179,7 +179,7 @@ BROKEN = {
         "mask 0: polygon 0: .*lists of numbers; write the pairs one after the other",
     ),
     "null in a polygon": (line(text="x", masks=[[[0, 0, 3, None, 3, 2]]]), "mask 0: polygon 0: .*where None is no number"),
-    "far away": (line(text="x", masks=[[[0, 0, 3, 1e9, 3, 2]]]), "mask 0: polygon 0: .*more than 100 images outside"),
+    "far away": (line(text="x", masks=[[[0, 0, 3, 1e9, 3, 2]]]), "mask 0: polygon 0: .*farther away than 16 times"),
     "masks of another type": (line(text="x", masks={}), r"masks: expected a list, got \{\}"),
     "names of another type": (line(categories="lamp", masks=[POLYGONS]), "categories: expected a list, got 'lamp'"),
     "name of another type": (
