@@ -63,11 +63,15 @@ class Clock:
     """Seconds of calls, and of the model's parts inside them."""
 
     def __init__(self, model: Any, parts: dict[str, str]):
-        self.model, self.names, self.parts = model, ["", *parts], {}
+        self.model, self.names = model, ["", *parts]
+        self._restart()
         for name, path in parts.items():
             module = model.get_submodule(path)
             module.register_forward_pre_hook(lambda *_, name=name: self._add(name, -1))
             module.register_forward_hook(lambda *_, name=name: self._add(name, 1))
+
+    def _restart(self) -> None:
+        self.parts: dict[str, Seconds] = dict.fromkeys(self.names, (0.0, 0.0))
 
     def _now(self) -> Seconds:
         if self.model.device.type != "cpu":
@@ -81,7 +85,7 @@ class Clock:
 
     def measure(self, call: Callable[[], object]) -> dict[str, Seconds]:
         """Seconds of a call (the name "") and of each part in it."""
-        self.parts = dict.fromkeys(self.names, (0.0, 0.0))
+        self._restart()
         self._add("", -1)
         call()
         self._add("", 1)

@@ -25,6 +25,7 @@ from .image_processing_psalm import Placement
 
 _CHUNK = 8  # categories whose scores are summed together
 _PIXELS = 2**23  # of the result, that are resized together: 32 MB in float32
+_PIXELS_ON_CPU = 2**21  # where a decision in between costs no wait, and less is resized in vain
 _MARGIN = 1e-3  # by which a logit may grow when it is resized; it is an average of others, so only by rounding
 
 
@@ -45,7 +46,8 @@ def _restored(mask_logits: Tensor, queries: Tensor, frame: Placement | None) -> 
 
 
 def _queries_at_once(mask_logits: Tensor, frame: Placement | None) -> int:
-    return max(1, _PIXELS // max(1, math.prod(_result_size(mask_logits, frame))))
+    pixels = min(_PIXELS, _PIXELS_ON_CPU) if mask_logits.device.type == "cpu" else _PIXELS
+    return max(1, pixels // max(1, math.prod(_result_size(mask_logits, frame))))
 
 
 def _with_pixels(mask_logits: Tensor, limit: float, frame: Placement | None) -> Tensor:
