@@ -64,8 +64,7 @@ class PsalmPixelDecoderLayer(GradientCheckpointingLayer, Mask2FormerPixelDecoder
 
     def __init__(self, config: Mask2FormerConfig):
         super().__init__(config)
-        attention = self.self_attn
-        self.self_attn = PsalmDeformableAttention(attention.d_model, attention.n_heads, attention.n_levels, attention.n_points)
+        self.self_attn.__class__ = PsalmDeformableAttention  # a module of its own would draw weights again: other ones for a seed
 
 
 class PsalmPixelDecoder(nn.Module):

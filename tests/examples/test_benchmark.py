@@ -42,7 +42,9 @@ def test_two_checkouts_stand_side_by_side_and_a_missing_row_is_a_dash(arguments,
     other = tmp_path / "other"
     shutil.copytree(ROOT / "psalm_hf", other / "psalm_hf", ignore=shutil.ignore_patterns("__pycache__"))
     (other / "psalm_hf" / "evaluation" / "vocabulary.py").rename(other / "vocabulary.py")
-    benchmark.main([*arguments, "--against", str(other), "--rounds", "1", "--only", "5 categories, post-processing", "5 regions", "3 names"])
+    benchmark.main(
+        [*arguments, "--against", str(other), "--rounds", "1", "--only", "5 categories, post-processing", "5 regions", "3 names"]
+    )
     _, head, _, regions, names = capsys.readouterr().out.splitlines()
     assert head.split()[-1] == "ratio" and "other, processor" in head
     this, _, before, _, ratio = map(float, regions.split()[-5:])
