@@ -64,7 +64,7 @@ def test_every_format_is_trained_and_measured_on_images_that_were_held_out(name,
     measure, use = (shlex.split(part.split(": ", 1)[1]) for part in line.split("; ")[1:])
     assert main([*measure[1:], "--device", "cpu"]) == 0
     results = json.loads((tmp_path / "run/results/results.json").read_text(encoding="utf-8"))
-    place = "" if name == "own_labelme" else "images/"
+    place = {"own_labelme": "", "own_yolo": "images/train/"}.get(name, "images/")
     held_out = sum(is_held_out(f"{place}{index}.png", 0.5) for index in range(6))
     assert results["split"] == "val" and results["percent"] and results["parts"][""]["counts"]["pictures"] == held_out
     if name == "own_coco":  # one is enough: nothing in it comes from the format
