@@ -94,9 +94,10 @@ def _neighbours(locations: Tensor, sizes: Tensor, steps: Tensor, first: Tensor) 
             two neighbours in the table; first: (levels * points, heads), the first row of a map.
     """
     # These are the steps of `grid_sample`: at a size of 128 half a step of float32 is 1e-5 of a pixel.
-    # Its last two steps are rounded once, as these are in float64; sizes of powers of two would not tell.
     positions = locations.permute(3, 0, 2, 1).mul(2).sub_(1).add_(1)
-    positions = positions.double().mul_(sizes / 2).sub_(0.5).to(positions.dtype)  # pixel centres are whole numbers
+    # The last two steps are rounded once there, as float64 does; products with powers of two are exact anyway.
+    positions = positions.double() if (sizes & (sizes - 1)).any() else positions
+    positions = positions.mul_(sizes / 2).sub_(0.5).to(locations.dtype)  # pixel centres are whole numbers
     before = positions.floor()
     after_share = positions - before  # (2, q, levels * points, heads)
     before_share = 1 - after_share

@@ -6,8 +6,6 @@ mask products are computed once per image for all its rows.
 Source: released `pixel_decoder` and `predictor`; Mask2Former (arXiv:2112.01527).
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,18 +18,6 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from .configuration_psalm import PsalmConfig
 from .deformable_attention import PsalmDeformableAttention
-
-
-def half_products(weight: Tensor, given: Tensor) -> AbstractContextManager:
-    """Autocast to bfloat16 if a model was loaded in it and these weights alone were kept in float32: products and convolutions are rounded,
-    everything between them is not.
-
-    Args:
-        weight: one of the weights that compute inside.
-        given: what the rest of the model hands over; its type is that of the model.
-    """
-    is_half = weight.dtype == torch.float32 and given.dtype == torch.bfloat16
-    return torch.autocast(given.device.type, torch.bfloat16) if is_half else nullcontext()
 
 
 class PsalmMLP(nn.Sequential):
@@ -95,18 +81,9 @@ class PsalmPixelDecoder(nn.Module):
         self.mask_projection = nn.Conv2d(dim, dim, kernel_size=1)
 
     def forward(self, feature_maps: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Four maps of strides 4, 8, 16, 32 -> `mask_features` (I, C, h, w) and the maps of strides 32, 16, 8, each (I, C, ., .).
-
-        Both have the type of the weights. Maps in bfloat16 make products and convolutions of weights in float32 bfloat16, too.
-        """
-        with half_products(self.level_embed, feature_maps[0]):
-            return self._decode(feature_maps)
-
-    def _decode(self, feature_maps: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Four maps of strides 4, 8, 16, 32 -> `mask_features` (I, C, h, w) and the maps of strides 32, 16, 8, each (I, C, ., .)."""
         dtype = self.level_embed.dtype
-        if feature_maps[0].dtype == torch.bfloat16:  # on a CPU, convolutions of planes that lie apart take five times as long in it
-            feature_maps = [x.contiguous(memory_format=torch.channels_last) for x in feature_maps]
-        maps = [project(x.to(dtype)).to(dtype) for project, x in zip(self.input_projections, reversed(feature_maps[1:]), strict=True)]
+        maps = [project(x.to(dtype)) for project, x in zip(self.input_projections, reversed(feature_maps[1:]), strict=True)]
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         sizes = [rows * columns for rows, columns in shapes]
         positions = torch.cat([self.positions(x) + embed for x, embed in zip(maps, self.level_embed, strict=True)], dim=1)
@@ -123,7 +100,7 @@ class PsalmPixelDecoder(nn.Module):
         levels = tuple(x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(hidden_states.split(sizes, dim=1), shapes, strict=True))
         lateral = self.lateral(feature_maps[0].to(dtype))  # (I, C, h, w)
         fused = lateral + F.interpolate(levels[2], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_projection(self.output(fused)).to(dtype), levels
+        return self.mask_projection(self.output(fused)), levels
 
 
 def pixel_centres(shapes: list[tuple[int, int]], device: torch.device) -> Tensor:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from psalm_hf.model.mask_decoder import PsalmMLP, RowLayout, attention_allowed, pixel_centres
-from psalm_hf.tiny import build_tiny
 
 ALONE = RowLayout(torch.tensor([0]), 1)
 
@@ -53,23 +52,3 @@ def test_centres_of_pixels_are_x_before_y_from_the_finest_level_to_the_last():
 def test_the_last_layer_has_no_relu(layers):
     perceptron = PsalmMLP(4, layers)
     assert len(perceptron) == 2 * layers - 1 and isinstance(perceptron[-1], torch.nn.Linear)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_maps_in_bfloat16_halve_products_but_not_sampling_locations_sums_and_masks(dtype):
-    model, _ = build_tiny()
-    decoder = model.model.pixel_decoder  # its weights are float32
-    layer, products, others = decoder.layers[-1], set(), set()
-    for module in (layer.fc1, layer.fc2, layer.self_attn.value_proj, layer.self_attn.output_proj):
-        module.register_forward_hook(lambda module, args, output: products.add(output.dtype))
-    layer.self_attn.register_forward_pre_hook(
-        lambda module, args, inputs: others.update(inputs[name].dtype for name in ("hidden_states", "reference_points")), with_kwargs=True
-    )
-    side = model.config.image_size // 4
-    channels = model.model.vision_tower.channels
-    with torch.no_grad():
-        maps = tuple(torch.randn(1, width, side >> level, side >> level).to(dtype) for level, width in enumerate(channels))
-        mask_features, levels = decoder(maps)
-    assert products == {dtype}
-    assert {mask_features.dtype, *(x.dtype for x in levels)} | others == {torch.float32}
-    assert not torch.is_autocast_enabled("cpu")
