@@ -77,8 +77,16 @@ def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
 def refuse(error: Exception) -> int:
     """Prints one line on the standard error; returns exit status 2."""
     where = f" in process {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error{where}: {' '.join(_reason(error).split())}", file=sys.stderr)
     return 2
+
+
+def _reason(error: Exception) -> str:
+    """Message of an error, without the traceback that a worker of a DataLoader puts around it."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "Original Traceback (most recent call last):" in text):
+        return text
+    return text.rpartition(f"\n{type(error).__name__}: ")[2] or text
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

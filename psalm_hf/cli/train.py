@@ -80,10 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         from ..training.stages import prepare
 
-        train = prepare(options.config, overrides, resume=options.resume == "true")
+        trainer = prepare(options.config, overrides, resume=options.resume == "true")()
     except (ValueError, OSError, ImportError) as error:
         return refuse(error)
-    trainer = train()
     if trainer is not None and trainer.was_terminated:
         print(f"ended by SIGTERM after step {trainer.state.global_step}; --resume goes on from there", file=sys.stderr)
         return 128 + 15

@@ -1,7 +1,7 @@
 """Checks a dataset on disk: every record, every image and mask, and the published counts; draws some rows.
 
     psalm verify coco_panoptic coco
-    psalm verify own_pairs mydata --split train --option ignore=[0,255] --show 12 --output pictures
+    psalm verify own_pairs mydata --split train --option 'ignore=[0, 255]' --show 12 --output pictures
 
 Without --split, all splits of the dataset whose files are there. Nothing is written but the images: `OUTPUT/DATASET_SPLIT_N.png`,
 where N is the number of the record from 0, and `OUTPUT/DATASET_SPLIT.png` with all of them.
@@ -43,7 +43,7 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     """`name=value` as YAML.
 
     Raises:
-        ValueError: no name, or no value.
+        ValueError: no name, no value, or a value that is no YAML.
     """
     import yaml
 
@@ -51,8 +51,13 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"--option {pair}: expected NAME=VALUE")
-        options[name] = yaml.safe_load(value)
+            raise ValueError(f"--option {pair}: expected NAME=VALUE; put quotes around what has blanks")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(
+                f"--option {pair}: the value is no YAML; the shell cuts at blanks, so put quotes around what has some: 'ignore=[255, 0]'"
+            ) from None
     return options
 
 

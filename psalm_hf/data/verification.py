@@ -84,6 +84,8 @@ def builders(dataset: str, folder: str | Path | None, splits: Sequence[str], opt
             f"{dataset}: unknown split {', '.join(unknown)}, expected some of {', '.join(entry.splits)}"
             + did_you_mean(unknown[0], entry.splits)
         )
+    if "on_error" in options:
+        raise ValueError(f"{dataset}: on_error is an option of load, train and evaluate; verify reports every broken record, leave it out")
     known = [option for option in entry.options() if option not in ("check_images", "on_error")]  # which are decided here
     if unknown := sorted(options.keys() - set(known)):
         raise ValueError(

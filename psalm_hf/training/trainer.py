@@ -5,6 +5,7 @@ import logging
 import random
 import resource
 import time
+import traceback
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -161,6 +162,8 @@ class PsalmTrainer(Trainer):
             torch.manual_seed(batch_seed(inputs, self.args.seed, self.state.global_step))
         outputs = model(**inputs)
         if model.training:
+            if outputs.loss is None:
+                raise ValueError("a batch of conversations has no answer to learn; every one must end with a message of the assistant")
             kind = ROW_KINDS[int(inputs["condition_type"][0])]
             self._terms[f"{kind}/loss"].append(outputs.loss.detach())
             for name, value in outputs.losses.items():
@@ -249,7 +252,14 @@ class PsalmTrainer(Trainer):
         if resume_from_checkpoint:
             check_schedule(resume_from_checkpoint, self.batch_sampler.schedule)
         self.is_best_loaded = False
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except BaseException as error:
+            # Its frames hold the iterator of the DataLoader, and so its workers. Python would wait for them at its end for ever: it ends
+            # processes by SIGTERM, which they ignore.
+            self._stop.on_train_end(self.args, self.state, self.control)
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

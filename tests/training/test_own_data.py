@@ -2,8 +2,10 @@
 
 import ast
 import json
+import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from psalm_hf import PsalmForSegmentation
+from psalm_hf.cli.command import refuse
 from psalm_hf.cli.main import main
 from psalm_hf.data import list_datasets
 from psalm_hf.data.mixture import choose_mixture
@@ -166,3 +169,36 @@ def test_sources_of_different_sizes_are_counted_together(start, tmp_path):
     run.train()
     assert [entry["epoch"] for entry in run.state.log_history[:-1]] == [sum(drawn[: step + 1]) / 8 for step in range(5)]
     assert run.state.train_batch_size == round(sum(drawn) / 5)
+
+
+def fail(samples):
+    raise ValueError("image 7:\nno image")
+
+
+def test_an_error_in_a_worker_ends_all_workers_and_is_one_line(start, tmp_path, capsys):
+    run = build_trainer(config(tmp_path, start, data=source("own_coco", tmp_path), dataloader_num_workers=2))
+    run.data_collator = fail
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="Original Traceback") as caught:
+        run.train()
+    assert not multiprocessing.active_children()  # while the error holds its frames, as at the end of the command
+    assert signal.getsignal(signal.SIGTERM) == before
+    capsys.readouterr()
+    assert refuse(caught.value) == 2 and capsys.readouterr().err == "error: image 7: no image\n"
+
+
+def test_what_is_found_wrong_in_training_is_one_line(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("psalm_hf.training.stages.PsalmCollator", lambda *_, **__: fail)
+    assert main(["train", "--config", config(tmp_path, start, data=source("own_coco", tmp_path))]) == 2
+    assert capsys.readouterr().err.endswith("error: image 7: no image\n")
+
+
+def test_conversations_without_answers_are_refused_in_training(start, tmp_path):
+    (tmp_path / "data").mkdir()
+    talk = [{"role": "user", "content": "Is it on?"}, {"role": "assistant", "content": "Yes."}]
+    (tmp_path / "data/train.jsonl").write_text(json.dumps({"conversation": talk}), encoding="utf-8")
+    run = build_trainer(config(tmp_path, start, data={"dataset": "own_jsonl", "data_dir": str(tmp_path / "data")}))
+    collate = run.data_collator
+    run.data_collator = lambda samples: {name: value for name, value in collate(samples).items() if name != "labels"}
+    with pytest.raises(ValueError, match="no answer to learn"):
+        run.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from ..files import INT64, FileBuilder, FileConfig, orientation_of, shown
 from .holdout import HELD_OUT_SPLIT, TRAIN_SPLIT, check_both_sides, is_held_out
 from .regions import region_rows
 
-_NUMBERED = re.compile(r"\s*(\d+)\s*,\s*(\S.*)")  # number, name
-_BEGINS_WITH_NUMBER = re.compile(r"\s*(\d+)(?:\s*[:;=]\s*|\s+)\S")
+_NUMBERED = re.compile(r"\s*(\d+)\s*[,;]\s*(\S.*)")  # number, name
+_BEGINS_WITH_NUMBER = re.compile(r"\s*(\d+)(?:\s*[:=]\s*|\s+)\S")
 _COLOUR_LINE = re.compile(r"(.+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")  # label:R,G,B:parts:actions
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _PATHS = ("annotations", "images", "labels", "masks")  # options of any format
@@ -54,6 +55,8 @@ class OwnConfig(FileConfig):
             raise ValueError(
                 f"{self.name}: categories is the path of a file that has one name per line, got {categories!r}; write the names into a file"
             )
+        if categories is not None:
+            self.categories = self.of_split(categories)
         if self.holdout is not None:
             self._check_holdout()
         elif self.split != TRAIN_SPLIT and not self.selects_by_split:
@@ -73,8 +76,12 @@ class OwnConfig(FileConfig):
         return self.split if self.holdout is None else TRAIN_SPLIT
 
     def of_split(self, path: str) -> str:
-        """Path of an option, for this split."""
-        return path.replace("{split}", self.files_split)
+        """Path of an option, for this split. That of "val" may be called "valid", as Roboflow does."""
+        given = path.replace("{split}", self.files_split)
+        if self.files_split == HELD_OUT_SPLIT and not os.path.exists(f"{self.data_dir}/{given}"):
+            other = path.replace("{split}", "valid")
+            return other if os.path.exists(f"{self.data_dir}/{other}") else given
+        return given
 
     def _check_holdout(self) -> None:
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 < self.holdout < 1:
@@ -226,9 +233,9 @@ def read_category_file(builder: FileBuilder, relative: str, ignored: Container[i
 
     Args:
         relative: a `.json` file is a list of names, or of `{"id", "name"}`, with "isthing" if they differ in that. Any other file is text
-            with one category per line: a name; or its id, a tab or comma, and the name; or `label:R,G,B:parts:actions`, as CVAT writes
-            them, see `read_named_colours`. Ids that are not given count from 0; blank lines of a text file count too. A `.csv` file may
-            begin with a line of titles.
+            with one category per line: a name; or its id, a tab, comma or semicolon, and the name; or `label:R,G,B:parts:actions`, as CVAT
+            writes them, see `read_named_colours`. Ids that are not given count from 0; blank lines of a text file count too. A `.csv` file
+            may begin with a line of titles.
         ignored: ids without a category; a "background" with one of them is left out.
 
     Raises:
@@ -336,7 +343,7 @@ def _from_entry(entry: Any, position: int) -> Category:
 
 
 def _from_lines(lines: Sequence[tuple[int, str]], *, is_table: bool) -> list[Category]:
-    if is_table and lines and "," in lines[0][1] and not _NUMBERED.fullmatch(lines[0][1]):
+    if is_table and lines and re.search("[,;]", lines[0][1]) and not _NUMBERED.fullmatch(lines[0][1]):
         lines = lines[1:]  # titles
     pairs = [_NUMBERED.fullmatch(line) for _, line in lines]
     if lines and all(pairs):

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from ...masks import rle_from_bitmap
-from ...structures import CATEGORY, CONVERSATION, SENTENCE
+from ...structures import CATEGORY, CONVERSATION, PROMPT_TOKENS, SENTENCE
 from ..features import Category, sample_from_row, segment_entry
 from ..files import is_name, mask, parse_json, shown
 from ..segment_map import read_mask
@@ -77,6 +77,8 @@ class OwnJsonl(OwnTaskBuilder):
         else:
             row |= {"condition": CATEGORY, **self.objects(self._entries(content), partial(self._named_segment, row["image_size"]))}
         sample_from_row(row, self._names)  # nothing has to be decoded for it, and what is wrong with a text is found now
+        if given == ["conversation"]:
+            _check_turns(row["conversation"], has_image="image" in content)
         return row
 
     def _named(self, content: Mapping[str, Any], number: int, *, needs_image: bool) -> dict[str, Any]:
@@ -184,6 +186,35 @@ def _conversation(value: Any) -> list[Mapping[str, Any]]:
     return messages
 
 
+def _check_turns(messages: list[Mapping[str, Any]], *, has_image: bool) -> None:
+    """Refuses messages, which take turns, that no training can use. The assistant alone, about an image, gives a caption (stage 1)."""
+    if has_image and [message["role"] for message in messages] == ["assistant"]:
+        _check_text(messages[0]["content"], "message 0")
+        return
+    if messages[0]["role"] != "user":
+        raise ValueError("message 0: expected the role 'user', got 'assistant'; a conversation begins with the user's message")
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(
+            f"message {len(messages) - 1}: expected the role 'assistant' at the end, got 'user'; end with an answer, which is learned"
+        )
+    mentions = 0
+    for index, message in enumerate(messages):
+        text = message["content"]
+        if message["role"] == "user":  # who may say where the image goes
+            mentions += text.count("<image>")
+            text = text.replace("<image>", "image")
+        _check_text(text, f"message {index}")
+    if mentions > has_image:
+        raise ValueError(f"<image> is mentioned {mentions} times, but there is {'one' if has_image else 'no'} image; remove it")
+
+
+def _check_text(text: str, name: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{name} is blank; give some text")
+    if token := next((token for token in PROMPT_TOKENS if token in text), None):
+        raise ValueError(f"{name} contains {token!r}, which the model reads as a special token; write it in another way")
+
+
 def _mask_names(line: str) -> Iterator[str]:
     for text in _FILE.findall(line):
         try:
@@ -196,4 +227,7 @@ def _texts(text: Any) -> list[str]:
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not texts or not all(isinstance(entry, str) for entry in texts):
         raise ValueError(f"text: expected an expression or a list of them, got {shown(text)}")
+    for entry in texts:
+        if entry.strip():  # blank ones are named by the sample
+            _check_text(entry, f"text: {shown(entry)}")
     return texts

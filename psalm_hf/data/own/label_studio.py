@@ -266,7 +266,7 @@ def _bitmap(kind: str, region: Mapping[str, Any], image_size: tuple[int, int]) -
     """
     height, width = image_size
     if kind in _WITHOUT_AREA:
-        raise ValueError(f"a {kind} has no area; leave such regions out with skip_shapes=({kind!r},)")
+        raise ValueError(f"a {kind} has no area; leave such regions out with skip_shapes=[{kind!r}]")
     if kind == "brush":
         return bitmap_of_brush(region.get("rle"), image_size)
     if kind == "bitmask":

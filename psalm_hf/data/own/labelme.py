@@ -49,7 +49,7 @@ class OwnLabelmeConfig(OwnTaskConfig, KeepEmptyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.skip_shapes, str):
-            raise ValueError(f"{self.name}: skip_shapes is a list of types, got {self.skip_shapes!r}")
+            raise ValueError(f"{self.name}: skip_shapes is a list of types, got {self.skip_shapes!r}; write skip_shapes=['point']")
         known = (*_SHAPES, *_WITHOUT_AREA)
         if unknown := [kind for kind in self.skip_shapes if kind not in known]:
             raise ValueError(f"{self.name}: unknown skip_shapes {', '.join(unknown)}, expected some of {', '.join(known)}")
@@ -276,7 +276,7 @@ def _bitmap(index: int, shape: Mapping[str, Any], image_size: tuple[int, int]) -
     """
     kind, label = _kind(shape), shape["label"]
     if kind in _WITHOUT_AREA:
-        raise ValueError(f"shape {index}: a {kind} labelled {label!r} has no area; leave such shapes out with skip_shapes=({kind!r},)")
+        raise ValueError(f"shape {index}: a {kind} labelled {label!r} has no area; leave such shapes out with skip_shapes=[{kind!r}]")
     if not isinstance(kind, str) or kind not in _SHAPES:
         raise ValueError(f"shape {index}: {label!r} has the unknown shape_type {shown(kind)}, expected one of {', '.join(_SHAPES)}")
     try:

@@ -177,7 +177,7 @@ class OwnPairs(OwnBuilder):
         if unknown:
             raise ValueError(
                 f"{self.config.categories} has no category for pixels of value {', '.join(unknown[:10])}{' ...' * (len(unknown) > 10)}; "
-                f"add it, or ignore the value with ignore={[*self.config.ignored, int(unknown[0])]}"
+                f"add it, or ignore the value with 'ignore={[*self.config.ignored, int(unknown[0])]}'"
             )
         return _grouped(category_ids)
 
@@ -187,7 +187,7 @@ class OwnPairs(OwnBuilder):
         raise BrokenRecordError(
             self.message(
                 f"the map {path} holds only 0 and 255, and 255 is ignored, so that 0 would be the object; if 255 is the object, give "
-                f"map_values={{255: {category}}} and ignore=0; if 255 is rightly ignored, give map_values={{}}"
+                f"'map_values={{255: {category}}}' and ignore=0; if 255 is rightly ignored, give 'map_values={{}}'"
             )
         )
 

@@ -168,7 +168,7 @@ class OwnYolo(OwnTaskBuilder):
         Raises:
             ValueError: there are none.
         """
-        split = self.config.of_split("{split}")
+        split = self.config.files_split
         names = (split, *_VALIDATION) if split in _VALIDATION else (split,)
         given = next((self._data[name] for name in names if self._data.get(name)), None)
         if self.config.images is not None:

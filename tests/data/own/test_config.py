@@ -13,6 +13,7 @@ from psalm_hf.data import list_datasets, load
 from psalm_hf.data.features import SplitConfig
 from psalm_hf.data.own.config import OwnConfig
 from psalm_hf.masks import bitmap_from_rle
+from tests.data.own.layouts import write_layout
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
@@ -170,3 +171,31 @@ def test_options_are_checked(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load(name, "train", tmp_path, **options)
+
+
+def test_files_of_val_may_be_called_valid_as_roboflow_does(tmp_path):
+    write_layout("own_coco", tmp_path / "coco", 2)
+    write_layout("own_pairs", tmp_path / "pairs", 2)
+    (tmp_path / "coco/annotations/train.json").rename(tmp_path / "coco/annotations/valid.json")
+    (tmp_path / "coco/images").rename(tmp_path / "coco/valid")
+    for name in ("images", "masks"):
+        (tmp_path / "pairs" / name).rename(tmp_path / "pairs/moved")
+        (tmp_path / "pairs" / name).mkdir()
+        (tmp_path / "pairs/moved").rename(tmp_path / "pairs" / name / "valid")
+    cache = {"cache_dir": tmp_path / "cache"}
+    assert len(load("own_coco", "val", tmp_path / "coco", images="{split}", **cache)) == 2
+    paths = {"images": "images/{split}", "masks": "masks/{split}"}
+    assert len(load("own_pairs", "val", tmp_path / "pairs", **paths, ignore=0, **cache)) == 2
+    (tmp_path / "coco/annotations/val.json").write_text("{}", encoding="utf-8")  # a file of its own is taken
+    with pytest.raises(ValueError, match="annotations/val.json"):
+        load("own_coco", "val", tmp_path / "coco", images="{split}", **cache)
+
+
+@pytest.mark.parametrize("name", ["own_pairs", "own_labelme", "own_jsonl", "own_yolo", "own_label_studio"])
+def test_files_of_categories_may_differ_by_split(name, tmp_path):
+    options = write_layout(name, tmp_path / "data", 2)
+    number = 0 if name == "own_yolo" else 1
+    lines = [f"{number}\tred square", f"{number + 1}\tgreen square", "7\tof train"]
+    (tmp_path / "data/names_train.txt").write_text("\n".join(lines), encoding="utf-8")
+    dataset = load(name, "train", tmp_path / "data", cache_dir=tmp_path / "cache", **{**options, "categories": "names_{split}.txt"})
+    assert [category.name for category in dataset.categories] == ["red square", "green square", "of train"] and len(dataset)

@@ -341,7 +341,7 @@ def pair(root, **options):
 
 def test_a_map_of_0_and_255_is_asked_about(pairs, capsys):
     for on_error in ("raise", "skip"):
-        with pytest.raises(ValueError, match=r"a.png holds only 0 and 255, and 255 is ignored, .*map_values=\{255: 0\} and ignore=0"):
+        with pytest.raises(ValueError, match=r"a.png holds only 0 and 255, and 255 is ignored, .*'map_values=\{255: 0\}' and ignore=0"):
             pair(pairs, on_error=on_error)
     status, printed = verified(capsys, "own_pairs", pairs, "--split", "train")
     assert status == 2 and "holds only 0 and 255" in printed
@@ -404,6 +404,7 @@ def test_objects_have_the_category_of_their_pixels(pairs):
     "name, text, found",
     [
         ("a.txt", "0,road\n1, bar, counter\n", {0: "road", 1: "bar, counter"}),
+        ("a.csv", "id;name\n1;star\n2;a, b\n", {1: "star", 2: "a, b"}),
         ("_classes.csv", "Pixel Value, Class\n1, road\n2, car\n", {1: "road", 2: "car"}),
         ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad: a:250,50,83:x,y:z\n", {1: "road: a"}),
     ],
@@ -419,6 +420,7 @@ def test_forms_of_category_files(name, text, found, pairs):
     "name, text, message",
     [
         ("a.txt", "0,road\ncar\n", "line 2: expected a number, a comma and a name as in other lines, got 'car'"),
+        ("a.txt", "id;name\n0;road\n", "line 1: expected a number, a comma and a name as in other lines, got 'id;name'"),
         ("a.txt", "0 road\n1 car\n", "line 1: '0 road' begins with a number, as all lines do; if it is the id, write a tab"),
         ("a.txt", "0: road\n", "line 1: '0: road' begins with a number"),
         ("a.txt", f"{2**70}\troad\n", "line 1: expected a whole number as id and a name"),

@@ -135,6 +135,13 @@ def test_every_line_is_a_sample_with_its_prompt(root, tmp_path):
     assert dataset.task == "instance" and load("own_jsonl", "train", root, cache_dir=tmp_path, task="panoptic")[5].task == "panoptic"
 
 
+def test_captions_and_the_place_of_the_image_are_taken(root, tmp_path):
+    asked = [{"role": "user", "content": "<image> What is it?"}, TALK[1]]
+    write(root, line(conversation=TALK[1:]), line(conversation=asked))
+    dataset = load("own_jsonl", "train", root, cache_dir=tmp_path)
+    assert dataset[0].conversation == tuple(TALK[1:]) and dataset[1].conversation == tuple(asked)
+
+
 def test_a_file_of_categories_gives_the_ids(root, tmp_path):
     (root / "names.txt").write_text("pen\nlamp\n", encoding="utf-8")
     write(root, line(categories=["lamp"], masks=[POLYGONS]))
@@ -198,6 +205,12 @@ BROKEN = {
     "half a character": ('{"image": "images/a.png", "text": "\\udc00", "masks": []}', "a text has half of a character"),
     "a list over lines": ("[", "not JSON .*; write one object {...} per line"),
     "roles": (line(conversation=[*TALK, TALK[1]]), "messages 1 and 2 are both from the assistant"),
+    "first role": ({"conversation": TALK[1:]}, "message 0: expected the role 'user', got 'assistant'"),
+    "no answer": (line(conversation=[*TALK, TALK[0]]), "message 2: expected the role 'assistant' at the end, got 'user'"),
+    "special token": (line(text="the [SEG] lamp", masks=[]), r"text: 'the \[SEG\] lamp' contains '\[SEG\]', which the model reads as"),
+    "special token of a message": (line(conversation=[TALK[0], {**TALK[1], "content": "<region>"}]), "message 1 contains '<region>'"),
+    "place of no image": ({"conversation": [{**TALK[0], "content": "<image> What?"}, TALK[1]]}, "mentioned 1 times, but there is no image"),
+    "blank message": (line(conversation=[{**TALK[0], "content": " "}, TALK[1]]), "message 0 is blank"),
     "message": (line(conversation=[{"role": "user"}]), "message 0 must be"),
 }
 

@@ -182,7 +182,7 @@ BROKEN = {
     "turned": (changed(image_rotation=90), "the image was turned by 90 degrees in Label Studio"),
     "two labels": (of_kind("rectangle", ["Cup", "Mug"], x=0, y=0, width=9, height=9), r"expected one label .*, got \['Cup', 'Mug'\]"),
     "no label": (of_kind("rectangle", [], x=0, y=0, width=9, height=9), r"expected one label .*, got \[\]"),
-    "key point": (of_kind("keypoint", x=1, y=1, width=1), r"a keypoint has no area; .*skip_shapes=\('keypoint',\)"),
+    "key point": (of_kind("keypoint", x=1, y=1, width=1), r"a keypoint has no area; .*skip_shapes=\['keypoint'\]"),
     "text": (of_kind("rectangle", x="1", y=0, width=9, height=9), "x: expected a number up to 1600, got '1', which is text"),
     "null": (of_kind("rectangle", x=None, y=0, width=9, height=9), "x: expected a number up to 1600, got None"),
     "no area": (of_kind("rectangle", x=0, y=0, width=0, height=9), "expected a rectangle with an area, got width 0 and height 9"),

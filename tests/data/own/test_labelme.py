@@ -148,7 +148,7 @@ def broken(*shapes, **fields):
 BROKEN = {
     "not JSON": (lambda root: (root / "drawn/b.json").write_text('{"shapes": ['), "not a JSON file"),
     "not Labelme": (lambda root: (root / "drawn/b.json").write_text("[]"), "not a file of Labelme: it has no list of shapes"),
-    "point": (broken(shape("nose", [[1, 1]], "point")), r"a point labelled 'nose' has no area; .* skip_shapes=\('point',\)"),
+    "point": (broken(shape("nose", [[1, 1]], "point")), r"a point labelled 'nose' has no area; .* skip_shapes=\['point'\]"),
     "line": (broken(shape("rope", [[1, 1], [2, 2]], "linestrip")), "a linestrip labelled 'rope' has no area"),
     "unknown": (
         broken(shape("x", [[1, 1]], "star")),

@@ -93,7 +93,7 @@ BROKEN = {
     "two pictures": (two_pictures, r"masks/b.png: b.PNG and b.jpg have the same stem"),
     "colours": (mask_of(np.zeros((*SIZE, 3), dtype=np.uint8)), r"masks/b.png: a label map is grey or has a palette"),
     "size": (mask_of(LABELS.T.copy()), r"masks/b.png: the mask is 6 x 4, its image 4 x 6"),
-    "value": (mask_of(LABELS + 3), r"masks/b.png: categories.txt has no category for pixels of value 3, 4, 5; .* ignore=\[255, 3\]"),
+    "value": (mask_of(LABELS + 3), r"masks/b.png: categories.txt has no category for pixels of value 3, 4, 5; .* 'ignore=\[255, 3\]'"),
     "no mask file": (lambda root: (root / "masks/b.png").write_bytes(b"PNG"), r"masks/b.png: segment map .* cannot be read"),
 }
 
