@@ -73,13 +73,16 @@ class KeepEmptyConfig(FileConfig):
 @dataclass
 class LeftOut:
     """Number of broken records that the cached rows leave out, number of all, and the problem of the first; and the same of broken objects
-    of records that are kept. It is kept beside the rows, in one file for each process that made some of them."""
+    of records that are kept. And number of objects far outside of their images, which are not left out, with the first record of one. It
+    is kept beside the rows, in one file for each process that made some of them."""
 
     number: int = 0
     total: int = 0
     first_problem: str | None = None
     objects: int = 0
     first_object: str | None = None
+    far: int = 0
+    first_far: str | None = None
 
     def write(self, folder: str, first: int) -> None:
         """Writes what one process found; `first` is the record that it began with."""
@@ -91,12 +94,15 @@ class LeftOut:
         parts = [cls(**json.loads(file.read_text(encoding="utf-8"))) for file in cls._files(folder)]
         problems = [part.first_problem for part in parts if part.first_problem is not None]
         of_objects = [part.first_object for part in parts if part.first_object is not None]
+        of_far = [part.first_far for part in parts if part.first_far is not None]
         return cls(
             sum(part.number for part in parts),
             sum(part.total for part in parts),
             problems[0] if problems else None,
             sum(part.objects for part in parts),
             of_objects[0] if of_objects else None,
+            sum(part.far for part in parts),
+            of_far[0] if of_far else None,
         )
 
     def lines(self) -> list[str]:
@@ -107,6 +113,10 @@ class LeftOut:
         if self.objects:
             lines.append(f"{self.objects} broken objects are left out of records that are kept, the first: {self.first_object}")
         return lines
+
+    def notes(self) -> list[str]:
+        """Sentences about what is not left out; [] if there is nothing to say."""
+        return [far_note(self.far, self.first_far)] if self.far else []
 
     @classmethod
     def remove(cls, folder: str) -> None:
@@ -225,6 +235,8 @@ class FileBuilder(SplitBuilder):
                 self._check(row, names)
                 if broken := row.get("broken_objects"):
                     row["broken_objects"] = [f"{self.place(record, position)}: {problem}" for problem in broken]
+                if "far_objects" in row:
+                    row["far_objects"] = [self.place(record, position)] * row["far_objects"]
             except BrokenRecordError:  # a wrong option: it concerns all records
                 raise
             except BROKEN as error:
@@ -348,6 +360,9 @@ class FileBuilder(SplitBuilder):
                     if broken := row.pop("broken_objects", ()):
                         found.objects += len(broken)
                         found.first_object = found.first_object or broken[0]
+                    if far := row.pop("far_objects", ()):
+                        found.far += len(far)
+                        found.first_far = found.first_far or far[0]
                     if self.keeps(row):
                         yield from ((found.total, prompted) for prompted in self.prompted(row))
                 elif self.config.on_error == "skip":
@@ -356,10 +371,10 @@ class FileBuilder(SplitBuilder):
                     remedy = f"correct it, or leave such records out with on_error='skip'; see the docs page {self.docs_page}"
                     raise BrokenRecordError(f"{row}; {remedy}") from row.__cause__
         if self._is_making_rows:
-            if self.config.on_error == "skip":
+            if self.config.on_error == "skip" or found.far:
                 found.write(self._output_dir, spans[0][0])
         else:
-            for line in found.lines():
+            for line in (*found.lines(), *found.notes()):
                 print(f"{self.title}: {line}", file=sys.stderr)
 
     def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
@@ -372,7 +387,10 @@ class FileBuilder(SplitBuilder):
         in them."""
         super().download_and_prepare(*args, **kwargs)
         self._print_notes()
-        for line in LeftOut.read(self.cache_dir).lines():
+        found = LeftOut.read(self.cache_dir)
+        for note in found.notes():
+            print(f"{self.title}: {note}", file=sys.stderr)
+        for line in found.lines():
             remedy = f"when they are repaired, delete {self.cache_dir} or give another cache_dir, else the rows stay as they are"
             print(f"{self.title}: {line}; {remedy}", file=sys.stderr)
 
@@ -497,6 +515,14 @@ class FileBuilder(SplitBuilder):
             return f"{self.title}: {self.describe(record)}"
         except BROKEN:  # broken records may have no id
             return f"{self.title}: record {position} of {self.annotation_files()[0]}"
+
+
+def far_note(number: int, first: str) -> str:
+    """Sentence about objects with corners far outside of their images; `first`: name of the first record with one."""
+    return (
+        f"{number} objects have corners far outside of their images (more than a tenth of the longer side); if x and y are swapped, or the "
+        f"sizes are those of another image, correct it; the first is in {first}"
+    )
 
 
 def reason_of(error: Exception) -> str:

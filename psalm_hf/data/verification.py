@@ -19,7 +19,7 @@ from ..masks import area
 from ..spelling import did_you_mean
 from ..visualization import contact_sheet, draw_sample
 from .features import ROW_FEATURES, sample_from_row
-from .files import BrokenObjectsError, FileBuilder
+from .files import BrokenObjectsError, FileBuilder, far_note
 from .load import dataset_builder
 from .preparation import write_file
 
@@ -113,6 +113,7 @@ class Report:
     empty_masks: int = 0
     categories: Counter = field(default_factory=Counter)  # id -> segments
     images: set[str] = field(default_factory=set)
+    far_objects: list[str] = field(default_factory=list)  # record of each object far outside of its image
 
     def add(self, row: dict[str, Any], empty_masks: int) -> None:
         """Counts a row without problems."""
@@ -121,6 +122,7 @@ class Report:
         self.segments += len(segments)
         self.crowds += sum(bool(segment.get("is_crowd")) for segment in segments)
         self.empty_masks += empty_masks
+        self.far_objects += row.get("far_objects", ())
         self.categories.update(segment["category_id"] for segment in segments if segment.get("category_id") is not None)
         if row.get("image") is not None:  # a conversation may have none
             self.images.add(row["image_id"])
@@ -292,6 +294,8 @@ def verify_split(builder: Any, *, limit: int, num_proc: int, num_shown: int, out
         print(f"  note: {note}")
     if report.empty_masks:
         print(f"  note: {report.empty_masks:,} masks have no pixel")
+    if report.far_objects:
+        print(f"  note: {far_note(len(report.far_objects), report.far_objects[0])}")
     if num_shown:
         name = f"{builder.config.name}_{builder.config.split}"
         drawn = show(rows, num_shown, output, name)

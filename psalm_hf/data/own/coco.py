@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
+import posixpath
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from ...structures import CATEGORY, Task
 from ..features import Category, segment_entry
-from ..files import BROKEN, INT64, KeepEmptyConfig, mask, reason_of, shown
+from ..files import BROKEN, INT64, KeepEmptyConfig, reason_of, shown
 from .config import OwnBuilder, OwnConfig, check_categories, is_set
+from .shapes import check_seen, corners_of, is_far, outlined
 
 # Where tools write their annotations and images, if it is elsewhere.
 _LAYOUTS = (
@@ -138,7 +140,10 @@ class OwnCoco(OwnBuilder):
                     f"{_name(annotation)} has the image_id {shown(annotation['image_id'])}, a {_kind(annotation['image_id'])}, but the id "
                     f"of the image is {shown(image['id'])}, a {_kind(image['id'])}; write both in the same way"
                 )
-        columns = self.image(self._path_of(image), _image_size(image))
+        path = self._path_of(image)
+        if len(same := self._names_of_file[_file_of(image)]) > 1:
+            raise ValueError(f"{' and '.join(same)} have the same file_name, {shown(image['file_name'])}; list each image once")
+        columns = self.image(path, _image_size(image))
         size = tuple(columns["image_size"])
         segments = self._instances(annotations, size) if self.config.masks is None else self._panoptic(annotations, size)
         return {**columns, "image_id": str(image["id"]), "condition": CATEGORY, **segments}
@@ -159,9 +164,10 @@ class OwnCoco(OwnBuilder):
                 category_id = self._category_id(annotation["category_id"], index)
                 is_crowd = self._is_crowd(annotation)
                 rle = _outlined(annotation, size)
-                return segment_entry(
+                entry = segment_entry(
                     rle, category_id, is_crowd=is_crowd, annotation_id=_annotation_id(annotation.get("id")), area=_area(annotation)
                 )
+                return entry | {"is_far": is_far(corners_of(annotation["segmentation"]), size)}
 
         return self.objects(annotations, read)
 
@@ -247,6 +253,18 @@ class OwnCoco(OwnBuilder):
         ]
         return listed + [ListedImage(name, None, found, is_listed=False) for name, found in others.items()]
 
+    @property
+    def _names_of_file(self) -> Mapping[str | None, list[str]]:
+        """Normal form of a file_name -> names of the images that have it."""
+
+        def read() -> Mapping[str | None, list[str]]:
+            names = defaultdict(list)
+            for record in self._list_images():
+                names[_file_of(record.image)].append(record.name)
+            return names
+
+        return self._once("names of files", read)
+
     def image_of(self, record: ListedImage) -> str:
         return self._path_of(record.image)
 
@@ -328,6 +346,12 @@ def _field(entry: Any, name: str) -> Any:
     return entry.get(name) if isinstance(entry, Mapping) else None
 
 
+def _file_of(image: Any) -> str | None:
+    """Normal form of the file_name of an image; None if it has none."""
+    name = _field(image, "file_name")
+    return posixpath.normpath(name.replace("\\", "/")) if isinstance(name, str) else None
+
+
 def _key(id: Any) -> str | None:
     """Id of an image as rows have it; None if it is none."""
     return str(id) if type(id) is int or (isinstance(id, str) and id and id.isprintable()) else None
@@ -368,16 +392,11 @@ def _outlined(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict:
     """Mask of an annotation."""
     segmentation = annotation["segmentation"]
     try:
-        rle = mask(segmentation, size)
+        rle = outlined(segmentation, size)
     except ValueError as error:
         is_box = segmentation in (None, []) and "bbox" in annotation
         raise ValueError(f"{error}{'; a box alone is no mask, draw the outline of the object' * is_box}") from error
-    if isinstance(segmentation, list) and min(size) > 2:
-        values = [value for polygon in segmentation for value in polygon]
-        if all(0 <= value <= 1 for value in values) and any(value % 1 for value in values):
-            raise ValueError(
-                f"all coordinates lie between 0 and 1, {shown(segmentation)}: fractions of the image; multiply them by its width and height"
-            )
+    check_seen(rle)
     return rle
 
 

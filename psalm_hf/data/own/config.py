@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -106,6 +107,13 @@ class OwnTaskConfig(OwnConfig):
     task: Task = "instance"
 
 
+class FolderTree(NamedTuple):
+    """Folders, below `data_dir`: one and all in it; and paths of files in them, relative to the first, sorted."""
+
+    folders: list[str]
+    files: list[str]
+
+
 class OwnBuilder(FileBuilder):
     """Base of the builders of own data."""
 
@@ -131,6 +139,36 @@ class OwnBuilder(FileBuilder):
                 f"{image_size[0]} x {image_size[1]}; if the masks are drawn on the image as it is stored: orientation='stored'"
             )
         return self.image_bytes(encode_png(turned), relative)
+
+    def objects(self, entries: Iterable[Any], read: Callable[[int, Any], dict[str, Any]]) -> dict[str, Any]:
+        """Columns of the objects of a record, and `far_objects` as of `count_far`; see `FileBuilder.objects`."""
+        columns = super().objects(entries, read)
+        return columns | count_far(columns["segments"])
+
+    def tree(self, folder: str, endings: tuple[str, ...], besides: Container[str] = ()) -> FolderTree:
+        """Files with some endings in a folder and in the folders in it. Hidden ones are left out; without such a folder there are none.
+
+        Args:
+            folder: path below `data_dir`.
+            besides: paths of folders that are left out.
+
+        Raises:
+            ValueError: files lie in a folder of the split's name, so that those of the other splits would be read too.
+        """
+        found = FolderTree([], [])
+        for path, inner, names in os.walk(self.path(folder), followlinks=True):
+            relative = posixpath.relpath(path.replace("\\", "/"), self.path(folder))
+            here = posixpath.normpath(posixpath.join(folder, relative))
+            wanted = [name for name in (*names, *inner) if name.lower().endswith(endings) and not name.startswith(".")]
+            inner[:] = [name for name in inner if not name.startswith(".") and posixpath.normpath(f"{here}/{name}") not in besides]
+            inner[:] = sorted(set(inner) - set(wanted))  # a folder that is called as a file is named where it is read
+            found.folders.append(here)
+            found.files.extend(posixpath.normpath(f"{relative}/{name}") for name in wanted)
+        split = self.config.files_split
+        if of_split := next((file for file in found.files if file.startswith(f"{split}/")), None):
+            place = posixpath.normpath(f"{folder}/{{split}}")
+            raise ValueError(self.message(f"{folder} has the file {of_split}: if its folders are of splits, give {place!r} as the folder"))
+        return FolderTree(sorted(found.folders), sorted(found.files))
 
     def _check(self, row: Mapping[str, Any], names: Mapping[int, str]) -> None:
         super()._check(row, names)
@@ -219,6 +257,12 @@ class OwnTaskBuilder(OwnBuilder):
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {category.name: category.id for category in self.categories}
+
+
+def count_far(segments: list[dict[str, Any]]) -> dict[str, Any]:
+    """Column `segments`, without the field `is_far` that some have; and `far_objects`, which is no column: the number of those in which it
+    is true."""
+    return {"segments": segments, "far_objects": sum([bool(segment and segment.pop("is_far", False)) for segment in segments])}
 
 
 class NamedColour(NamedTuple):

@@ -13,9 +13,10 @@ from typing import Any
 from ...masks import rle_from_bitmap
 from ...structures import CATEGORY, CONVERSATION, PROMPT_TOKENS, SENTENCE
 from ..features import Category, sample_from_row, segment_entry
-from ..files import is_name, mask, parse_json, shown
+from ..files import is_name, parse_json, shown
 from ..segment_map import read_mask
-from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
+from .config import OwnTaskBuilder, OwnTaskConfig, count_far, read_category_file
+from .shapes import check_seen, corners_of, is_far, outlined
 
 _FILE = re.compile(r'"(?:[^"\\]|\\.)*\.(?:png|tiff?|bmp|gif)"', re.IGNORECASE)  # a JSON string: the file of an image or of a mask
 _PROMPTS = ("text", "conversation", "categories")
@@ -73,7 +74,7 @@ class OwnJsonl(OwnTaskBuilder):
         elif given == ["text"]:
             masks = _list(content["masks"], "masks")  # all that is meant: without one of them the expression means something else
             segments = [self._segment(entry, index, row["image_size"]) for index, entry in enumerate(masks)]
-            row |= {"condition": SENTENCE, "expressions": _texts(content["text"]), "segments": segments}
+            row |= {"condition": SENTENCE, "expressions": _texts(content["text"]), **count_far(segments)}
         else:
             row |= {"condition": CATEGORY, **self.objects(self._entries(content), partial(self._named_segment, row["image_size"]))}
         sample_from_row(row, self._names)  # nothing has to be decoded for it, and what is wrong with a text is found now
@@ -116,10 +117,11 @@ class OwnJsonl(OwnTaskBuilder):
 
     def _segment(self, entry: Any, index: int, image_size: list[int]) -> dict[str, Any]:
         try:
-            rle = self._painted(entry, image_size) if isinstance(entry, str) else mask(entry, tuple(image_size))
+            rle = self._painted(entry, image_size) if isinstance(entry, str) else outlined(entry, tuple(image_size))
+            check_seen(rle)
         except ValueError as error:
             raise ValueError(f"mask {index}: {error}") from error
-        return segment_entry(rle)
+        return segment_entry(rle) | {"is_far": is_far(corners_of(entry), tuple(image_size))}
 
     def _painted(self, relative: str, image_size: list[int]) -> dict:
         """RLE of a mask that is a file."""

@@ -6,7 +6,7 @@ import math
 import os
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from ...structures import CATEGORY
 from ..features import Category, segment_entry
 from ..files import BROKEN, KeepEmptyConfig, is_name, shown
 from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
-from .shapes import bitmap_of_base64, bitmap_of_brush, bitmap_of_corners, bitmap_of_ellipse, read_number, read_points
+from .shapes import bitmap_of_base64, bitmap_of_brush, bitmap_of_corners, bitmap_of_ellipse, check_seen, is_far, read_number, read_points
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio writes before the name of a file that is uploaded
 # Key of the value of a region -> kind of the region; the first that is there counts.
@@ -116,6 +116,9 @@ class OwnLabelStudio(OwnTaskBuilder):
             raise ValueError(f"the task is there {number} times, so that nobody knows which annotation is right; leave one")
         regions = self._regions(task)
         path = self._image_path(task)
+        if len(same := self._addresses_of_image[path]) > 1:
+            found = " and ".join(f"{name} ({address})" for address, name in same.items())
+            raise ValueError(f"{found} have one file, {path}; put their images into folders that are called as in the addresses")
         image = self.image(path, drawn_on_turned="Label Studio")
         image_size = tuple(image["image_size"])
         objects = self.objects(regions, lambda index, region: self._segment(index, region, image_size))
@@ -125,6 +128,22 @@ class OwnLabelStudio(OwnTaskBuilder):
     def _times(self) -> Counter[str]:
         """Times that each task is there. In JSON-MIN those of several people are."""
         return Counter(str(task["id"]) for task in self._tasks if isinstance(task, Mapping) and "id" in task)
+
+    @property
+    def _addresses_of_image(self) -> Mapping[str, Mapping[str, str]]:
+        """Path of an image -> its addresses, each with the name of the first annotated task that has it."""
+
+        def read() -> Mapping[str, Mapping[str, str]]:
+            addresses = defaultdict(dict)
+            for record in enumerate(self._tasks):
+                try:
+                    if _is_annotated(record[1]):
+                        addresses[self._image_path(record[1])].setdefault(_image_names(record[1])[0], self.describe(record))
+                except BROKEN:  # reported with its record
+                    continue
+            return addresses
+
+        return self._once("addresses of images", read)
 
     @property
     def _tasks(self) -> list[Any]:
@@ -168,10 +187,11 @@ class OwnLabelStudio(OwnTaskBuilder):
                     f"it was drawn on an image of {shown(size[0])} x {shown(size[1])} (original_height x original_width), but the image is "
                     f"{image_size[0]} x {image_size[1]}"
                 )
-            bitmap = _bitmap(region["kind"], region, image_size)
+            rle = rle_from_bitmap(_bitmap(region["kind"], region, image_size))
+            check_seen(rle)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        return segment_entry(rle_from_bitmap(bitmap), self._ids[labels[0]])
+        return segment_entry(rle, self._ids[labels[0]]) | {"is_far": is_far(_corners(region, image_size), image_size)}
 
     def _image_path(self, task: Mapping[str, Any]) -> str:
         """Path of the image of a task: the longest end of what Label Studio calls it that is a file below `images`.
@@ -256,6 +276,18 @@ def _image_names(task: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"expected the address of one image as data.image, got {shown(names)}")
     upload = task.get("file_upload")
     return [names[0], upload] if isinstance(upload, str) and upload else names
+
+
+def _corners(region: Mapping[str, Any], image_size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Corners of a region in pixels; of a turned one the first alone, of what is painted none."""
+    corners = []
+    if region["kind"] == "polygon":
+        corners = region["points"]
+    elif region["kind"] in ("rectangle", "ellipse"):
+        corners = [(region["x"], region["y"])]
+    if region["kind"] == "rectangle" and not region.get("rotation"):
+        corners.append((region["x"] + region["width"], region["y"] + region["height"]))
+    return [(x * image_size[1] / 100, y * image_size[0] / 100) for x, y in corners]
 
 
 def _bitmap(kind: str, region: Mapping[str, Any], image_size: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,17 @@ from ...structures import CATEGORY
 from ..features import Category, segment_entry
 from ..files import KeepEmptyConfig, is_name, parse_json, read_text, shown
 from .config import OwnTaskBuilder, OwnTaskConfig, read_category_file
-from .shapes import Point, bitmap_of_base64, bitmap_of_corners, bitmap_of_ellipse, bitmap_of_rectangle, bytes_of_base64, read_points
+from .shapes import (
+    Point,
+    bitmap_of_base64,
+    bitmap_of_corners,
+    bitmap_of_ellipse,
+    bitmap_of_rectangle,
+    bytes_of_base64,
+    check_seen,
+    is_far,
+    read_points,
+)
 
 # Shapes with an area -> numbers of points, and these in words. Rectangles have four corners and the last two kinds exist in X-AnyLabeling;
 # Labelme has oriented rectangles since version 6.
@@ -55,6 +65,20 @@ class OwnLabelmeConfig(OwnTaskConfig, KeepEmptyConfig):
             raise ValueError(f"{self.name}: unknown skip_shapes {', '.join(unknown)}, expected some of {', '.join(known)}")
 
 
+class Overview(NamedTuple):
+    """Facts of all files of shapes, kept without the images that may be in them.
+
+    Attributes:
+        labels: file -> labels of its shapes, None for a broken one. Without files that cannot be read, which are broken records.
+        of_image: path of an image -> files that name it.
+        others: files in inner folders that are JSON, but not of Labelme.
+    """
+
+    labels: dict[str, list[str | None]]
+    of_image: dict[str, list[str]]
+    others: list[str]
+
+
 class OwnLabelme(OwnTaskBuilder):
     """Own data of Labelme: one row per JSON file, one segment per shape or group of shapes."""
 
@@ -68,14 +92,15 @@ class OwnLabelme(OwnTaskBuilder):
 
     def annotation_files(self) -> list[str]:
         """The folder, whose time changes with what is in it, the JSON files, and that of the categories."""
-        files = [self.folder, *self._files()]
+        files = [self.folder, *self.tree(self.folder, ()).folders, *self._files()]
+        files = list(dict.fromkeys(files))
         return files if self.config.categories is None else [*files, self.config.categories]
 
     def read_categories(self) -> tuple[Category, ...]:
         """Categories of their file, or all labels; those that Labelme reserves are none."""
         if self.config.categories is not None:
             return tuple(category for category in read_category_file(self, self.config.categories) if category.name not in _RESERVED)
-        return self.categories_of(sorted({label for labels in self._labels().values() for label in labels if label is not None}))
+        return self.categories_of(sorted({label for labels in self._overview.labels.values() for label in labels if label is not None}))
 
     def records(self) -> list[str]:
         """Paths of the JSON files, sorted."""
@@ -84,10 +109,14 @@ class OwnLabelme(OwnTaskBuilder):
             raise ValueError(self.message(f"{self.folder} is a file; give the folder of the .json files as annotations"))
         if not files:
             raise ValueError(self.message(f"no .json files in {self.folder} of {self.config.data_dir}"))
-        if self.config.keeps_empty:
-            return files
-        labels = self._labels()
-        return [file for file in files if labels.get(file, True)]
+        labels, _, others = self._overview
+        files = [file for file in files if file not in set(others)]
+        return files if self.config.keeps_empty else [file for file in files if labels.get(file, True)]
+
+    def read_notes(self) -> list[str]:
+        """A note about files in inner folders that other programs wrote."""
+        others = self._overview.others
+        return [f"{len(others)} .json files in inner folders are left out: they have no shapes, the first: {others[0]}"] if others else []
 
     def image_of(self, record: str) -> str:
         return record  # the file of shapes, which Labelme names after the image: it need not be read
@@ -98,10 +127,10 @@ class OwnLabelme(OwnTaskBuilder):
     def row(self, record: str) -> dict[str, Any]:
         """Row of all shapes of an image; its flags that are set are the tags."""
         content = self._read(record)
-        image = self._image(content)
+        image = self._image(content, record)
         return {
             **image,
-            "image_id": posixpath.basename(record).removesuffix(".json"),
+            "image_id": posixpath.relpath(record, self.folder).removesuffix(".json"),
             "condition": CATEGORY,
             **self._objects(content["shapes"], tuple(image["image_size"])),
             "tags": [flag for flag, is_set in _flags(content).items() if is_set],
@@ -125,8 +154,14 @@ class OwnLabelme(OwnTaskBuilder):
                 bitmap |= part
             if is_covered and not bitmap.any():
                 return None
+            rle = rle_from_bitmap(bitmap)
+            try:
+                check_seen(rle)
+            except ValueError as error:
+                raise ValueError(f"shape {members[0][0]}: {error}") from error
             is_crowd = any(_flags(shape, f"shape {index}: ").get("crowd", False) for index, shape in members)
-            return segment_entry(rle_from_bitmap(bitmap), self._ids[members[0][1]["label"]], is_crowd=is_crowd)
+            entry = segment_entry(rle, self._ids[members[0][1]["label"]], is_crowd=is_crowd)
+            return entry | {"is_far": any(is_far(shape["points"], image_size) for _, shape in members)}
 
         columns = self.objects(groups, segment)
         segments = [entry for entry in columns["segments"] if entry is not None]
@@ -154,7 +189,7 @@ class OwnLabelme(OwnTaskBuilder):
         if label not in self._ids:
             raise ValueError(f"shape {index}: the label {label!r} is not in {self.config.categories or 'the categories'}")
 
-    def _image(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def _image(self, content: Mapping[str, Any], file: str) -> dict[str, Any]:
         """Columns of the image in the file if there is one, because the shapes were drawn on it; else of the one that the file names."""
         size = content.get("imageHeight"), content.get("imageWidth")
         size = None if None in size else size
@@ -166,8 +201,9 @@ class OwnLabelme(OwnTaskBuilder):
         path = content["imagePath"]
         if not isinstance(path, str) or not path.strip():
             raise ValueError(f"imagePath: expected the path of the image, got {shown(path)}")
-        # Relative to the JSON file, and written on Windows with its own separator.
-        relative = posixpath.normpath(posixpath.join(self.folder, path.replace("\\", "/")))
+        relative = _image_path(file, path)
+        if len(same := self._overview.of_image[relative]) > 1:
+            raise ValueError(f"{' and '.join(same)} are of the same image {relative}; leave the right one")
         return self.image(relative, size, drawn_on_turned="Labelme")
 
     def _embedded(self, image_data: Any, expected: tuple[int, int] | None) -> dict[str, Any]:
@@ -181,41 +217,54 @@ class OwnLabelme(OwnTaskBuilder):
             raise ValueError(f"imageData is {height} x {width}, but imageHeight x imageWidth is {expected[0]} x {expected[1]}")
         return columns
 
-    def _labels(self) -> dict[str, list[str | None]]:
-        """Labels of the shapes of every file that can be read, None for a broken one; the other files are broken records. Labels alone are
-        kept, because images may be in the files."""
-
-        def read() -> dict[str, list[str | None]]:
-            labels = {}
+    @property
+    def _overview(self) -> Overview:
+        def read() -> Overview:
+            overview = Overview({}, {}, [])
             for file in self._files():
                 try:
-                    shapes = self._read(file)["shapes"]
+                    content = self._parse(file)
                 except ValueError:
                     continue
-                kept = [_label(shape) for shape in shapes if _kind(shape) not in self.config.skip_shapes]
-                labels[file] = [label for label in kept if label not in _RESERVED]
-            return labels
+                if not _is_labelme(content):
+                    if posixpath.dirname(posixpath.relpath(file, self.folder)):
+                        overview.others.append(file)
+                    continue
+                kept = [_label(shape) for shape in content["shapes"] if _kind(shape) not in self.config.skip_shapes]
+                overview.labels[file] = [label for label in kept if label not in _RESERVED]
+                path = content.get("imagePath")
+                if isinstance(path, str) and content.get("imageData") in (None, ""):
+                    overview.of_image.setdefault(_image_path(file, path), []).append(file)
+            return overview
 
-        return self._once("labels", read)
+        return self._once("overview", read)
 
     def _read(self, file: str) -> Mapping[str, Any]:
-        text = read_text(self.path(file), file)
-        try:
-            content = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"not a JSON file ({error}); {self.repair}") from error
-        if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
+        content = self._parse(file)
+        if not _is_labelme(content):
             raise ValueError("not a file of Labelme: it has no list of shapes")
         return content
 
+    def _parse(self, file: str) -> Any:
+        text = read_text(self.path(file), file)
+        try:
+            return parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a JSON file ({error}); {self.repair}") from error
+
     def _files(self) -> list[str]:
-        path = self.path(self.folder)
-        if not os.path.isdir(path):  # reported by its name
-            return []
-        with os.scandir(path) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".json") and not entry.name.startswith("."))
+        names = self.tree(self.folder, (".json",)).files
         files = [name if self.folder == "." else f"{self.folder}/{name}" for name in names]
         return [file for file in files if file != self.config.categories]
+
+
+def _is_labelme(content: Any) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get("shapes"), list)
+
+
+def _image_path(file: str, path: str) -> str:
+    """Path below `data_dir` of the image that a file of shapes names: relative to it, and written on Windows with its own separator."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(file), path.replace("\\", "/")))
 
 
 def _kind(shape: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from PIL import Image
 
 from ...structures import CATEGORY, Task
 from ..features import Category, segment_entry
-from ..files import BrokenRecordError
+from ..files import BrokenRecordError, orientation_of
 from ..segment_map import UNREADABLE, read_segment_map, rles_from_segment_map
 from .config import OwnBuilder, OwnConfig, is_background, read_category_file, read_named_colours
 
@@ -102,7 +103,8 @@ class OwnPairs(OwnBuilder):
         if len(folders) > 1 and not os.path.isdir(self.path(folders[0])):
             folders = folders[1:]  # the objects are of one category; if not, the absent folder is named with the categories
         maps = [f"{folder}/{name}" for folder in folders for name in self._names(folder, _MASK_ENDINGS)]
-        return [self.config.categories, self.image_folder, *folders, *maps]
+        inner = [path for folder in (self.image_folder, *folders) for path in self.tree(folder, (), self._others(folder)).folders]
+        return list(dict.fromkeys([self.config.categories, self.image_folder, *folders, *inner, *maps]))
 
     def read_categories(self) -> tuple[Category, ...]:
         return read_category_file(self, self.config.categories, self.config.ignored)
@@ -155,6 +157,13 @@ class OwnPairs(OwnBuilder):
 
     def _read_map(self, path: str, image_size: tuple[int, int]) -> np.ndarray:
         labels = read_segment_map(path)
+        if self.config.orientation == "turned":
+            with Image.open(path) as opened:
+                if orientation_of(opened) not in (None, 1):
+                    raise ValueError(
+                        "the mask has an EXIF orientation of its own, so that nobody knows whether its pixels are turned; save it upright "
+                        "and without EXIF"
+                    )
         if labels.shape != image_size:
             raise ValueError(f"the mask is {labels.shape[0]} x {labels.shape[1]}, its image {image_size[0]} x {image_size[1]}")
         return labels
@@ -260,19 +269,22 @@ class OwnPairs(OwnBuilder):
         return {category.id for category in self.categories}
 
     def _names(self, folder: str, endings: tuple[str, ...]) -> list[str]:
-        """Names of the files of a folder with some endings; [] if there is no such folder, which is an error of its own."""
-        path = self.path(folder)
-        if not os.path.isdir(path):
-            return []
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries]
-        return sorted(name for name in names if name.lower().endswith(endings) and not name.startswith("."))
+        """Paths, below a folder, of the files with some endings; [] if there is no such folder, which is an error of its own."""
+        return self.tree(folder, endings, self._others(folder)).files
+
+    def _others(self, folder: str) -> set[str]:
+        """Folders of the other files, which may lie in this one."""
+        options = (self.config.images, self.config.masks, self.config.objects)
+        return {posixpath.normpath(self.config.of_split(option)) for option in options if option is not None} - {posixpath.normpath(folder)}
 
     def _by_stem(self, folder: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in self._names(folder, endings):
-            found.setdefault(name.rpartition(".")[0], []).append(name)
-        return found
+        def read() -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {}
+            for name in self._names(folder, endings):
+                found.setdefault(name.rpartition(".")[0], []).append(name)
+            return found
+
+        return self._once(f"{endings} of {folder}", read)
 
 
 def _grouped(category_ids: Mapping[int, int]) -> dict[int, list[int]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...masks import bitmap_from_box, bitmap_from_polygons
-from ..files import shown
+from ...masks import area, bitmap_from_box, bitmap_from_polygons
+from ..files import mask, shown
 from ..segment_map import read_mask
 
 Point = tuple[float, float]
@@ -57,6 +57,57 @@ def read_points(value: Any, numbers: Container[int], expected: str, side: float)
             if abs(number) > _FAR * side:
                 raise ValueError(f"{wanted}, but point {index} has {shown(number)}, more than {_FAR} images outside")
     return [(float(x), float(y)) for x, y in value]
+
+
+def outlined(segmentation: Any, image_size: tuple[int, int]) -> dict:
+    """Mask as `mask` reads it, an RLE or polygons; of polygons in pixels.
+
+    Raises:
+        ValueError: as of `mask`; or all corners lie between 0 and 1, so that they are fractions of the image.
+    """
+    rle = mask(segmentation, image_size)
+    if isinstance(segmentation, list) and min(image_size) > 2:
+        values = [value for polygon in segmentation for value in polygon]
+        if all(0 <= value <= 1 for value in values) and any(value % 1 for value in values):
+            raise ValueError(
+                f"all coordinates lie between 0 and 1, {shown(segmentation)}: fractions of the image; multiply them by its width and height"
+            )
+    return rle
+
+
+def is_far(points: Iterable[Sequence[float]], image_size: tuple[int, int]) -> bool:
+    """True if a corner lies farther outside of the image than hands slip: more than a tenth of its longer side, and 2 pixels.
+
+    Args:
+        points: [x, y] in pixels.
+        image_size: (height, width).
+    """
+    height, width = image_size
+    margin = max(image_size) / 10 + 2
+    return any(not (-margin <= x <= width + margin and -margin <= y <= height + margin) for x, y in points)
+
+
+def corners_of(segmentation: Any) -> Iterator[Sequence[float]]:
+    """[x, y] of all corners of a mask as of `outlined`; none of an RLE."""
+    for polygon in segmentation if isinstance(segmentation, list) else ():
+        yield from zip(polygon[::2], polygon[1::2], strict=True)
+
+
+def check_seen(rle: Mapping[str, Any]) -> None:
+    """Checks that an object has pixels.
+
+    Args:
+        rle: its mask.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not area(rle):
+        height, width = rle["size"]
+        raise ValueError(
+            f"the object has no pixel in its image of {height} x {width} (height x width): it lies outside, or is smaller than a pixel; "
+            f"correct it, remove it, or leave such objects out with on_error='skip'"
+        )
 
 
 def bitmap_of_corners(points: Sequence[Point], image_size: tuple[int, int]) -> np.ndarray:

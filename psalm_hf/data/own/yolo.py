@@ -16,6 +16,7 @@ from ...structures import CATEGORY
 from ..features import Category, segment_entry
 from ..files import INT64, KeepEmptyConfig, is_name, mask, read_text, reason_of, shown
 from .config import OwnTaskBuilder, OwnTaskConfig, check_categories, read_category_file
+from .shapes import check_seen
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Names of one split: Roboflow has a folder `valid` for what its `data.yaml` calls `val`.
@@ -117,6 +118,7 @@ class OwnYolo(OwnTaskBuilder):
                 source = self.config.categories or self.config.data
                 raise ValueError(f"the category {category} is not in {source}, which has {', '.join(map(str, sorted(self._known)[:20]))}")
             rle = mask([[value * (height if index % 2 else width) for index, value in enumerate(corners)]], image_size)
+            check_seen(rle)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
         return segment_entry(rle, category)

@@ -29,7 +29,7 @@ def shape(label, points, shape_type="polygon", group_id=None, **fields):
 
 
 def write(path, shapes, **fields):
-    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": "../photos/a.png", "imageData": None}
+    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"../photos/{path.stem}.png", "imageData": None}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**content, "imageHeight": 4, "imageWidth": 6, **fields}), encoding="utf-8")
 
@@ -42,7 +42,8 @@ OPTIONS = {"annotations": "drawn"}
 def root(tmp_path):
     root = tmp_path / "kitchen"
     (root / "photos").mkdir(parents=True)
-    Image.new("RGB", SIZE[::-1]).save(root / "photos/a.png")
+    for name in "abc":
+        Image.new("RGB", SIZE[::-1]).save(root / f"photos/{name}.png")
     write(root / "drawn/a.json", [RECTANGLE])
     return root
 
