@@ -38,6 +38,7 @@ def test_parts_are_no_more_than_the_whole(arguments):
     assert 0 < sum(parts) <= whole
 
 
+@pytest.mark.slow
 def test_two_checkouts_stand_side_by_side_and_a_missing_row_is_a_dash(arguments, capsys, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(ROOT / "psalm_hf", other / "psalm_hf", ignore=shutil.ignore_patterns("__pycache__"))

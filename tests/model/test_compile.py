@@ -44,7 +44,11 @@ def check_same(found, expected) -> None:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", PROMPTS)
+# Tracing takes ten seconds a kind.
+QUICK_AND_SLOW = ["category", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(PROMPTS)[1:])]
+
+
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW)
 @torch.no_grad()
 def test_a_compiled_model_breaks_its_graph_twice_at_most(parts, kind):
     model, processor = parts
@@ -63,7 +67,7 @@ def test_a_compiled_model_goes_on_with_other_numbers_of_names(parts):
         check_same(compiled(**inputs), model(**inputs))
 
 
-@pytest.mark.parametrize("kind", ["category", "sentence"])
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW[:2])
 @torch.no_grad()
 def test_rows_that_are_known_leave_one_graph_to_export(parts, kind):
     model, processor = parts
