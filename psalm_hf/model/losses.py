@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from .configuration_psalm import PsalmConfig
 from .matching import Match, assign_rows, matching_cost, sample_points
@@ -149,20 +148,20 @@ def match_predictions(
         return [[(labels, torch.arange(len(labels), device=device)) for labels in class_labels]] * len(predictions)
     weights = {"mask_weight": config.mask_weight, "dice_weight": config.dice_weight, "class_weight": config.class_weight}
     at_row = torch.stack(points, dim=1).flatten(1, 2)  # (B, depths * P, 2): the masks of a row are read once
-    targets = pad_sequence([sample_points(masks, at[None]) for masks, at in zip(mask_labels, at_row, strict=True)], batch_first=True)
-    targets = targets.unflatten(2, (len(points), -1)).permute(2, 0, 1, 3)  # (depths, B, N_max, P)
+    sampled = [sample_points(masks, at[None]).unflatten(1, (len(points), -1)) for masks, at in zip(mask_labels, at_row, strict=True)]
     costs = []
-    for prediction, at, depth_targets in zip(predictions, points, targets, strict=True):
-        similarity = {}
-        if kind == CATEGORY:
-            labels = pad_sequence(list(class_labels), batch_first=True)  # (B, N_max)
-            similarity = {"class_probs": prediction.condition_logits.float().softmax(-1), "class_labels": labels}
-        elif config.score_cost > 0:
-            scores = prediction.condition_logits.float()  # sentence (B, Q, 1), regions (B, R_max, Q)
-            similarity = {"scores": (scores if kind == SENTENCE else scores[:, : targets.shape[2]].mT).sigmoid()}
+    for depth, (prediction, at) in enumerate(zip(predictions, points, strict=True)):
         logits = sample_points(prediction.mask_logits, at)  # (B, Q, P)
-        cost = matching_cost(logits, depth_targets, score_weight=config.score_cost, **weights, **similarity)  # (B, Q, N_max)
-        costs += [of_row[:, : len(masks)] for of_row, masks in zip(cost, mask_labels, strict=True)]
+        # Row by row: products of several rows round otherwise than those of one, and a batch would match otherwise than its halves.
+        for row, targets in enumerate(sampled):  # (N, depths, P)
+            similarity = {}
+            if kind == CATEGORY:
+                probs = prediction.condition_logits[row].float().softmax(-1)
+                similarity = {"class_probs": probs, "class_labels": class_labels[row]}
+            elif config.score_cost > 0:
+                scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
+                similarity = {"scores": (scores if kind == SENTENCE else scores[: len(targets)].mT).sigmoid()}
+            costs.append(matching_cost(logits[row], targets[:, depth], score_weight=config.score_cost, **weights, **similarity))
     matches = assign_rows(costs, num_rows)
     return [matches[start : start + num_rows] for start in range(0, len(matches), num_rows)]
 
