@@ -421,7 +421,7 @@ WAITS = {
     "every kind": (1, 0),
     "conversation": (1, 0),
 }
-WAITS_OF_TRAINING = {"panoptic": (3, 1), "referring": (2, 1), "interactive": (2, 1), "conversation": (2, 0)}
+WAITS_OF_TRAINING = {"panoptic": (6, 4), "referring": (5, 4), "interactive": (5, 4), "conversation": (2, 0)}
 WAITS_OF_ANSWERS = {"panoptic": (8, 1), "semantic": (4, 0), "instance": (14, 0), "referring": (5, 0), "region": (3, 0)}
 
 

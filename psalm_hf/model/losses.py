@@ -87,35 +87,15 @@ def mask_dice_loss(point_logits: Tensor, point_targets: Tensor, num_masks: float
     return (1 - dice).sum() / num_masks
 
 
-@dataclass(frozen=True)
-class DrawnPoints:
-    """Random points of one depth, (x, y) in [0, 1].
-
-    `matching` (B, P, 2), of each row's matching; None without mask tokens. `candidates` (n, more than P, 2), from which `uncertain_points`
-    chooses; `fresh` (n, part of P, 2), which it adds.
-    """
-
-    matching: Tensor | None
-    candidates: Tensor
-    fresh: Tensor
-
-
-def draw_points(num_rows: int, num_masks: int, config: PsalmConfig, device: torch.device) -> DrawnPoints:
-    """Draws the points of one depth in the released order: those of each row's matching, then those of the matched masks."""
-    number = config.train_num_points
-    num_fresh = number - int(config.importance_sample_ratio * number)
-    matching = None
-    if config.decouple_masks:
-        matching = torch.cat([torch.rand(1, number, 2, device=device) for _ in range(num_rows)])
-    candidates = torch.rand(num_masks, int(number * config.oversample_ratio), 2, device=device)
-    return DrawnPoints(matching, candidates, torch.rand(num_masks, num_fresh, 2, device=device))
-
-
 @torch.no_grad()
-def uncertain_points(mask_logits: Tensor, candidates: Tensor, fresh: Tensor, num_points: int) -> Tensor:
-    """(n, h, w) logits -> (n, P, 2) points: the most uncertain of the candidates, filled up with the fresh ones."""
+def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float) -> Tensor:
+    """(n, h, w) logits -> (n, P, 2) points: the most uncertain of a larger uniform draw, filled up with fresh uniform ones."""
+    num_masks = mask_logits.shape[0]
+    num_important = int(importance_sample_ratio * num_points)
+    candidates = torch.rand(num_masks, int(num_points * oversample_ratio), 2, device=mask_logits.device)
     uncertainty = -sample_points(mask_logits, candidates).abs()
-    chosen = uncertainty.topk(num_points - fresh.shape[1], dim=1).indices[..., None].expand(-1, -1, 2)
+    chosen = uncertainty.topk(num_important, dim=1).indices[..., None].expand(-1, -1, 2)
+    fresh = torch.rand(num_masks, num_points - num_important, 2, device=mask_logits.device)
     return torch.cat((candidates.gather(1, chosen), fresh), dim=1)
 
 
@@ -129,41 +109,27 @@ def count_masks(mask_labels: Sequence[Tensor], device: torch.device) -> float:
     return max(number, 1.0)
 
 
-@torch.no_grad()
 def match_predictions(
-    predictions: Sequence[Prediction],
-    kind: int,
-    mask_labels: Sequence[Tensor],
-    class_labels: Sequence[Tensor] | None,
-    points: Sequence[Tensor | None],
-    config: PsalmConfig,
-) -> list[list[Match]]:
-    """Matches of every row, by depth. Without mask tokens query k is category k: present categories are matched to their masks.
-
-    Args:
-        points: (B, P, 2) for each depth.
-    """
-    device, num_rows = predictions[0].mask_logits.device, len(mask_labels)
+    prediction: Prediction, kind: int, mask_labels: Sequence[Tensor], class_labels: Sequence[Tensor] | None, config: PsalmConfig
+) -> list[Match]:
+    """Matches of every row. Without mask tokens query k is category k: present categories are matched to their masks."""
+    device = prediction.mask_logits.device
     if not config.decouple_masks:
-        return [[(labels, torch.arange(len(labels), device=device)) for labels in class_labels]] * len(predictions)
+        return [(labels, torch.arange(len(labels), device=device)) for labels in class_labels]
     weights = {"mask_weight": config.mask_weight, "dice_weight": config.dice_weight, "class_weight": config.class_weight}
-    at_row = torch.stack(points, dim=1).flatten(1, 2)  # (B, depths * P, 2): the masks of a row are read once
-    sampled = [sample_points(masks, at[None]).unflatten(1, (len(points), -1)) for masks, at in zip(mask_labels, at_row, strict=True)]
     costs = []
-    for depth, (prediction, at) in enumerate(zip(predictions, points, strict=True)):
-        logits = sample_points(prediction.mask_logits, at)  # (B, Q, P)
-        # Row by row: products of several rows round otherwise than those of one, and a batch would match otherwise than its halves.
-        for row, targets in enumerate(sampled):  # (N, depths, P)
-            similarity = {}
-            if kind == CATEGORY:
-                probs = prediction.condition_logits[row].float().softmax(-1)
-                similarity = {"class_probs": probs, "class_labels": class_labels[row]}
-            elif config.score_cost > 0:
-                scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
-                similarity = {"scores": (scores if kind == SENTENCE else scores[: len(targets)].mT).sigmoid()}
-            costs.append(matching_cost(logits[row], targets[:, depth], score_weight=config.score_cost, **weights, **similarity))
-    matches = assign_rows(costs, num_rows)
-    return [matches[start : start + num_rows] for start in range(0, len(matches), num_rows)]
+    for row, masks in enumerate(mask_labels):
+        points = torch.rand(1, config.train_num_points, 2, device=device)
+        similarity = {}
+        if kind == CATEGORY:
+            probs = prediction.condition_logits[row].float().softmax(-1)
+            similarity = {"class_probs": probs, "class_labels": class_labels[row]}
+        elif config.score_cost > 0:
+            scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
+            similarity = {"scores": (scores if kind == SENTENCE else scores[: len(masks)].T).sigmoid()}
+        logits = prediction.mask_logits[row].float()
+        costs.append(matching_cost(logits, masks, points, score_weight=config.score_cost, **weights, **similarity))
+    return assign_rows(costs)
 
 
 def check_finite(prediction: Prediction, mask_labels: Sequence[Tensor], config: PsalmConfig) -> None:
@@ -188,12 +154,12 @@ def prediction_losses(
     kind: int,
     mask_labels: Sequence[Tensor],
     class_labels: Sequence[Tensor] | None,
-    matches: Sequence[Match],
-    points: DrawnPoints,
     num_masks: float,
     config: PsalmConfig,
 ) -> dict[str, Tensor]:
-    """Weighted terms of one depth."""
+    """Weighted terms of one depth. Random draws come in the released order: points of each row's matching, then mask points."""
+    check_finite(prediction, mask_labels, config)
+    matches = match_predictions(prediction, kind, mask_labels, class_labels, config)
     if kind == CATEGORY:
         is_query = None
         if not config.decouple_masks:  # query k is category k, and exists where that category's column is no padding
@@ -206,15 +172,13 @@ def prediction_losses(
         rows = [logits[: len(masks)] for logits, masks in zip(prediction.condition_logits, mask_labels, strict=True)]
         similarity = config.region_weight * region_loss(rows, matches, num_masks)
 
-    num_queries = prediction.mask_logits.shape[1]
-    chosen = torch.cat([queries + row * num_queries for row, (queries, _) in enumerate(matches)])
-    if len(chosen) == 0:
+    logits = torch.cat([row[queries] for row, (queries, _) in zip(prediction.mask_logits, matches, strict=True)]).float()  # (n, h, w)
+    targets = torch.cat([masks[indices] for masks, (_, indices) in zip(mask_labels, matches, strict=True)])  # (n, H, W)
+    if len(logits) == 0:
         # No target in the whole batch: the terms stay part of the graph, so that every process has the same backward pass.
         nothing = prediction.mask_logits.float().sum() * 0
         return {CONDITION_LOSS[kind]: similarity, "loss_mask": nothing, "loss_dice": nothing}
-    logits = prediction.mask_logits.flatten(0, 1)[chosen].float()  # (n, h, w)
-    targets = torch.cat([masks[indices] for masks, (_, indices) in zip(mask_labels, matches, strict=True)])  # (n, H, W)
-    points = uncertain_points(logits.detach(), points.candidates, points.fresh, config.train_num_points)
+    points = uncertain_points(logits.detach(), config.train_num_points, config.oversample_ratio, config.importance_sample_ratio)
     point_logits, point_targets = sample_points(logits, points), sample_points(targets, points)  # (n, P)
     return {
         CONDITION_LOSS[kind]: similarity,
@@ -258,17 +222,11 @@ def segmentation_losses(
     if not config.decouple_masks:
         merged = [merge_targets(masks, labels) for masks, labels in zip(targets, class_labels, strict=True)]
         targets, class_labels = [masks for masks, _ in merged], [labels for _, labels in merged]
+    targets = [masks.float() for masks in targets]  # once: every depth samples them twice
     num_masks = count_masks(targets, device)
-    depths = [predictions[-1], *(predictions[:-1] if config.auxiliary_loss else ())]
-    num_queries = predictions[-1].mask_logits.shape[1]
-    matched = sum(min(len(masks), num_queries) for masks in targets)
-    drawn = [draw_points(len(targets), matched, config, device) for _ in depths]
-    for prediction in depths:
-        check_finite(prediction, targets, config)
-    matches = match_predictions(depths, kind, targets, class_labels, [points.matching for points in drawn], config)
-    losses: dict[str, Tensor] = {}
-    for index, prediction in enumerate(depths):
-        points = drawn.pop(0)  # those that were used go, while what the backward pass needs comes
-        terms = prediction_losses(prediction, kind, targets, class_labels, matches[index], points, num_masks, config)
-        losses |= {f"{name}_{index - 1}" if index else name: value for name, value in terms.items()}
+    losses = prediction_losses(predictions[-1], kind, targets, class_labels, num_masks, config)
+    if config.auxiliary_loss:
+        for depth, prediction in enumerate(predictions[:-1]):
+            terms = prediction_losses(prediction, kind, targets, class_labels, num_masks, config)
+            losses |= {f"{name}_{depth}": value for name, value in terms.items()}
     return losses

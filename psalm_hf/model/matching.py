@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-_PIXELS_AT_ONCE = 2**22  # of bool masks that are read as floats: 16 MiB
 Match = tuple[Tensor, Tensor]  # query indices and target indices of one row, both (n,) int64, n = min(Q, N)
 
 
@@ -18,60 +17,46 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of maps at points.
 
     Args:
-        maps: (N, H, W), or (B, N, H, W) in which the maps of a row share its points. Bool masks count as 0 and 1; they become floats a few
-            at a time, so many large ones take no more memory than they have.
-        points: (N, P, 2) or (1, P, 2) for all maps, (B, P, 2) for rows of maps; (x, y) in [0, 1] over the whole map; 0 and 1 are its
-            outer borders, outside is 0.
+        maps: (N, H, W).
+        points: (N, P, 2) or (1, P, 2), (x, y) in [0, 1] over the whole map; 0 and 1 are its outer borders, outside is 0.
 
     Returns:
-        (N, P) or (B, N, P), float32.
+        (N, P), float32.
     """
-    if maps.ndim == 4:
-        return _sample(maps.float(), points)
-    is_shared = len(points) == 1
-    step = max(1, _PIXELS_AT_ONCE // max(1, maps.shape[1] * maps.shape[2])) if maps.dtype == torch.bool else max(1, len(maps))
-    parts = []
-    for start in range(0, max(1, len(maps)), step):
-        some = maps[start : start + step].float()
-        parts.append(_sample(some[None], points)[0] if is_shared else _sample(some[:, None], points[start : start + step])[:, 0])
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _sample(maps: Tensor, points: Tensor) -> Tensor:
-    """(B, N, H, W), (B, P, 2) -> (B, N, P)."""
-    grid = (2 * points - 1)[:, :, None]  # (B, P, 1, 2)
-    return F.grid_sample(maps, grid.float(), mode="bilinear", align_corners=False)[..., 0]
+    grid = (2 * points - 1).expand(maps.shape[0], -1, -1)[:, :, None]  # (N, P, 1, 2)
+    return F.grid_sample(maps[:, None].float(), grid.float(), mode="bilinear", align_corners=False)[:, 0, :, 0]
 
 
 def pairwise_mask_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
     """Binary cross entropy of every prediction against every target, mean over the same points.
 
     Args:
-        mask_logits: (..., Q, P), before the sigmoid.
-        target_masks: (..., N, P) float in [0, 1].
+        mask_logits: (Q, P), before the sigmoid.
+        target_masks: (N, P) float in [0, 1].
 
     Returns:
-        (..., Q, N), >= 0. Without targets an empty (..., Q, 0).
+        (Q, N), >= 0. Without targets an empty (Q, 0).
     """
-    # Cross entropy is softplus(logit) with target 0, and with target 1 that minus the logit.
-    return (F.softplus(mask_logits).sum(-1, keepdim=True) - mask_logits @ target_masks.mT) / mask_logits.shape[-1]
+    positive = F.softplus(-mask_logits)  # cross entropy with target 1; with target 0 it is softplus(logit) = softplus(-logit) + logit
+    negative = F.softplus(mask_logits)
+    return (positive @ target_masks.T + negative @ (1 - target_masks).T) / mask_logits.shape[1]
 
 
 def pairwise_dice_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
     """Dice cost of every prediction against every target, on the same points.
 
     Args:
-        mask_logits: (..., Q, P), before the sigmoid.
-        target_masks: (..., N, P) float in [0, 1].
+        mask_logits: (Q, P), before the sigmoid.
+        target_masks: (N, P) float in [0, 1].
 
     Returns:
-        (..., Q, N) in [0, 1), 0 is a perfect overlap. Without targets an empty (..., Q, 0).
+        (Q, N) in [0, 1), 0 is a perfect overlap. Without targets an empty (Q, 0).
 
     Source: V-Net (arXiv:1606.04797); smoothing constant 1 as released.
     """
     probs = mask_logits.sigmoid()
-    total = probs.sum(-1)[..., None] + target_masks.sum(-1)[..., None, :]
-    return 1 - (2 * probs @ target_masks.mT + 1) / (total + 1)
+    total = probs.sum(-1)[:, None] + target_masks.sum(-1)[None, :]
+    return 1 - (2 * probs @ target_masks.T + 1) / (total + 1)
 
 
 def assign(cost: Tensor, row: int) -> Match:
@@ -94,18 +79,10 @@ def assign(cost: Tensor, row: int) -> Match:
     return torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(targets, dtype=torch.int64)
 
 
-def assign_rows(costs: Sequence[Tensor], num_rows: int | None = None) -> list[Match]:
-    """`assign` of every row, with the matches where the costs (Q, N_b) are. They go to the CPU and back in one piece.
-
-    Args:
-        costs: of the rows of a batch; those of several depths follow each other.
-        num_rows: of the batch, default all are of one depth.
-    """
+def assign_rows(costs: Sequence[Tensor]) -> list[Match]:
+    """`assign` of every row of a batch, with the matches where the costs (Q, N_b) are. They go to the CPU and back in one piece."""
     on_cpu = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
-    matches = [
-        assign(values.view(cost.shape), index % (num_rows or len(costs)))
-        for index, (values, cost) in enumerate(zip(on_cpu, costs, strict=True))
-    ]
+    matches = [assign(values.view(cost.shape), row) for row, (values, cost) in enumerate(zip(on_cpu, costs, strict=True))]
     numbers = torch.cat([torch.stack(match) for match in matches], dim=1).to(costs[0].device)  # (2, n of all rows)
     return list(zip(*(half.split([len(queries) for queries, _ in matches]) for half in numbers), strict=True))
 
@@ -114,6 +91,7 @@ def assign_rows(costs: Sequence[Tensor], num_rows: int | None = None) -> list[Ma
 def matching_cost(
     mask_logits: Tensor,
     target_masks: Tensor,
+    points: Tensor,
     *,
     class_probs: Tensor | None = None,
     class_labels: Tensor | None = None,
@@ -123,17 +101,19 @@ def matching_cost(
     class_weight: float = 2.0,
     score_weight: float = 0.0,
 ) -> Tensor:
-    """(..., Q, N): what it costs to match each query of a row to each of its targets.
+    """(Q, N): what it costs to match each query of one row to each of its targets.
 
     Args:
-        mask_logits: (..., Q, P), target_masks: (..., N, P) float, both at the same points of their maps.
-        class_probs: (..., Q, K + 1) after the softmax, with class_labels (..., N), of category rows.
-        scores: (..., Q, 1) or (..., Q, N) in [0, 1], of sentence or region rows: how much a query means each target. They have no part in
-            the released cost (score_weight 0): masks alone decide there.
+        mask_logits: (Q, h, w); target_masks: (N, H, W) bool or float; points: (1, P, 2) in [0, 1], shared by all masks.
+        class_probs: (Q, K + 1) after the softmax, with class_labels (N,), of a category row.
+        scores: (Q, 1) or (Q, N) in [0, 1], of a sentence or region row: how much a query means each target. They have no part in the
+            released cost (score_weight 0): masks alone decide there.
     """
-    cost = mask_weight * pairwise_mask_cost(mask_logits, target_masks) + dice_weight * pairwise_dice_cost(mask_logits, target_masks)
+    logits = sample_points(mask_logits, points)  # (Q, P)
+    targets = sample_points(target_masks, points)  # (N, P)
+    cost = mask_weight * pairwise_mask_cost(logits, targets) + dice_weight * pairwise_dice_cost(logits, targets)
     if class_probs is not None:
-        cost = cost - class_weight * class_probs.take_along_dim(class_labels[..., None, :], dim=-1)
+        cost = cost - class_weight * class_probs[:, class_labels]
     if scores is not None:
         cost = cost - score_weight * scores
     return cost

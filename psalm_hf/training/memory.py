@@ -223,7 +223,7 @@ def _save_masks(model: PsalmForSegmentation, states: Tensor, mask_features: Tens
             point_logits = sample_points(matched, torch.empty(number, config.train_num_points, 2))
             mask_bce_loss(point_logits, targets, 1.0) + mask_dice_loss(point_logits, targets, 1.0)
     pixels = config.image_size**2
-    saved.by_part["predictions and targets"] = sum(logits.nbytes for _, logits in predictions) + number * pixels  # masks are bool
+    saved.by_part["predictions and targets"] = sum(logits.nbytes for _, logits in predictions) + number * pixels * (1 + 4)
 
 
 def leave_training_mode(model: PsalmForSegmentation) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from psalm_hf import PsalmConfig
-from psalm_hf.model import losses as losses_module
 from psalm_hf.model.losses import (
     CATEGORY,
     REGION,
@@ -18,7 +17,6 @@ from psalm_hf.model.losses import (
     count_masks,
     mask_bce_loss,
     mask_dice_loss,
-    match_predictions,
     merge_targets,
     referring_loss,
     region_loss,
@@ -70,7 +68,7 @@ def test_uncertain_points_lie_where_the_logit_is_near_zero():
     logits = torch.full((1, 32, 32), 10.0)
     logits[:, :, :16] = -10.0  # uncertain along the middle column only
     torch.manual_seed(0)
-    points = uncertain_points(logits, torch.rand(1, 192, 2), torch.rand(1, 16, 2), num_points=64)
+    points = uncertain_points(logits, num_points=64, oversample_ratio=3.0, importance_sample_ratio=0.75)
     assert points.shape == (1, 64, 2)
     distance = (points[0, :, 0] - 0.5).abs()
     assert distance[:48].mean() < distance[48:].mean()
@@ -112,31 +110,6 @@ def test_total_without_auxiliary_loss_is_the_last_depth_alone():
     assert set(names) == {"loss_class", "loss_mask", "loss_dice"}
     names = segmentation_losses(depths, CATEGORY, masks, labels, small_config()).keys()
     assert len(names) == 9 and {"loss_mask_0", "loss_mask_1"} <= set(names)
-
-
-@pytest.mark.parametrize(("kind", "shape"), [(CATEGORY, (3, 5, 4)), (SENTENCE, (3, 5, 1)), (REGION, (3, 4, 5))])
-def test_all_depths_are_matched_together_as_each_alone(kind, shape, monkeypatch):
-    masks = [torch.rand(number, 16, 16) > 0.5 for number in (2, 0, 4)]
-    labels = [torch.randint(0, 3, (len(of_row),)) for of_row in masks]
-    depths = [Prediction(5 * torch.randn(3, 5, 8, 8), torch.randn(shape)) for _ in range(3)]
-    points = [torch.rand(3, 32, 2) for _ in depths]
-    config = small_config(score_cost=2.0)
-    calls, assign_rows = [], losses_module.assign_rows
-    monkeypatch.setattr(losses_module, "assign_rows", lambda *costs: calls.append(1) or assign_rows(*costs))
-    together = match_predictions(depths, kind, masks, labels, points, config)
-    assert len(calls) == 1  # one way to the CPU and back
-    for depth, at, matches in zip(depths, points, together, strict=True):
-        for alone, matched in zip(match_predictions([depth], kind, masks, labels, [at], config)[0], matches, strict=True):
-            assert alone[0].tolist() == matched[0].tolist() and alone[1].tolist() == matched[1].tolist()
-    assert [len(queries) for queries, _ in together[0]] == [2, 0, 4]
-
-
-def test_a_row_of_an_earlier_depth_is_named_if_its_costs_are_not_finite():
-    depths = [Prediction(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 2)) for _ in range(3)]
-    depths[1].mask_logits[1] = float("nan")
-    masks, labels = [torch.ones(1, 8, 8)] * 2, [torch.tensor([0])] * 2
-    with pytest.raises(ValueError, match="row 1: 3 of 3 matching costs are not finite"):
-        segmentation_losses(depths, CATEGORY, masks, labels, small_config())
 
 
 def test_non_decoupled_queries_learn_their_own_category():
