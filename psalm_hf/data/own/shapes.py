@@ -105,7 +105,7 @@ def check_seen(rle: Mapping[str, Any]) -> None:
     if not area(rle):
         height, width = rle["size"]
         raise ValueError(
-            f"the object has no pixel in its image of {height} x {width} (height x width): it lies outside, or is smaller than a pixel; "
+            f"no pixel of it lies in its image of {height} x {width} (height x width): it lies outside, or is smaller than a pixel; "
             f"correct it, remove it, or leave such objects out with on_error='skip'"
         )
 

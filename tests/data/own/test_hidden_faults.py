@@ -58,7 +58,7 @@ def test_an_object_without_a_pixel_is_broken(name, tmp_path, capsys):
     root, (move, place) = tmp_path / "data", MOVES[name]
     write_layout(name, root, 2)
     move(root, OUTSIDE)
-    with pytest.raises(ValueError, match=f"{place}: the object has no pixel in its image of 48 x 64 .*on_error='skip'"):
+    with pytest.raises(ValueError, match=f"{place}: no pixel of it lies in its image of 48 x 64 .*on_error='skip'"):
         read(name, root, tmp_path)
     assert len(read(name, root, tmp_path, on_error="skip")[0].segments) == 1
     assert "1 broken objects are left out" in capsys.readouterr().err
@@ -67,14 +67,14 @@ def test_an_object_without_a_pixel_is_broken(name, tmp_path, capsys):
 def test_a_line_of_yolo_without_a_pixel_is_broken(tmp_path):
     write_layout("own_yolo", tmp_path / "data", 1)
     (tmp_path / "data/labels/train/0.txt").write_text("0 0.5 0.5 0.5 0.5 0.5 0.5")
-    with pytest.raises(ValueError, match="line 1: the object has no pixel"):
+    with pytest.raises(ValueError, match="line 1: no pixel of it lies"):
         read("own_yolo", tmp_path / "data", tmp_path)
 
 
 def test_an_expression_for_a_mask_without_a_pixel_is_broken(tmp_path):
     write_layout("own_jsonl", tmp_path / "data", 1)
     (tmp_path / "data/train.jsonl").write_text(json.dumps({"image": "images/0.png", "text": "it", "masks": [[[99, 99, 99, 110, 110, 99]]]}))
-    with pytest.raises(ValueError, match="line 1: mask 0: the object has no pixel"):
+    with pytest.raises(ValueError, match="line 1: mask 0: no pixel of it lies"):
         read("own_jsonl", tmp_path / "data", tmp_path)
 
 
