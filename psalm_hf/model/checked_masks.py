@@ -15,7 +15,6 @@ import numpy as np
 
 MAX_PIXELS = 2**28  # of a mask; Pillow refuses images from 2**27.4 on
 _LONGEST_NUMBER = 12  # characters of 5 bits: sums of such numbers fit into 64 bits where they can be right
-
 _FARTHEST = 16  # sides of the image, from which a corner may lie away
 _LONGEST_OUTLINE = 10_000_000  # pixels
 

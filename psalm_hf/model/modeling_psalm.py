@@ -565,7 +565,7 @@ class PsalmModel(PsalmPreTrainedModel):
         image_features: PsalmImageFeatures | None,
         num_images: int,
     ) -> tuple[dict[str, Tensor], ReadPrefix | None]:
-        """What rows have in common with what images keep of an earlier prompt.
+        """Compares the beginnings of rows with what images keep of an earlier prompt.
 
         Returns:
             Numbers for `read_rows`; what the images keep, if it may help.

@@ -12,7 +12,7 @@ from psalm_hf.spelling import did_you_mean
 
 
 def refused(arguments, capsys):
-    """What the one line says that comes with status 2."""
+    """The one line that comes with status 2."""
     assert main(arguments) == 2
     printed = capsys.readouterr()
     [line] = printed.err.splitlines()
