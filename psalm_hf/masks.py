@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools import mask as coco
 from scipy import ndimage
 
+from .model.checked_masks import FARTHEST as FARTHEST
 from .model.checked_masks import check_polygon, run_lengths
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 MAX_PIXELS = 2**28  # of a mask; Pillow refuses images from 2**27.4 on
 _LONGEST_NUMBER = 12  # characters of 5 bits: sums of such numbers fit into 64 bits where they can be right
-_FARTHEST = 16  # sides of the image, from which a corner may lie away
+FARTHEST = 16  # sides of the image, from which a corner may lie away
 _LONGEST_OUTLINE = 10_000_000  # pixels
 
 
@@ -36,9 +36,9 @@ def check_polygon(polygon: Sequence[float], image_size: tuple[int, int], name: s
         raise ValueError(f"{name}: expected finite x, y of at least 3 corners in one flat list, got {polygon!r:.80}")
     corners = corners.astype(np.float64)
     farthest = np.abs(corners).max()
-    if farthest > _FARTHEST * max(image_size):
+    if farthest > FARTHEST * max(image_size):
         raise ValueError(
-            f"{name}: has the coordinate {farthest:g}, farther away than {_FARTHEST} times the longer side of its image of "
+            f"{name}: has the coordinate {farthest:g}, farther away than {FARTHEST} times the longer side of its image of "
             f"{image_size[0]} x {image_size[1]} (height x width)"
         )
     corners = corners.reshape(-1, 2)

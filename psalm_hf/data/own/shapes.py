@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ...masks import area, bitmap_from_box, bitmap_from_polygons
+from ...masks import FARTHEST, area, bitmap_from_box, bitmap_from_polygons
 from ..files import mask, shown
 from ..segment_map import read_mask
 
 Point = tuple[float, float]
-_FAR = 16  # images that a point may lie outside, as polygons of all formats
 
 
 def read_number(value: Any, name: str, side: float) -> float:
@@ -27,9 +26,9 @@ def read_number(value: Any, name: str, side: float) -> float:
     Raises:
         ValueError: it is none, or too large to be meant; the message has `name`.
     """
-    if type(value) not in (int, float) or not abs(value) <= _FAR * side:  # nan neither
+    if type(value) not in (int, float) or not abs(value) <= FARTHEST * side:  # nan neither
         remark = ", which is text; write it without quotes" if isinstance(value, str) else ""
-        raise ValueError(f"{name}: expected a number up to {_FAR * side:g}, got {shown(value)}{remark}")
+        raise ValueError(f"{name}: expected a number up to {FARTHEST * side:g}, got {shown(value)}{remark}")
     return float(value)
 
 
@@ -54,8 +53,8 @@ def read_points(value: Any, numbers: Container[int], expected: str, side: float)
             if type(number) not in (int, float) or not -math.inf < number < math.inf:  # also of integers that no float holds
                 remark = ", which is text; write numbers without quotes" if isinstance(number, str) else ""
                 raise ValueError(f"{wanted}, but point {index} has {shown(number)}{remark}")
-            if abs(number) > _FAR * side:
-                raise ValueError(f"{wanted}, but point {index} has {shown(number)}, more than {_FAR} images outside")
+            if abs(number) > FARTHEST * side:
+                raise ValueError(f"{wanted}, but point {index} has {shown(number)}, more than {FARTHEST} images outside")
     return [(float(x), float(y)) for x, y in value]
 
 
