@@ -201,7 +201,7 @@ def test_processes_change_nothing(launcher, tmp_path):
 
 @pytest.mark.engines
 def test_a_killed_evaluation_goes_on(tmp_path):
-    words = [*SHAPES, "--parts", "referring", "--limit", "60"]
+    words = [*SHAPES, "--parts", "referring", "--limit", "20"]
     killed = [*words, "--batch-size", "1", "--output-dir", str(tmp_path / "killed")]
     process = subprocess.Popen([sys.executable, str(SCRIPT), *killed], env=environment(), stderr=subprocess.DEVNULL)
     answers = tmp_path / "killed" / "answers" / "referring" / "000.jsonl"
@@ -210,12 +210,12 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     lines = answers.read_bytes().splitlines(keepends=True)
-    assert 20 <= len(lines) < 240 and not (tmp_path / "killed" / "results.json").exists()
+    assert 20 <= len(lines) < 80 and not (tmp_path / "killed" / "results.json").exists()
     answers.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])  # as if it had been killed while it wrote
     assert run(*killed, "--resume") == 0
     assert run(*words, "--output-dir", tmp_path / "whole") == 0
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
-    assert sorted(json.loads(line)["row"] for line in answers.read_bytes().splitlines()) == list(range(240))
+    assert sorted(json.loads(line)["row"] for line in answers.read_bytes().splitlines()) == list(range(80))
 
 
 @pytest.mark.parametrize(
