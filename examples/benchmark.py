@@ -147,7 +147,7 @@ class Cases:
     def vocabulary(self, number: int) -> Callable[[], object]:
         """The first names of LVIS, in as many rows on the image as the length of a prompt asks for."""
         from psalm_hf.data.benchmarks.label_lists import joined_names
-        from psalm_hf.evaluation.vocabulary import split_names
+        from psalm_hf.vocabulary import split_names
 
         parts = split_names(self.processor, joined_names("lvis")[:number])
         return self.forward(images=[self.image] * len(parts), categories=parts)

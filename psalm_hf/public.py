@@ -13,6 +13,8 @@ from .model.modeling_psalm import AUTO_CLASSES, PsalmForSegmentation, PsalmImage
 from .model.processing_psalm import PsalmProcessor
 from .model.starting_point import build_starting_point
 from .pipeline import PromptableSegmentationPipeline  # importing it registers pipeline("promptable-segmentation")
+from .predictor import PsalmPredictor
+from .result import PsalmResult
 from .video import PsalmVideoSession
 
 AutoConfig.register(PsalmConfig.model_type, PsalmConfig)
@@ -36,7 +38,9 @@ __all__ = [
     "PsalmImageFeatures",
     "PsalmImageProcessor",
     "PsalmModel",
+    "PsalmPredictor",
     "PsalmProcessor",
+    "PsalmResult",
     "PsalmSegmentationOutput",
     "PsalmVideoSession",
     "build_starting_point",

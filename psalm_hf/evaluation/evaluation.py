@@ -16,6 +16,7 @@ from ..data import DATASETS
 from ..data.mixture import check_source, named_source
 from ..data.preparation import write_json
 from ..spelling import did_you_mean
+from ..vocabulary import lengthen_context
 from .benchmarks import (
     Benchmark,
     BenchmarkPart,
@@ -35,7 +36,6 @@ from .results import Results, beside, describe_checkpoint, fingerprint, flat, jo
 from .runner import MaskPredictor, PredictedRows, Processes, evaluate_predictions, predict
 from .text import TextPredictor
 from .video import VideoPredictor
-from .vocabulary import lengthen_context
 
 IMAGE_SIZE = 128  # of drawn images, where no processor says another
 PREDICTORS = {"rows": MaskPredictor, "video": VideoPredictor, "text": TextPredictor}  # by `BenchmarkPart.predicted`

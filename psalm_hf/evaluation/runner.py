@@ -21,11 +21,11 @@ from tqdm import tqdm
 from ..data.collator import PsalmCollator
 from ..data.features import SampleDataset
 from ..structures import Sample
+from ..vocabulary import join_outputs, split_names, split_samples
 from .baselines import Baseline
 from .benchmarks import Choices, OpenPart
 from .evaluators.base import Evaluator
 from .records import PredictionsInMemory, Records
-from .vocabulary import join_outputs, split_names, split_samples
 
 LENGTH = 32  # tokens
 

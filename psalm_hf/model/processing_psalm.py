@@ -39,7 +39,7 @@ from .prompts import (
     tokenize_texts,
 )
 from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_mask, region_weights
-from .rows import ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
+from .rows import EncodedImage, ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
 from .segmentations import PostProcessing, check_score
 from .targets import read_targets
 
@@ -184,7 +184,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
 
         Args:
             images: one image, or a list in which None is "no image" (conversations only); PIL, (H, W, 3) uint8 array or (3, H, W) tensor,
-                see `to_rgb`; never rotated. An object that is given twice is preprocessed once.
+                see `to_rgb`; never rotated. An object that is given twice is preprocessed once. An `EncodedImage` makes the same rows
+                without pixels, for a model that is given `image_features`; then all images are such, region images too.
             categories, expressions, regions, conversations: a list over the images (None = none of that kind), or the bare entry if there
                 is one image. Entries are, in this order: names (one row); expressions (one row each; a list of sentences is ONE
                 expression); region dictionaries (one row, see `region_mask`); messages `{"role": "user" | "assistant", "content": str}`
@@ -452,12 +453,17 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         """Pixels of the rows' images, and of the regions with the images they are drawn on; every image is preprocessed once."""
         if not pool.images:
             return {}
-        pixels = self.image_processor(pool.images, return_tensors="pt")["pixel_values"]
+        are_encoded = {isinstance(image, EncodedImage) for image in pool.images}
+        if len(are_encoded) > 1:
+            raise ValueError("images: some are given with pixels and some by their size alone (EncodedImage); give all in one way")
+        pixels = None if True in are_encoded else self.image_processor(pool.images, return_tensors="pt")["pixel_values"]
 
-        def of(positions: list[int]) -> Tensor:
-            return pixels if positions == list(range(len(pixels))) else pixels[positions]  # no copy of what is all of it
+        def of(name: str, positions: list[int]) -> dict[str, Tensor]:
+            if pixels is None:
+                return {}
+            return {name: pixels if positions == list(range(len(pixels))) else pixels[positions]}  # no copy of what is all of it
 
-        tensors = {"pixel_values": of(_compact([row.image for row in rows])[1])}
+        tensors = of("pixel_values", _compact([row.image for row in rows])[1])
         most = max(len(row.region_weights) for row in rows)
         if most:
             tensors["region_weights"] = torch.zeros(len(rows), most, self.image_grid[0] * self.image_grid[1])
@@ -468,7 +474,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         index, distinct = _compact([place for of_row in region_images for place in of_row])
         if distinct:
             tensors["region_image_index"] = torch.tensor(index).view(len(rows), most)
-            tensors["region_pixel_values"] = of(distinct)
+            tensors |= of("region_pixel_values", distinct)
         return tensors
 
 

@@ -61,6 +61,17 @@ class PromptRow:
     teaches_answer: bool = False
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """Stand-in for an image that the model is given as `image_features`: rows need nothing of it but its size.
+
+    Attributes:
+        size: (width, height) in pixels, as of a PIL image.
+    """
+
+    size: tuple[int, int]
+
+
 class ImagePool:
     """Distinct images of a batch as RGB: an object that is given twice is kept, and preprocessed, once.
 
@@ -69,7 +80,7 @@ class ImagePool:
     """
 
     def __init__(self, convert_rgb: bool):
-        self.images: list[Image.Image] = []
+        self.images: list[Image.Image | EncodedImage] = []
         self._convert_rgb = convert_rgb
         self._positions: dict[int, tuple[int, Any]] = {}  # id of an object -> its position, and the object, so that the id stays its own
 
@@ -77,11 +88,11 @@ class ImagePool:
         """Position of an image among `images`.
 
         Args:
-            image: anything `to_rgb` takes.
+            image: anything `to_rgb` takes, or an `EncodedImage`.
             name: how error messages call it.
         """
         if id(image) not in self._positions:
-            self.images.append(to_rgb(image, name, self._convert_rgb))
+            self.images.append(image if isinstance(image, EncodedImage) else to_rgb(image, name, self._convert_rgb))
             self._positions[id(image)] = len(self.images) - 1, image
         return self._positions[id(image)][0]
 

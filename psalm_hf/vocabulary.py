@@ -13,10 +13,23 @@ from typing import Any
 
 import torch
 
-from ..model.modeling_psalm import PsalmSegmentationOutput
-from ..model.prompts import CATEGORY
-from ..structures import Sample
+from .model.modeling_psalm import PsalmSegmentationOutput
+from .model.prompts import BACKGROUND_NAME, CATEGORY
+from .model.rows import RowInfo
+from .model.segmentations import FoundSegment
+from .structures import CATEGORY as CATEGORY_KIND
+from .structures import Sample
 
+# What post-processing reads of a row.
+ROW_TENSORS = (
+    "masks_queries_logits",
+    "class_queries_logits",
+    "referring_queries_logits",
+    "region_queries_logits",
+    "num_conditions",
+    "condition_type",
+    "image_index",
+)
 WHOLE_VOCABULARY = 16384  # tokens: more than any vocabulary of a benchmark has
 
 
@@ -82,6 +95,59 @@ def _fill(lengths: Sequence[int], room: int) -> list[range]:
             first, used = position, 0
         used += length
     return [*parts, range(first, len(lengths))]
+
+
+def parts_that_fit(processor: Any, names: Sequence[str], *, task: str = "panoptic") -> list[list[str]]:
+    """Names of categories, which may end in "background", in one list if they fit into one prompt, else as `split_names` divides them.
+
+    Raises:
+        ValueError: whatever the processor refuses; see also `split_names`.
+    """
+    length = processor.encode_prompt(categories=names, task=task, max_length=sys.maxsize)["input_ids"].shape[1]
+    if length <= processor.max_length:
+        return [list(names)]
+    ends_in_background = names[-1].strip().lower() == BACKGROUND_NAME
+    return split_names(processor, list(names[:-1]) if ends_in_background else list(names), task=task)
+
+
+def segments_of_parts(processor: Any, outputs: Any, rows: Sequence[RowInfo], target_sizes: Any, **options: Any) -> list[list[FoundSegment]]:
+    """Segments of rows about one image, as `processor.find_segments` gives them, where the rows of categories are parts of one vocabulary.
+
+    Args:
+        outputs: of these rows.
+        rows, target_sizes, options: see `find_segments`.
+
+    Returns:
+        Per row its segments. Those of the whole vocabulary are in the list of its first part; their indices count all names.
+    """
+    parts = [index for index, row in enumerate(rows) if row.kind == CATEGORY_KIND]
+    if len(parts) < 2:
+        return processor.find_segments(outputs, rows, target_sizes, **options)
+    joined = join_outputs(rows_of(outputs, parts), len(parts), decoupled=processor.num_queries > 0)
+    names = tuple(name for index in parts for name in rows[index].conditions[:-1])
+    whole = RowInfo(rows[parts[0]].image, CATEGORY_KIND, (*names, rows[parts[0]].conditions[-1]))
+    sizes = target_sizes.tolist() if isinstance(target_sizes, torch.Tensor) else target_sizes
+    (segments,) = processor.find_segments(joined, [whole], [sizes[parts[0]]], **options)
+    others = [index for index in range(len(rows)) if index not in parts]
+    found: list[list[FoundSegment]] = [[] for _ in rows]
+    found[parts[0]] = segments
+    if others:
+        of_others = processor.find_segments(
+            rows_of(outputs, others), [rows[index] for index in others], [sizes[index] for index in others], **options
+        )
+        for index, segments in zip(others, of_others, strict=True):
+            found[index] = segments
+    return found
+
+
+def rows_of(outputs: Any, indices: Sequence[int]) -> PsalmSegmentationOutput:
+    """The outputs of some rows of a batch, as far as post-processing reads them."""
+    if list(indices) == list(range(indices[0], indices[-1] + 1)):
+        chosen: Any = slice(indices[0], indices[-1] + 1)  # a view
+    else:
+        chosen = torch.tensor(indices, device=outputs.condition_type.device)
+    tensors = {name: outputs[name][chosen] for name in ROW_TENSORS if outputs.get(name) is not None}
+    return PsalmSegmentationOutput(**tensors)
 
 
 def split_samples(samples: Sequence[Sample], chunks: Sequence[Sequence[str]]) -> list[Sample]:

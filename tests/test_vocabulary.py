@@ -8,12 +8,12 @@ from PIL import Image
 
 from psalm_hf.data.benchmarks.label_lists import label_list
 from psalm_hf.evaluation.runner import CollateRows, forward
-from psalm_hf.evaluation.vocabulary import join_outputs, split_names, split_samples
 from psalm_hf.model.image_processing_psalm import Placement
 from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.model.postprocessing import semantic_scores
 from psalm_hf.structures import Sample
 from psalm_hf.tiny import build_tiny
+from psalm_hf.vocabulary import join_outputs, split_names, split_samples
 
 INF = float("inf")
 
