@@ -21,10 +21,11 @@ ALLOWED = {
     "structures": set(),
     # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
     "masks": {"model"},
-    "data": {"structures", "masks", "spelling", "visualization"},
+    "data": {"structures", "masks", "spelling", "visualization", "bounded_files"},
     "metrics": {"structures", "masks"},
     "model": set(),
-    "visualization": {"structures", "masks"},
+    "bounded_files": {"model"},
+    "visualization": {"structures", "masks", "bounded_files"},
     "video": {"structures", "masks", "model"},
     "devices": set(),
     "tiny": {"model", "devices"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "checkpoints": {"spelling"},
     "pipeline": {"model", "checkpoints"},
     "public": {"model", "video", "checkpoints", "pipeline"},
-    "segments": {"structures", "masks", "visualization"},
+    "segments": {"structures", "masks", "visualization", "bounded_files"},
     "dialogue": {"model", "visualization"},
     "following": {"masks", "data", "video", "visualization"},
     "training": {
@@ -48,7 +49,7 @@ ALLOWED = {
         "evaluation",
         "devices",
     },
-    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization"},
+    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization", "bounded_files"},
     "__init__": {"public"},
     "cli": {
         "spelling",
