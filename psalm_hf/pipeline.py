@@ -26,6 +26,7 @@ TASK = "promptable-segmentation"
 _REGION_ARGUMENTS = {"points": "point", "boxes": "box", "scribbles": "scribble", "masks": "mask"}
 _PROMPTS = ("categories", "expressions", "regions", *_REGION_ARGUMENTS)
 _PROMPT_ARGUMENTS = (*_PROMPTS, "region_images", "task", "stuff")
+_LOADING = ("timeout", "allow_private_addresses")
 _THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
 _EXPRESSION_THRESHOLDS = ("referring_threshold", "no_target_threshold")
 _ROW_TENSORS = (
@@ -94,7 +95,8 @@ class PromptableSegmentationPipeline(Pipeline):
                 `post_process_panoptic_segmentation`, default 0.8.
             referring_threshold, no_target_threshold: of expressions, see `post_process_referring_segmentation`; default those that the
                 processor carries.
-            timeout: seconds to wait for a URL.
+            timeout: seconds that a URL may take. allow_private_addresses: also opens URLs of this machine and its network. See
+                `load_image`, which also opens any path that it is given.
             batch_size: images of a forward pass. num_workers: processes that open and prepare images.
 
         Returns:
@@ -122,12 +124,11 @@ class PromptableSegmentationPipeline(Pipeline):
         # None of these means something: the best query, and never "nothing is there".
         postprocess = {name: given.pop(name) for name in _EXPRESSION_THRESHOLDS if name in given}
         postprocess |= {name: value for name in _THRESHOLDS if (value := given.pop(name, None)) is not None}
-        timeout = given.pop("timeout", None)
+        loading = {name: value for name in _LOADING if (value := given.pop(name, None)) is not None}
         _check_names(given, "arguments")
-        preprocess = {name: value for name, value in given.items() if value is not None}
-        return preprocess | ({} if timeout is None else {"timeout": timeout}), {}, postprocess
+        return {name: value for name, value in given.items() if value is not None} | loading, {}, postprocess
 
-    def preprocess(self, item: Any, timeout: float = 20.0, **prompts: Any) -> dict[str, Any]:
+    def preprocess(self, item: Any, timeout: float = 20.0, allow_private_addresses: bool = False, **prompts: Any) -> dict[str, Any]:
         """One image with its prompts -> the tensors of its rows."""
         if isinstance(item, Mapping):
             if "image" not in item:
@@ -136,7 +137,7 @@ class PromptableSegmentationPipeline(Pipeline):
             _check_names(own, "keys of the dictionary")
             prompts, item = {**prompts, **own}, item["image"]
         name = f"{item}: " if isinstance(item, (str, os.PathLike)) else ""
-        image = load_image(item, timeout) if name else item
+        image = load_image(item, timeout, allow_private_addresses=allow_private_addresses) if name else item
         try:
             arguments, task, stuff = _processor_arguments(prompts)
             inputs = self.processor(images=image, task=task, return_tensors="pt", **arguments)

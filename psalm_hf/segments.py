@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .bounded_files import open_image_file
 from .masks import area, box_from_bitmap, rle_from_bitmap
 from .structures import CATEGORY, REGION, SENTENCE
 from .visualization import draw_panels, draw_segmentation, label_colors
@@ -94,7 +95,7 @@ def read_region(kind: str, value: tuple | list | Path) -> dict:
     """A region as the processor takes it; the set pixels of a mask file are the prompt."""
     if kind != "mask":
         return {kind: value}
-    with Image.open(value) as file:
+    with open_image_file(value) as file:
         is_set = np.asarray(file.convert("L")) > 0
         if file.has_transparency_data:  # what is transparent is not drawn, whatever colour hides there
             is_set &= np.asarray(file.convert("RGBA"))[..., 3] > 0

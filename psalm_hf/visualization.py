@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from .bounded_files import open_image_file
 from .masks import bitmap_from_rle
 from .structures import Region, Sample
 
@@ -255,7 +256,7 @@ def open_image(image: Any) -> Image.Image:
     """RGB as stored, whatever the EXIF orientation says, as masks are."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+    with open_image_file(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
         return opened.convert("RGB")
 
 

@@ -21,10 +21,11 @@ ALLOWED = {
     "structures": set(),
     # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
     "masks": {"model"},
-    "data": {"structures", "masks", "spelling", "visualization"},
+    "data": {"structures", "masks", "spelling", "visualization", "bounded_files"},
     "metrics": {"structures", "masks"},
     "model": set(),
-    "visualization": {"structures", "masks"},
+    "bounded_files": {"model"},
+    "visualization": {"structures", "masks", "bounded_files"},
     "video": {"structures", "masks", "model"},
     "devices": set(),
     "tiny": {"model", "devices"},
@@ -34,8 +35,8 @@ ALLOWED = {
     "result": {"structures", "masks", "data", "visualization"},
     "predictor": {"structures", "model", "checkpoints", "devices", "result", "vocabulary"},
     "pipeline": {"model", "checkpoints"},
-    "public": {"model", "video", "checkpoints", "predictor", "result", "pipeline"},
-    "segments": {"structures", "masks", "visualization"},
+    "public": {"checkpoints", "model", "pipeline", "predictor", "result", "video"},
+    "segments": {"bounded_files", "masks", "structures", "visualization"},
     "dialogue": {"model", "visualization"},
     "following": {"masks", "data", "video", "visualization"},
     "training": {
@@ -51,7 +52,7 @@ ALLOWED = {
         "evaluation",
         "devices",
     },
-    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization", "vocabulary"},
+    "evaluation": {"bounded_files", "data", "masks", "metrics", "model", "spelling", "structures", "video", "visualization", "vocabulary"},
     "__init__": {"public"},
     "cli": {
         "spelling",

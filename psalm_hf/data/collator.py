@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..bounded_files import open_image_file
 from ..structures import CATEGORY, CONVERSATION, REGION, SENTENCE, Sample, Segment
 from .segment_map import UNREADABLE
 
@@ -136,7 +137,7 @@ def open_stored_image(image: Any, item: str) -> Image.Image:
         ValueError: it cannot be read.
     """
     try:
-        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        opened = image if isinstance(image, Image.Image) else open_image_file(io.BytesIO(image) if isinstance(image, bytes) else image)
         opened.load()
     except (*UNREADABLE, ValueError, TypeError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else repr(image)

@@ -17,6 +17,7 @@ from datasets import Features, List, Value
 from datasets.builder import Key
 from PIL import Image
 
+from ..bounded_files import open_image_file
 from ..masks import compress_rle
 from ..spelling import did_you_mean
 from ..structures import CATEGORY, Region, Sample, Segment, Task
@@ -312,7 +313,7 @@ def _read_image(row: Mapping[str, Any], column: str) -> Any:
     if not isinstance(image, bytes):
         return image
     try:
-        return Image.open(io.BytesIO(image))
+        return open_image_file(io.BytesIO(image))
     except UNREADABLE as error:
         raise ValueError(f"{column} of image {row['image_id']}: {len(image)} bytes that are no image ({error})") from error
 

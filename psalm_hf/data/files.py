@@ -24,6 +24,7 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 from pycocotools import mask as coco
 
+from ..bounded_files import open_image_file, refuse_pipe
 from ..masks import check_polygon, compress_rle
 from ..structures import CATEGORY
 from .features import Category, SplitBuilder, SplitConfig, sample_from_row
@@ -462,7 +463,7 @@ class FileBuilder(SplitBuilder):
 
     def _opened_size(self, source: Any, item: str, drawn_on_turned: str = "") -> tuple[int, int]:
         try:
-            with Image.open(source) as image:
+            with open_image_file(source) as image:
                 size = image.height, image.width
                 orientation = orientation_of(image) if drawn_on_turned else None
                 if self.config.check_images:
@@ -544,6 +545,7 @@ def read_text(path: str, name: str) -> str:
         FileNotFoundError: no such file.
     """
     try:
+        refuse_pipe(path)
         content = Path(path).read_bytes()
     except FileNotFoundError:
         raise

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ..bounded_files import open_image_file
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -83,7 +85,7 @@ def open_stored(path: Path) -> Iterator[Image.Image]:
         ValueError: no such file, or no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image_file(path) as image:
             yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: does not exist; download the dataset again, or correct the folder") from None

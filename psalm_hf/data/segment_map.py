@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..bounded_files import open_image_file
 from ..masks import compress_rle
 
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a file that is no image
@@ -67,7 +68,7 @@ def read_mask(source: Any, name: str) -> np.ndarray:
 def _opened(source: Any, name: str) -> Iterator[Image.Image]:
     """Opened image, which keeps numbers as they were painted. Errors as of `read_mask`."""
     try:
-        with Image.open(source) as image:
+        with open_image_file(source) as image:
             if image.format not in _LOSSLESS or image.info.get("compression") in _LOSSY_TIFF:
                 raise ValueError(f"its format {image.format} may change colours, so that nobody knows what was painted; save it as PNG")
             yield image

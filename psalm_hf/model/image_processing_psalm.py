@@ -8,11 +8,9 @@ Source: preprocessing of PSALM (github.com/zamling/PSALM, d5dbfda), that is dete
 
 from __future__ import annotations
 
-import http.client
 import io
 import os
 import struct
-import urllib.request
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,8 @@ from torch import Tensor, float64
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 
+from .addresses import is_address, read_address
+from .bounded_files import open_image_file
 from .checked_masks import run_lengths
 
 Size = tuple[int, int]
@@ -123,25 +123,28 @@ def _resize_bilinear(maps: Tensor, size: Size) -> Tensor:
 # Images in
 
 
-def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> Image.Image:
+def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0, *, allow_private_addresses: bool = False) -> Image.Image:
     """Opens a file, a URL or a binary file object, turns the image upright by its EXIF tag, and converts it to RGB.
 
+    A path opens any image that this process may read, so a path of a stranger is not for this function.
+
     Args:
-        source: path, http(s) URL, or file object opened in binary mode.
-        timeout: seconds to wait for a URL.
+        source: path, http(s) URL, or file object opened in binary mode. A URL is read up to 64 MiB, and follows 5 redirects.
+        timeout: seconds that a URL may take, everything together.
+        allow_private_addresses: also reads URLs (and follows redirects) to this machine, its own network and other addresses that are not
+            of the public internet.
 
     Raises:
-        ValueError: the file is missing, no image, truncated, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: the file is missing, no image, truncated, a pipe or device, or larger than `PIL.Image.MAX_IMAGE_PIXELS`; of a URL, see
+            also `read_address`: another scheme, a private address, too many bytes, or too slow.
     """
-    name = str(getattr(source, "name", source))
+    name = f"{getattr(source, 'name', source)!s:.200}"
+    if isinstance(source, str) and is_address(source):
+        source = io.BytesIO(read_address(source, timeout, allow_private_addresses))
     try:
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            request = urllib.request.Request(source, headers={"User-Agent": "psalm_hf"})
-            with urllib.request.urlopen(request, timeout=timeout) as response:
-                source = io.BytesIO(response.read())
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as opened:
+            with open_image_file(source) as opened:
                 opened.load()
                 opened.info[_BITS] = _grey_bits(opened)
                 upright = _turn_upright(opened)
@@ -154,8 +157,8 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0) -> I
     return to_rgb(upright, name)
 
 
-# What Pillow's decoders raise on broken files, and what a broken address raises.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, http.client.HTTPException)
+# What Pillow's decoders raise on broken files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 _BITS = "bits per sample"  # beside what Pillow knows of an image, because a turned image has no tags

@@ -7,6 +7,7 @@ of the padded input; (H, W) the size of an image as given.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
+from .addresses import is_address
 from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder, tokenizer_from_original_folder
 from .image_processing_psalm import PsalmImageProcessor, Size, load_image
 from .prompts import (
@@ -312,6 +314,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         return_assistant_tokens_mask: bool = False,
+        allow_paths: bool = False,
+        allow_private_addresses: bool = False,
         processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -328,6 +332,9 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
                 ends with it anyway.
             continue_final_message: end with the assistant's last message as it is, to be continued; for text only.
             return_assistant_tokens_mask: also `assistant_masks`, 1 where the assistant speaks; with `tokenize` and `return_dict`.
+            allow_paths: also opens images that the messages name by a path. A stranger could name any file of this machine, so without it
+                an image is an opened one or an http(s) URL.
+            allow_private_addresses: see `load_image`, which opens the URLs; without it, URLs of this machine and its network are refused.
             processor_kwargs: further arguments of the call.
 
         Raises:
@@ -350,7 +357,10 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             raise ValueError(f"tokenize=True takes the conversation as this processor writes it, without {given}")
         is_single = len(conversation) > 0 and isinstance(conversation[0], Mapping)
         conversations = [conversation] if is_single else list(conversation)
-        read = [_read_messages(messages, f"conversation {number}") for number, messages in enumerate(conversations)]
+        read = [
+            _read_messages(messages, f"conversation {number}", allow_paths, allow_private_addresses)
+            for number, messages in enumerate(conversations)
+        ]
         inputs = self(
             images=[image for _, image in read],
             conversations=[messages for messages, _ in read],
@@ -481,7 +491,7 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
 # Conversations
 
 
-def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
+def _read_messages(messages: Any, name: str, allow_paths: bool, allow_private_addresses: bool) -> tuple[Any, Any]:
     """Messages of one text each, and their image or None."""
     if not isinstance(messages, Sequence):
         raise ValueError(f"{name}: expected a list of messages, got {messages!r:.80}")
@@ -490,9 +500,17 @@ def _read_messages(messages: Any, name: str) -> tuple[Any, Any]:
         raise ValueError(f"{name}: has {len(images)} images, but a conversation is about one; ask about each in its own")
     if not images:
         return plain, None
-    if images[0] is None:
+    image = images[0]
+    if image is None:
         raise ValueError(f"{name}: its image part is empty; give the image as 'image', 'url' or 'path'")
-    return plain, load_image(images[0]) if isinstance(images[0], (str, Path)) else images[0]
+    if not isinstance(image, (str, os.PathLike)):
+        return plain, image
+    if not allow_paths and not is_address(str(image)):
+        raise ValueError(
+            f"{name}: its image is the path {str(image)!r:.200}, and messages may open files with allow_paths=True only; give that if you "
+            f"wrote them, or open the image with load_image"
+        )
+    return plain, load_image(image, allow_private_addresses=allow_private_addresses)
 
 
 def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -241,7 +241,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[li
         name: of the conversation, for the messages of errors.
 
     Returns:
-        The messages, and what every image part holds, None where it is empty.
+        The messages, and what every image part holds, None where it is empty. Nothing is opened.
 
     Raises:
         ValueError: a part of another form, or an image in a message of the assistant.

@@ -317,12 +317,29 @@ def test_tokenised_messages_are_the_inputs_of_a_call(tiny, tmp_path):
             {"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": QUESTION[0]["content"]}]},
             *DIALOGUE[1:],
         ]
-        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+        inputs = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", allow_paths=True
+        )
         assert inputs.keys() == expected.keys()
         assert all(torch.equal(inputs[name], expected[name]) for name in expected)
     assert torch.equal(processor.apply_chat_template(SEEN, tokenize=True), expected["input_ids"])
     both = processor.apply_chat_template([SEEN, QUESTION], tokenize=True, return_dict=True)
     assert both["image_index"].tolist() == [0, -1]
+
+
+@pytest.mark.parametrize("key", ["image", "url", "path"])
+def test_messages_open_files_only_where_the_caller_allows_it(tiny, tmp_path, key):
+    _, processor = tiny
+    picture(0).save(tmp_path / "picture.png")
+    for place, reason in (
+        (str(tmp_path / "picture.png"), "allow_paths=True only"),
+        (tmp_path / "picture.png", "allow_paths=True only"),
+        (f"file://{tmp_path}/picture.png", "only addresses of http:// and https://"),
+        ("http://127.0.0.1:9/picture.png", "allow_private_addresses=True"),
+    ):
+        messages = [{"role": "user", "content": [{"type": "image", key: place}, {"type": "text", "text": "What is it?"}]}]
+        with pytest.raises(ValueError, match=reason):
+            processor.apply_chat_template(messages, tokenize=True)
 
 
 def test_the_template_is_saved_and_loaded_with_the_processor(tiny, tmp_path):
@@ -391,7 +408,7 @@ def test_conversations_that_nobody_can_answer_are_refused(tiny, messages, tokeni
 def test_a_missing_picture_or_message_is_named(tiny, messages, message):
     _, processor = tiny
     with pytest.raises(ValueError, match=message):
-        processor.apply_chat_template(messages, tokenize=True)
+        processor.apply_chat_template(messages, tokenize=True, allow_paths=True)
 
 
 def test_two_pictures_in_one_row_are_refused_in_a_call_too(tiny):

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from ...bounded_files import refuse_pipe
 from ...structures import CONVERSATION
 from ..files import FileBuilder, FileConfig
 from .conversations import TextOnly, check_text
@@ -21,6 +22,7 @@ OCR_VQA_ENDINGS = (".png", ".gif", ".jpeg", ".webp", ".bmp", ".tif")  # that the
 _IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # in shards
 CAPTION_INSTRUCTION = "Provide a brief description of the given image."  # where a shard has captions alone; one of LLaVA's own
 END_OF_TAR = bytes(512)
+MAX_RECORD_BYTES = 2**28  # of the members of a shard with one key: an image and its texts
 
 
 def read_turns(turns: Any, has_image: bool) -> list[dict[str, str]]:
@@ -150,10 +152,11 @@ def read_shard(path: str, shard: str) -> Iterator[ShardRecord]:
         ValueError: not a tar file.
     """
     try:
+        refuse_pipe(path)
         archive = tarfile.open(path, "r|")
     except tarfile.ReadError as error:
         raise ValueError(f"{path} is not a tar file ({error}); download it again, see the docs page {LlavaBuilder.docs_page}") from error
-    key, members, problem = "", {}, None
+    key, members, size, problem = "", {}, 0, None
     with archive:
         try:
             for member in archive:
@@ -164,9 +167,13 @@ def read_shard(path: str, shard: str) -> Iterator[ShardRecord]:
                 previous, key = key, f"{folder}/{stem}" if folder else stem
                 if members and key != previous:
                     yield ShardRecord(shard, previous, members)
-                    members = {}
+                    members, size = {}, 0
+                size += member.size  # a sparse member is as long as its header says, however short the file
+                if not 0 <= member.size <= size <= MAX_RECORD_BYTES:
+                    problem = f"{member.name:.80} brings the record to {size} bytes; at most {MAX_RECORD_BYTES} are read"
+                    break
                 members.setdefault(ending.lower(), []).append(archive.extractfile(member).read())
-        except tarfile.ReadError as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # the others: numbers of extended headers
             problem = str(error)
     # tarfile takes a damaged or missing header behind the first member for the end.
     if problem is None and not _ends_at(path, archive.offset):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from ...bounded_files import open_image_file
 from ...spelling import did_you_mean
 from ...structures import PROMPT_TOKENS, REGION_KINDS, RegionKind, Task
 from ..features import ROW_FEATURES, Category, encode_png, sample_from_row
@@ -182,7 +183,7 @@ class OwnBuilder(FileBuilder):
     def _turned(self, relative: str) -> Image.Image | None:
         """Turned image of a file; None if there is nothing to turn, or if it cannot be read."""
         try:
-            with Image.open(self.path(relative)) as opened:
+            with open_image_file(self.path(relative)) as opened:
                 if orientation_of(opened) in (None, 1):
                     return None
                 turned = ImageOps.exif_transpose(opened)

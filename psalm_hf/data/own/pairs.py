@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from ...bounded_files import open_image_file
 from ...structures import CATEGORY, Task
 from ..features import Category, segment_entry
 from ..files import BrokenRecordError, orientation_of
@@ -158,7 +158,7 @@ class OwnPairs(OwnBuilder):
     def _read_map(self, path: str, image_size: tuple[int, int]) -> np.ndarray:
         labels = read_segment_map(path)
         if self.config.orientation == "turned":
-            with Image.open(path) as opened:
+            with open_image_file(path) as opened:
                 if orientation_of(opened) not in (None, 1):
                     raise ValueError(
                         "the mask has an EXIF orientation of its own, so that nobody knows whether its pixels are turned; save it upright "
@@ -172,7 +172,7 @@ class OwnPairs(OwnBuilder):
         """Category id -> its values in a label map, in the order of the values, without those that are ignored."""
         if self._colours:
             return self._values_of_colours(path, values)
-        with Image.open(path) as opened:
+        with open_image_file(path) as opened:
             if opened.mode in ("RGB", "RGBA"):
                 raise ValueError(
                     "a label map is grey or has a palette, but this one has colours; save the numbers of the categories, or give a file "
@@ -203,7 +203,7 @@ class OwnPairs(OwnBuilder):
     def _values_of_colours(self, path: str, values: Sequence[int]) -> dict[int, list[int]]:
         """As `_category_values`, by the colours of the pixels, which a palette gives to its indices."""
         try:
-            with Image.open(path) as opened:
+            with open_image_file(path) as opened:
                 mode, palette = opened.mode, opened.getpalette("RGB")
         except UNREADABLE as error:
             raise ValueError(f"the mask cannot be read ({error})") from error

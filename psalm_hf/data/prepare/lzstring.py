@@ -9,6 +9,7 @@ Source: the format of github.com/pieroxy/lz-string (MIT).
 
 from __future__ import annotations
 
+MAX_CHARACTERS = 2**22  # of a mask of Ego-Exo4D, some thousand
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-$"
 
 _BITS = {character: format(value, "06b") for value, character in enumerate(ALPHABET[:64])} | {"$": ""}  # $ only fills up
@@ -20,7 +21,7 @@ def decompress_from_uri_component(packed: str) -> str:
     """Unpacks a text.
 
     Raises:
-        ValueError: characters that do not occur in packed text, or its end is missing.
+        ValueError: characters that do not occur in packed text, its end is missing, or it unpacks to more than 4 million characters.
     """
     try:
         bits = "".join(_BITS[character] for character in packed.replace(" ", "+"))
@@ -45,6 +46,7 @@ def decompress_from_uri_component(packed: str) -> str:
     phrases: list[str] = [""] * 3  # numbers 0 to 2 are no phrases
     width, free = 2, 1  # bits of a code, and how many more phrases such codes can name
     text: list[str] = []
+    length = 0
     previous = ""
     while True:
         code = read(width)
@@ -59,6 +61,9 @@ def decompress_from_uri_component(packed: str) -> str:
             phrase = previous + previous[0]  # the phrase that this very step makes
         else:
             raise ValueError(f"LZString: phrase {code} is repeated before it occurs")
+        length += len(phrase)
+        if length > MAX_CHARACTERS:  # before the phrases, which repeat each other, take more memory than the text
+            raise ValueError(f"LZString: {len(packed)} characters unpack to more than {MAX_CHARACTERS}")
         text.append(phrase)
         if previous:
             add(previous + phrase[0])

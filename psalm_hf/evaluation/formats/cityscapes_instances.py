@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ...bounded_files import open_image_file
 from ...data.features import Category, SampleDataset
 from ...masks import bitmap_from_rle, rle_from_bitmap
 from ...structures import Sample
@@ -79,7 +80,7 @@ class CityscapesInstances:
 
 def _read_mask(path: Path, size: tuple[int, int], item: str) -> dict:
     try:
-        with Image.open(path) as image:
+        with open_image_file(path) as image:
             bitmap = np.asarray(image.convert("L")) != 0  # as in the script: of a palette, the colours count
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(f"{item}: mask {path} cannot be read ({error})") from error
