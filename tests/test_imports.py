@@ -19,22 +19,24 @@ SCRIPTS = [path for path in sorted(ROOT.glob("examples/*.py")) if "psalm_hf.cli"
 # that whoever adds one decides where it belongs.
 ALLOWED = {
     "structures": set(),
+    "writing": set(),
+    "locking": {"writing"},
     # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
     "masks": {"model"},
-    "data": {"structures", "masks", "spelling", "visualization"},
+    "data": {"structures", "masks", "spelling", "visualization", "writing"},
     "metrics": {"structures", "masks"},
     "model": set(),
     "visualization": {"structures", "masks"},
-    "video": {"structures", "masks", "model"},
+    "video": {"structures", "masks", "model", "writing"},
     "devices": set(),
     "tiny": {"model", "devices"},
     "spelling": set(),
-    "checkpoints": {"spelling"},
+    "checkpoints": {"spelling", "writing", "locking"},
     "pipeline": {"model", "checkpoints"},
     "public": {"model", "video", "checkpoints", "pipeline"},
     "segments": {"structures", "masks", "visualization"},
     "dialogue": {"model", "visualization"},
-    "following": {"masks", "data", "video", "visualization"},
+    "following": {"masks", "data", "video", "visualization", "writing", "locking"},
     "training": {
         "structures",
         "masks",
@@ -47,8 +49,10 @@ ALLOWED = {
         "public",
         "evaluation",
         "devices",
+        "writing",
+        "locking",
     },
-    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization"},
+    "evaluation": {"structures", "masks", "spelling", "data", "metrics", "model", "video", "visualization", "writing", "locking"},
     "__init__": {"public"},
     "cli": {
         "spelling",
@@ -65,6 +69,8 @@ ALLOWED = {
         "following",
         "training",
         "evaluation",
+        "writing",
+        "locking",
     },
 }
 
