@@ -1,6 +1,7 @@
 """Objects of a first frame, followed through a video into a folder of masks, overlays and scores: what `psalm video` does."""
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from .data.benchmarks.davis import annotated_objects, paint_objects, save_painted
-from .data.preparation import write_file
 from .data.segment_map import read_segment_map
+from .locking import only_run
 from .masks import rle_from_bitmap
 from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
 from .visualization import draw_segmentation, label_colors
+from .writing import is_unused, remove_unfinished, write_file, write_json
 
 STATE = "state.safetensors"
 
@@ -24,7 +26,7 @@ def read_objects(
     """Object number -> region of the first frame, ascending: in DAVIS files higher numbers cover lower ones.
 
     Args:
-        first_mask: image whose pixel values are the numbers of the objects; 0 and 255 are none.
+        first_mask: image whose pixel values are the numbers of the objects; 0 and 255 are none. Of grey in RGB any channel says it.
         boxes: [number, x0, y0, x1, y1]. points: [number, x, y]; those of one number add up.
 
     Raises:
@@ -33,6 +35,8 @@ def read_objects(
     objects: dict[int, dict[str, Any]] = {}
     if first_mask:
         annotation = read_segment_map(first_mask)
+        if (annotation % 0x010101 == 0).all():  # R + 256 G + 65536 B of three equal channels: grey that some tool has saved as RGB
+            annotation //= 0x010101
         objects = {number: {"mask": annotation == number} for number in annotated_objects(annotation)}
         if wrong := [number for number in objects if not 0 < number < 255]:
             raise ValueError(
@@ -60,7 +64,7 @@ def _add_object(objects: dict[int, dict[str, Any]], number: float, kind: str, pr
 
 
 def begin_output(output: Path, task: dict[str, Any]) -> None:
-    """Makes the folders, or sees to it that they are those of the same task.
+    """Makes the folders, or sees to it that they are those of the same task. What a killed run left unfinished is removed.
 
     Args:
         task: what must be the same for a run to go on; written as task.json.
@@ -69,19 +73,27 @@ def begin_output(output: Path, task: dict[str, Any]) -> None:
         ValueError: the folder holds another task, or other files.
     """
     record = output / "task.json"
-    if record.is_file() and (output / STATE).is_file():
-        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(task))
+    if not record.is_file() and not is_unused(output):
+        raise ValueError(f"--output {output}: holds other files; give a new folder")
+    remove_unfinished(output)
+    if record.is_file() and ((output / STATE).is_file() or any(output.glob("masks/*"))):
+        before, now = _read_task(record), json.loads(json.dumps(task))
         if changed := [name for name in now if before.get(name) != now[name]]:
             raise ValueError(
                 f"--output {output}: was begun with {changed[0]} {before.get(changed[0])!r}, now it is {now[changed[0]]!r}; "
                 "give the same options, or another folder"
             )
         return
-    if output.exists() and not record.is_file() and any(output.iterdir()):
-        raise ValueError(f"--output {output}: holds other files; give a new folder")
+    write_json(record, task, indent=1)
     for name in ("masks", "overlays"):
-        (output / name).mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(task, indent=1), encoding="utf-8")
+        (output / name).mkdir(exist_ok=True)
+
+
+def _read_task(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{record}: is damaged ({error}); give another folder") from error
 
 
 def follow(
@@ -104,7 +116,8 @@ def follow(
         save_every: frames between two saved states of the session.
 
     Raises:
-        ValueError: a frame that is broken or of another size; what was tracked before it is saved.
+        ValueError: a frame that is broken or of another size; what was tracked before it is saved. Scores of an earlier run that are
+            damaged.
     """
     state = output / STATE
     # Given masks are the answer for the first frame; boxes and points are tracked in it, to see what they mean.
@@ -142,8 +155,17 @@ def follow(
 
 def _keep_scores(file: Path, lines: int) -> None:
     """Cuts lines off that belong to frames after the saved state: they are tracked again."""
-    kept = file.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if file.is_file() else []
-    file.write_text("".join(kept), encoding="utf-8")
+    before = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+    kept = before[:lines]
+    if len(kept) < lines:
+        raise ValueError(f"{file}: has {len(kept)} lines, but {lines} frames are tracked already; give another folder")
+    for number, line in enumerate(kept, 1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: is damaged ({error}); give another folder") from error
+    if before != kept:
+        write_file(file, lambda target: target.write(b"".join(kept)))
 
 
 def write_frame(output: Path, frame: VideoFrame, masks: dict[int, Any], scores: dict[int, float]) -> None:
@@ -162,6 +184,8 @@ def write_frame(output: Path, frame: VideoFrame, masks: dict[int, Any], scores: 
     write_file(output / "masks" / f"{frame.name}.png", lambda file: save_painted(painted, file))
     with open(output / "scores.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # before the state that counts on it
 
 
 def join_overlays(output: Path, video: Path, rate: float) -> None:
@@ -171,5 +195,6 @@ def join_overlays(output: Path, video: Path, rate: float) -> None:
         for frame in read_frames(output / "overlays"):
             yield frame.image
 
-    video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(video, panels(), rate)
+    with only_run(video.parent, video.name):
+        remove_unfinished(video.parent, video.name)
+        write_video(video, panels(), rate)

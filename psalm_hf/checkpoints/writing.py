@@ -1,10 +1,11 @@
 """Writing a checkpoint folder whole or not at all."""
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from ..locking import only_run
+from ..writing import finish, remove_unfinished, sync_tree, unfinished_path
 
 
 def check_absent(output: Path) -> None:
@@ -20,16 +21,18 @@ def write_checkpoint(output: Path, *parts: Any) -> None:
         parts: what has a `save_pretrained`: model, processor.
 
     Raises:
-        ValueError: see `check_absent`.
+        ValueError: see `check_absent`; another process is writing it.
     """
-    check_absent(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        for part in parts:
-            part.save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        os.rename(unfinished, output)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    with only_run(output.parent, output.name):
+        check_absent(output)
+        remove_unfinished(output.parent, output.name)
+        unfinished = unfinished_path(output)
+        unfinished.mkdir()
+        try:
+            for part in parts:
+                part.save_pretrained(unfinished)
+            sync_tree(unfinished)
+            finish(unfinished, output)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise

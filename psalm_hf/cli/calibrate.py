@@ -11,13 +11,12 @@ expressions with a target is highest. processor_config.json gets them; from then
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
 
+from ..writing import write_file
 from .command import CommandParser, verb
 
 CONFIG = "processor_config.json"
@@ -56,15 +55,7 @@ def write_thresholds(folder: Path, referring_threshold: float, no_target_thresho
     path = folder / CONFIG
     fields = json.loads(path.read_text(encoding="utf-8"))
     fields |= {"referring_threshold": referring_threshold, "no_target_threshold": no_target_threshold}
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{CONFIG}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-        os.chmod(temporary, path.stat().st_mode)  # mkstemp makes files that only their owner may read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_file(path, lambda file: file.write((json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8")))
 
 
 @verb

@@ -11,7 +11,9 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from ..locking import only_run
 from ..spelling import did_you_mean
+from ..writing import remove_unfinished
 from .command import CommandParser, verb
 
 PREPARED = {
@@ -49,7 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     if dataset not in PREPARED:
         raise ValueError(f"nothing can be prepared for {dataset!r}, expected one of {', '.join(PREPARED)}{did_you_mean(dataset, PREPARED)}")
     function = import_module(f"..data.prepare.{dataset}", __package__).prepare
-    function(**vars(parser_of(dataset, function).parse_args(others)))
+    options = vars(parser_of(dataset, function).parse_args(others))
+    folder = options.get("output") or options["folder"]
+    if "output" not in options and not folder.is_dir():  # the function says what is missing
+        function(**options)
+        return
+    with only_run(folder):
+        remove_unfinished(folder)
+        function(**options)
 
 
 def parser_of(dataset: str, function: Callable) -> CommandParser:

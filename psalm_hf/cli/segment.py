@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
     overlay_path, json_path = output_paths(options)
 
-    from ..data.preparation import write_file, write_json
     from ..segments import as_record, complete_thresholds, draw_overview, draw_prediction, missing, processor_arguments, segment
+    from ..writing import write_file, write_json
 
     image = chosen_image(options)
     prompts = read_prompts(options)

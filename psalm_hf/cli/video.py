@@ -32,18 +32,22 @@ def main(arguments: list[str] | None = None) -> None:
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
 
     from ..following import begin_output, follow, join_overlays, read_objects
-    from ..video import PsalmVideoSession, count_frames, frame_rate
+    from ..locking import only_run
+    from ..video import PsalmVideoSession, check_video, count_frames, frame_rate
 
     total = count_frames(options.source)
     total = options.frames if total is None else min(total, options.frames or total)
     rate = options.rate or (frame_rate(options.source) if options.video else None) or DEFAULT_RATE
     objects = read_objects(options.first_mask, options.box, options.point)
-    begin_output(options.output, describe(options))
-    session = PsalmVideoSession(*load_model(options), policy=options.policy)
-    follow(session, options.source, objects, options.output, num_frames=options.frames, total=total, save_every=options.save_every)
-    if options.video:
-        join_overlays(options.output, options.video, rate)
-        say(f"wrote {options.video}")
+    with only_run(options.output):
+        begin_output(options.output, describe(options))
+        if options.video:
+            check_video(options.video, rate)
+        session = PsalmVideoSession(*load_model(options), policy=options.policy)
+        follow(session, options.source, objects, options.output, num_frames=options.frames, total=total, save_every=options.save_every)
+        if options.video:
+            join_overlays(options.output, options.video, rate)
+            say(f"wrote {options.video}")
 
 
 def describe(options: argparse.Namespace) -> dict:

@@ -27,6 +27,7 @@ from pycocotools import mask as coco
 from ..bounded_files import open_image_file, refuse_pipe
 from ..masks import check_polygon, compress_rle
 from ..structures import CATEGORY
+from ..writing import write_json
 from .features import Category, SplitBuilder, SplitConfig, sample_from_row
 from .segment_map import UNREADABLE
 
@@ -274,9 +275,7 @@ class FileBuilder(SplitBuilder):
             return json.loads(kept.read_text(encoding="utf-8"))
         values = self._once(name, read)
         if kept.parent.is_dir():
-            unfinished = kept.with_suffix(f".{os.getpid()}")
-            unfinished.write_text(json.dumps(values), encoding="utf-8")
-            unfinished.replace(kept)
+            write_json(kept, values)
         return values
 
     def path(self, relative: str) -> str:

@@ -1,20 +1,19 @@
-"""Writing files that are derived from a dataset: whole or not at all, by several processes, with a bar."""
+"""Writing files that are derived from a dataset, by several processes, with a bar."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..bounded_files import open_image_file
+from ..writing import write_file, write_json
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -22,19 +21,6 @@ Result = TypeVar("Result")
 TrainVal = Sequence[Literal["train", "val"]]  # the splits of most datasets
 TRAIN_VAL = ("train", "val")
 SPLIT_FOLDERS = {"train": "training", "val": "validation"}  # of ADE20K, and of the layouts like it
-
-
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes beside the file and renames at the end: a file that exists is complete. Its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            write(file)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def write_pixels(path: Path, pixels: np.ndarray, **options: Any) -> None:
@@ -46,11 +32,6 @@ def write_pixels(path: Path, pixels: np.ndarray, **options: Any) -> None:
 def write_segment_map(path: Path, ids: np.ndarray) -> None:
     """Writes segment ids (H, W) as the colours of a PNG, R + 256 G + 65536 B."""
     write_pixels(path, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
-
-
-def write_json(path: Path, content: Any, **options: Any) -> None:
-    """Writes content as JSON; `options` are those of `json.dumps`."""
-    write_file(path, lambda file: file.write(json.dumps(content, **options).encode("utf-8")))
 
 
 def copy_image(job: tuple[Path, Path]) -> None:

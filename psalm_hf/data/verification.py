@@ -18,10 +18,10 @@ from tqdm import tqdm
 from ..masks import area
 from ..spelling import did_you_mean
 from ..visualization import contact_sheet, draw_sample
+from ..writing import write_file
 from .features import ROW_FEATURES, sample_from_row
 from .files import BrokenObjectsError, FileBuilder, far_note
 from .load import dataset_builder
-from .preparation import write_file
 
 CHUNK = 16  # records that a process checks at a time
 

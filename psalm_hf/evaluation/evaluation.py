@@ -14,9 +14,10 @@ from typing import Any
 
 from ..data import DATASETS
 from ..data.mixture import check_source, named_source
-from ..data.preparation import write_json
+from ..locking import only_run
 from ..spelling import did_you_mean
 from ..vocabulary import lengthen_context
+from ..writing import is_unused, remove_unfinished, replaced_files, sync_tree, write_json
 from .benchmarks import (
     Benchmark,
     BenchmarkPart,
@@ -145,13 +146,20 @@ class Evaluation:
             The results on the first process, None on the others.
 
         Raises:
-            ValueError: whatever the processor or an evaluator refuses; the message names the image.
+            ValueError: whatever the processor or an evaluator refuses; the message names the image. Another run that writes into
+                `output_dir`; a damaged record in it.
         """
-        began = time.perf_counter()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if model is not None:
             self.description["dtype"] = str(model.dtype).removeprefix("torch.")
+        if self.output_dir is None or self.processes.rank:
+            return self._run(model, batch_size, num_workers)
+        with only_run(self.output_dir):
+            return self._run(model, batch_size, num_workers)
+
+    def _run(self, model: Any, batch_size: int, num_workers: int) -> Results | None:
+        began = time.perf_counter()
         self._begin()
         evaluated = self.evaluated_parts(model, batch_size=batch_size, num_workers=num_workers)
         results = None
@@ -159,9 +167,9 @@ class Evaluation:
             run = {"seconds": round(time.perf_counter() - began, 1), "processes": self.processes.number, "batch_size": batch_size}
             results = self._results(evaluated, run | {"device": str(model.device) if model is not None else "cpu"})
             if self.output_dir is not None:
-                results.write(self.output_dir)
-                for part in evaluated:
+                for part in evaluated:  # first, because results.json stands for them
                     self._write_files(part)
+                results.write(self.output_dir)
         self.processes.wait()
         return results
 
@@ -203,12 +211,15 @@ class Evaluation:
             return
         folder, path = self.output_dir, self.output_dir / "run.json"
         if not path.exists():
-            if folder.is_dir() and any(folder.iterdir()):
+            if not is_unused(folder):
                 raise ValueError(f"--output-dir {folder} is not empty, and holds no evaluation; give another one")
             return
         if not self.resume:
             raise ValueError(f"--output-dir {folder} holds an evaluation; go on with it by --resume, or give another folder")
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: is damaged ({error}); give another folder") from error
         for name in self.description:
             if before.get(name) != self.description[name]:
                 was, now = json.dumps(before.get(name)), json.dumps(self.description[name])
@@ -220,7 +231,7 @@ class Evaluation:
         self._check_folder()
         self.processes.wait()
         if self.processes.rank == 0:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.output_dir)
             write_json(self.output_dir / "run.json", self.description, indent=1)
         self.processes.wait()
         self.resume = True  # what follows is this evaluation's own
@@ -260,11 +271,13 @@ class Evaluation:
             rows = PredictedRows(part, evaluated.predictions, kind)
             if self.predictions is None:
                 folder = self.output_dir / "predictions" / name / kind
-                folder.mkdir(parents=True, exist_ok=True)
-                form.write(folder, ((sample, found) for _, sample, found in rows))
+                with replaced_files(folder) as unfinished:
+                    form.write(unfinished, ((sample, found) for _, sample, found in rows))
             if self.visualize and kind in SCORES:
+                folder = self.output_dir / "pictures" / name / kind
                 things = {category.id for category in part.targets_of(kind).categories if category.is_thing}
-                write_comparisons(self.output_dir / "pictures" / name / kind, rows, kind, self.visualize, things)
+                write_comparisons(folder, rows, kind, self.visualize, things)
+                sync_tree(folder)
 
 
 def evaluate(model: Any, processor: Any, benchmark: str, *, batch_size: int = 4, num_workers: int = 0, **options: Any) -> Results | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ class Records:
         folder: of all processes' files; is made if it does not exist.
         process: of the file that `append` writes to.
 
-    A process may be killed while it writes: its last line is then not whole, and does not count. Call `mend` before anything is read.
+    A process may be killed while it writes: its last line is then not whole, and does not count. Call `mend` before anything is read. Two
+    processes may have predicted the same row; equal predictions count once.
     """
 
     def __init__(self, folder: Path, process: int = 0):
@@ -24,34 +26,49 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
 
     def mend(self) -> None:
-        """Cuts off lines that are not whole. For one process, while none writes."""
+        """Cuts off last lines that are not whole. For one process, while none writes.
+
+        Raises:
+            ValueError: another line is damaged; the message says which.
+        """
         for path in self._paths():
-            content = path.read_bytes()
-            if not content.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(content.rfind(b"\n") + 1)
+            whole = 0
+            with path.open("r+b") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break
+                    if not _is_record(line):
+                        raise ValueError(_damage(path, number, line))
+                    whole += len(line)
+                file.truncate(whole)
 
     def append(self, predictions: Iterable[tuple[int, Any]]) -> None:
-        """Writes predictions, by row; they are in the file when this returns."""
+        """Writes predictions, by row; they are on the disk when this returns."""
         text = "".join(json.dumps({"row": row, "answer": prediction}, separators=(",", ":")) + "\n" for row, prediction in predictions)
         with self.path.open("a", encoding="ascii") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
 
     def places(self) -> dict[int, tuple[Path, int]]:
         """Row -> the file and the byte where its line begins.
 
         Raises:
-            ValueError: a row was predicted twice, or a line is none of this class.
+            ValueError: a row was predicted twice, and otherwise; a line is none of this class.
         """
         places: dict[int, tuple[Path, int]] = {}
         for path in self._paths():
             position = 0
             with path.open("rb") as file:
-                for line in file:
-                    row = _row_of(line, path)
-                    if row in places:
-                        raise ValueError(f"{path}: row {row} is also in {places[row][0].name}; start again in another folder")
-                    places[row] = path, position
+                for number, line in enumerate(file, 1):
+                    row = _row_of(line, path, number)
+                    if row not in places:
+                        places[row] = path, position
+                    elif line != _line_at(*places[row]):
+                        raise ValueError(
+                            f"{path}, line {number}: row {row} is also in {places[row][0].name}; start again in another folder, or remove "
+                            "one of the two lines, which differ"
+                        )
                     position += len(line)
         return places
 
@@ -68,10 +85,7 @@ class _StoredPredictions(Mapping[int, Any]):
         self._places = places
 
     def __getitem__(self, row: int) -> Any:
-        path, position = self._places[row]
-        with path.open("rb") as file:
-            file.seek(position)
-            return json.loads(file.readline())["answer"]
+        return json.loads(_line_at(*self._places[row]))["answer"]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -92,9 +106,31 @@ class PredictionsInMemory(dict[int, Any]):
         return self
 
 
-def _row_of(line: bytes, path: Path) -> int:
+def _line_at(path: Path, position: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(position)
+        return file.readline()
+
+
+def _is_record(line: bytes) -> bool:
+    """True for a whole line; its row alone can be read from the first bytes."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return line.startswith(b'{"row":') and record.keys() == {"row", "answer"} and type(record["row"]) is int
+
+
+def _row_of(line: bytes, path: Path, number: int) -> int:
     # The row comes first, and predictions are long: no need to parse them.
     head = line[: line.find(b",")].removeprefix(b'{"row":')
     if not head.isdigit():
-        raise ValueError(f"{path}: {line!r:.60} is no prediction that an evaluation has written; start again in another folder")
+        raise ValueError(_damage(path, number, line))
     return int(head)
+
+
+def _damage(path: Path, number: int, line: bytes) -> str:
+    return (
+        f"{path}, line {number}: {line!r:.60} is no prediction that an evaluation has written; remove the line, and its row is predicted "
+        "again, or start again in another folder"
+    )

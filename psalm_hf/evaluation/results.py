@@ -17,8 +17,8 @@ import transformers
 from huggingface_hub import snapshot_download
 
 from ..data.features import SampleDataset
-from ..data.preparation import write_json
 from ..structures import REGION_KINDS
+from ..writing import write_file, write_json
 from .baselines import Baseline
 from .benchmarks import Benchmark, OpenPart
 from .evaluators.base import Evaluator, Numbers
@@ -68,8 +68,9 @@ class Results:
 
     def write(self, folder: Path) -> None:
         """results.json, and results.md: a row of a table, and a table with the methods that the paper compares with."""
-        write_json(folder / "results.json", asdict(self), indent=1)
-        (folder / "results.md").write_text(markdown_row(self) + "".join(markdown_comparisons(self)), encoding="utf-8")
+        tables = markdown_row(self) + "".join(markdown_comparisons(self))
+        write_file(folder / "results.md", lambda file: file.write(tables.encode("utf-8")))
+        write_json(folder / "results.json", asdict(self), indent=1)  # last: whoever finds it finds all
 
     def __str__(self) -> str:
         """The numbers line by line, groups of groups left out; in brackets those of baselines."""

@@ -27,6 +27,7 @@ from .. import __version__
 from ..data.shapes.stream import ShapesStream
 from ..model.compatibility import CHECKPOINTING
 from ..model.modeling_psalm import in_plain_class, plain_class
+from ..writing import write_file
 from .lora import without_adapters
 
 logger = logging.getLogger(__name__)
@@ -305,9 +306,10 @@ def write_card(folder: str | Path, card: str) -> None:
     path = Path(folder) / "README.md"
     existing = _read_card(path)
     if existing is None or _is_empty_template(existing):
-        path.write_text(card, encoding="utf-8")
+        write_file(path, lambda file: file.write(card.encode("utf-8")))
     elif existing.text.count(START) == existing.text.count(END) == 1 and existing.text.index(START) < existing.text.index(END):
-        path.write_text(_merge(ModelCard(card), existing), encoding="utf-8")
+        merged = _merge(ModelCard(card), existing)
+        write_file(path, lambda file: file.write(merged.encode("utf-8")))
     else:
         logger.warning(
             "%s was not generated here and stays as it is: the results of this run are not in it. Move it away for a generated card, or "

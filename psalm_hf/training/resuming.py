@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..writing import write_json
+
 SCHEDULE_NAME = "schedule.json"
 
 
@@ -31,7 +33,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def write_schedule(checkpoint: str | Path, schedule: Mapping[str, Any]) -> None:
     """Notes in a checkpoint how the batches of its run are drawn."""
-    Path(checkpoint, SCHEDULE_NAME).write_text(json.dumps(schedule, indent=2), encoding="utf-8")
+    write_json(Path(checkpoint, SCHEDULE_NAME), schedule, indent=2)
 
 
 def check_schedule(checkpoint: str | Path, schedule: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ from ..data import mixture
 from ..data.collator import PsalmCollator
 from ..data.own.holdout import HELD_OUT_SPLIT
 from ..evaluation.evaluation import measurement
+from ..locking import only_run
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmProcessor
+from ..writing import remove_unfinished, sync_tree
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
 from .lora import add_adapters, merge_adapter, read_lora
@@ -212,10 +215,19 @@ def _mixture_parts(run: MixtureArguments, training: PsalmTrainingArguments, resu
 
 
 def _train(trainer: PsalmTrainer, run: Run) -> PsalmTrainer:
+    with only_run(Path(trainer.args.output_dir)) if trainer.is_world_process_zero() else nullcontext():
+        return _train_alone(trainer, run)
+
+
+def _train_alone(trainer: PsalmTrainer, run: Run) -> PsalmTrainer:
+    if trainer.is_world_process_zero():
+        remove_unfinished(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     merges = getattr(run, "merge_adapter", False)
     if not trainer.was_terminated:
         trainer.save_model()
+        if trainer.is_world_process_zero():
+            sync_tree(Path(trainer.args.output_dir))
         if merges and trainer.is_world_process_zero():
             merge_adapter(trainer.args.output_dir, merged_folder(trainer.args))
     # Threads of a process group that is still open when Python ends may want the interpreter once more: the process then aborts.

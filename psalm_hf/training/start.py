@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmu
 
 from ..data import load
 from ..data.shapes.stream import ShapesStream
+from ..locking import only_run
 from ..model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmProcessor
+from ..writing import replaced_files
 from .configs import find_config
 from .vision import DensePretraining, DenseScenes
 
@@ -163,6 +165,8 @@ def make_start(options: VisionArguments) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} million parameters", file=sys.stderr)
     if options.steps:
         train_vision(model, processor, options)
-    model.eval().save_pretrained(options.output_dir)
-    processor.save_pretrained(options.output_dir)
+    folder = Path(options.output_dir)
+    with only_run(folder), replaced_files(folder) as unfinished:
+        model.eval().save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
     print(f"wrote {options.output_dir} after {time.perf_counter() - start:.0f} s", file=sys.stderr)

@@ -19,13 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.mixture import OneTaskPerBatch
 from ..devices import kept_torch_state
 from ..model.compatibility import TRAINS_DIVIDED
 from ..model.prompts import ROW_KINDS
+from ..writing import finish, sync_tree, unfinished_path
 from .interruption import StopOnTerminate, ignore_terminate
 from .lora import plain_name, without_adapters
 from .model_card import WholePushes, card_of_run, write_card
@@ -312,6 +315,25 @@ class PsalmTrainer(Trainer):
             write_schedule(output_dir, self.batch_sampler.schedule)
         # Process 0 writes the Trainer's state next, by which a checkpoint counts as complete: the others must have written theirs.
         self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            sync_tree(Path(output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        state, checkpoint = self.state, Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:  # one of an earlier run is not complete while it is written over
+            (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        state.save_to_json = partial(_write_state, state)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            del state.save_to_json
+
+
+def _write_state(state: TrainerState, path: str) -> None:
+    """Writes the Trainer's state whole: it is on the disk before older checkpoints are removed."""
+    unfinished = unfinished_path(Path(path))
+    TrainerState.save_to_json(state, str(unfinished))
+    finish(unfinished, Path(path))
 
 
 class SomeCheckpointed(TrainerCallback):

@@ -1,6 +1,6 @@
 """Objects through a video: sessions, their memory, and frames from folders and files."""
 
-from .frames import VideoFrame, count_frames, frame_rate, read_frames, write_video
+from .frames import VideoFrame, check_video, count_frames, frame_rate, read_frames, write_video
 from .memory import FirstLastConfident, LastFrame, Released
 from .session import PsalmVideoSession, VideoResult
 
@@ -11,6 +11,7 @@ __all__ = [
     "Released",
     "VideoFrame",
     "VideoResult",
+    "check_video",
     "count_frames",
     "frame_rate",
     "read_frames",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..model.image_processing_psalm import load_image, to_rgb
+from ..writing import finish, unfinished_path
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -106,28 +109,53 @@ def write_video(path: str | os.PathLike, images: Iterable[Image.Image], rate: fl
         ValueError: no images, or an ending that is no container.
         ImportError: without PyAV.
     """
+    with _beside(Path(path)) as unfinished:
+        _encode(unfinished, images, rate)
+        finish(unfinished, Path(path))
+
+
+def check_video(path: str | os.PathLike, rate: float) -> None:
+    """Writes one black image as a video, and removes it: what `write_video` would refuse after all frames is refused at once.
+
+    Args:
+        path, rate: as of `write_video`, as are the errors.
+    """
+    with _beside(Path(path)) as unfinished:
+        _encode(unfinished, [Image.new("RGB", (64, 64))], rate)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """File in a folder beside `path`, which is removed at the end; its name says the container."""
     av = _import_av()
-    path = Path(path)
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give the name of a video file, such as overlay.mp4")
+    folder = unfinished_path(path)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process with the same number
     try:
-        with av.open(str(unfinished), "w") as container:
-            stream = None
-            for image in images:
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
-                    # Two by two pixels share their colour in this format, so both sides are even.
-                    stream.width, stream.height = (side + side % 2 for side in image.size)
-                    stream.pix_fmt = "yuv420p"
-                fitted = image.convert("RGB").resize((stream.width, stream.height))
-                container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
-            if stream is None:
-                raise ValueError(f"{path}: there are no images to write")
-            container.mux(stream.encode())
-        os.replace(unfinished, path)
+        folder.mkdir(parents=True)
+        yield folder / path.name
     except (av.error.FFmpegError, ValueError) as error:
         raise ValueError(f"{path}: cannot be written as a video ({error})") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _encode(path: Path, images: Iterable[Image.Image], rate: float) -> None:
+    av = _import_av()
+    with av.open(str(path), "w") as container:
+        stream = None
+        for image in images:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+                # Two by two pixels share their colour in this format, so both sides are even.
+                stream.width, stream.height = (side + side % 2 for side in image.size)
+                stream.pix_fmt = "yuv420p"
+            fitted = image.convert("RGB").resize((stream.width, stream.height))
+            container.mux(stream.encode(av.VideoFrame.from_image(fitted)))
+        if stream is None:
+            raise ValueError("there are no images to write")
+        container.mux(stream.encode())
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +29,7 @@ from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, poo
 from ..model.postprocessing import region_scores
 from ..model.processing_psalm import PsalmProcessor
 from ..model.regions import place_region, region_mask
+from ..writing import write_file
 from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
 
 
@@ -185,37 +186,36 @@ class PsalmVideoSession:
                 tensors[f"{index}.mask"] = memory.mask
             entries.append({"id": name, "renewed": memory.renewed, "recent": len(memory.recent), "mask": memory.mask is not None})
         state = {"objects": entries, "frame_size": self.frame_size, "num_tracked": self._num_tracked, **describe_policy(self.policy)}
-        unfinished = Path(f"{os.fspath(path)}.unfinished")
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(tensors, unfinished, metadata={"session": json.dumps(state)})
-        os.replace(unfinished, path)
+        write_file(Path(path), lambda file: file.write(serialize(tensors, metadata={"session": json.dumps(state)})))
 
     def load(self, path: str | os.PathLike) -> None:
         """Remembers what `save` wrote, instead of what the session has: tracking goes on as if it had never stopped.
 
         Raises:
-            ValueError: no such file, another policy, or features of another width than the model's.
+            ValueError: no such file, another policy, or features of another width than the model's. Then nothing is changed.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 state = json.loads(file.metadata()["session"])
                 tensors = {name: file.get_tensor(name).to(self.model.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            memories = _read_memories(state, tensors)
+            size = state["frame_size"]
+            frame_size = None if size is None else (_whole(size[0]), _whole(size[1]))
+            num_tracked = _whole(state["num_tracked"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"{path}: not a saved session ({type(error).__name__}: {error})") from error
         for name, value in describe_policy(self.policy).items():
             if state.get(name) != value:
                 raise ValueError(f"{path}: saved with {name} {state.get(name)!r}, but the session has {value!r}; use the same policy")
         width = self.model.config.text_config.hidden_size
-        if wrong := [tensor for name, tensor in tensors.items() if name.endswith("first") and tensor.shape != (width,)]:
-            raise ValueError(f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint")
+        for memory in memories.values():
+            if wrong := [feature for feature in (memory.first, *memory.recent) if feature.shape != (width,)]:
+                raise ValueError(
+                    f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint"
+                )
         self.reset()
-        self.frame_size = None if state["frame_size"] is None else tuple(state["frame_size"])
-        self._num_tracked = state["num_tracked"]
-        for index, entry in enumerate(state["objects"]):
-            recent = [tensors[f"{index}.recent.{age}"] for age in range(entry["recent"])]
-            self._memories[entry["id"]] = ObjectMemory(
-                tensors[f"{index}.first"], recent, entry["renewed"], tensors[f"{index}.mask"] if entry["mask"] else None
-            )
+        self.frame_size, self._num_tracked, self._memories = frame_size, num_tracked, memories
 
     # Frames and prompts in
 
@@ -338,6 +338,22 @@ def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:
             raise ValueError(f"object {name!r}: an id is an int or a str, got {type(name).__name__}")
         checked[name if isinstance(name, str) else int(name)] = prompt
     return checked
+
+
+def _read_memories(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[ObjectId, ObjectMemory]:
+    """Memories of the objects of a saved session, in their order."""
+    memories = {}
+    for index, entry in enumerate(state["objects"]):
+        recent = [tensors[f"{index}.recent.{age}"] for age in range(entry["recent"])]
+        mask = tensors[f"{index}.mask"] if entry["mask"] else None
+        memories[entry["id"]] = ObjectMemory(tensors[f"{index}.first"], recent, entry["renewed"], mask)
+    return memories
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"expected a whole number, got {number!r:.40}")
+    return number
 
 
 def _as_region(prompt: Any) -> Mapping[str, Any]:

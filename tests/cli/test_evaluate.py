@@ -1,5 +1,6 @@
 """The evaluate command: from files, or from the shapes world, to numbers, predictions and pictures; interrupted, divided and refused."""
 
+import errno
 import json
 import os
 import signal
@@ -16,9 +17,11 @@ from PIL import Image
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.cli import evaluate as script
 from psalm_hf.evaluation.evaluation import measurement
+from psalm_hf.evaluation.formats.coco_panoptic import PanopticFiles
 from psalm_hf.tiny import build_tiny
 from tests.conftest import SAMPLES
 from tests.evaluation.test_benchmarks import DATA
+from tests.test_locking import end, hold
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "evaluate.py"
@@ -200,6 +203,46 @@ def test_processes_change_nothing(launcher, tmp_path):
 
 
 @pytest.mark.engines
+def test_a_second_run_on_a_folder_is_refused_and_harms_nothing(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    first = hold(output)
+    assert on_files(folder, output, "--limit", 1) == 2
+    assert f"out: another run is writing there (process {first} on" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["_psalm"]
+    end(first)
+    (output / ".run.json.1.unfinished").write_text("{")
+    assert on_files(folder, output, "--limit", 1) == 0  # what a run has left that was killed as it began does not block the folder
+    assert sorted(path.name for path in output.iterdir()) == ["answers", "predictions", "results.json", "results.md", "run.json"]
+
+
+def test_results_are_written_after_the_predictions_that_they_stand_for(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(PanopticFiles, "write", full)
+        assert on_files(folder, output, "--limit", 1) == 2
+    assert (output / "answers").is_dir() and not (output / "results.json").exists()
+    assert on_files(folder, output, "--limit", 1, "--resume") == 0
+    assert (output / "predictions/panoptic/predictions.json").is_file() and (output / "results.json").is_file()
+
+
+def test_a_damaged_answer_and_a_damaged_record_of_the_run_are_named(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert on_files(folder, output, "--limit", 2) == 0
+    answers = output / "answers/000.jsonl"
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text(lines[0][:40] + "\n" + lines[1])
+    assert on_files(folder, output, "--limit", 2, "--resume") == 2
+    assert "answers/000.jsonl, line 1: " in capsys.readouterr().err
+    answers.write_text(lines[1])
+    assert on_files(folder, output, "--limit", 2, "--resume") == 0
+    (output / "run.json").write_text('{"benchmark": "coco')
+    assert on_files(folder, output, "--limit", 2, "--resume") == 2
+    assert "run.json: is damaged" in capsys.readouterr().err
+
+
 def test_a_killed_evaluation_goes_on(tmp_path):
     words = [*SHAPES, "--parts", "referring", "--limit", "20"]
     killed = [*words, "--batch-size", "1", "--output-dir", str(tmp_path / "killed")]

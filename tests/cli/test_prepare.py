@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from psalm_hf.cli import prepare
+from tests.test_locking import end, hold
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,20 @@ def test_help_comes_without_torch_and_datasets(dataset):
     )
     command = [sys.executable, "-c", code, "prepare", dataset, "--help"]
     assert "--overwrite" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_second_run_on_a_folder_is_refused_and_the_next_removes_what_a_killed_one_left(tmp_path, capsys):
+    (tmp_path / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").touch()
+    arguments = ["pascal_voc", str(tmp_path), str(tmp_path / "out"), "--splits", "val"]
+    first = hold(tmp_path / "out")
+    assert prepare.main(arguments) == 2
+    assert f"out: another run is writing there (process {first} on" in capsys.readouterr().err
+    end(first)
+    (tmp_path / "out/inner").mkdir()
+    (tmp_path / "out/inner/.a.png.1.unfinished").touch()
+    assert prepare.main(arguments) == 0
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["inner"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from psalm_hf.cli import train
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments
 from psalm_hf.training.start import build_random
+from tests.test_locking import end, hold
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "configs"
@@ -208,6 +209,14 @@ def test_the_first_fifty_steps_of_the_committed_config_repeat_bit_for_bit(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_second_run_on_a_folder_is_refused(start, tmp_path, capsys):
+    first = hold(tmp_path / "run")
+    assert train.main(stage2(start, tmp_path / "run", *FEW, "--max_steps", "1")) == 2
+    assert f"run: another run is writing there (process {first} on" in capsys.readouterr().err
+    end(first)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["_psalm"]
+
+
 def test_a_killed_run_resumes_to_the_same_bits(start, tmp_path):
     def launch(output_dir, *more):
         overrides = [*FEW, "--max_steps", "20", "--save_steps", "10", *more]

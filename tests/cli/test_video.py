@@ -14,6 +14,7 @@ from psalm_hf.tiny import build_tiny
 from psalm_hf.video.memory import POLICIES
 from tests.conftest import SAMPLES
 from tests.model.full_checkpoint import write_full_folder
+from tests.test_locking import end, hold
 
 SIZE = (48, 64)
 
@@ -111,6 +112,89 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_
     assert scores(Path("whole")) == scores(Path("cut"))
     assert run(*arguments, "cut") == 0 and len(tracked) == 3  # nothing is left to do
     assert scores(Path("whole")) == scores(Path("cut"))
+
+
+def power_cut(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_scores_survive_a_cut_while_a_run_begins_to_go_on(clip, first_mask, tmp_path, monkeypatch):
+    arguments = [clip, "--first-mask", first_mask, "--save-every", 2, "--output"]
+    assert run(*arguments, tmp_path / "whole") == 0
+    output, write_frame = tmp_path / "out", following.write_frame
+    with monkeypatch.context() as patch:
+        patch.setattr(following, "write_frame", lambda o, frame, *rest: power_cut() if frame.name == "3" else write_frame(o, frame, *rest))
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, output)
+    before = (output / "scores.jsonl").read_bytes()
+    assert len(before.splitlines()) == 3  # one of them after the saved state
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, output)
+    assert (output / "scores.jsonl").read_bytes() == before
+    assert run(*arguments, output) == 0
+    assert scores(output) == scores(tmp_path / "whole")
+
+
+def test_scores_that_are_lost_or_damaged_are_named(clip, first_mask, tmp_path, capsys):
+    arguments = [clip, "--first-mask", first_mask, "--output", tmp_path]
+    (clip / "4.png").rename(tmp_path.parent / "last.png")
+    file = tmp_path / "out" / "scores.jsonl"
+    assert run(*arguments[:-1], file.parent) == 0
+    lines = file.read_text().splitlines(keepends=True)
+    for content, message in ((lines[:3], "has 3 lines, but 4 frames"), ([*lines[:1], "{\n", *lines[2:]], "line 2: is damaged")):
+        file.write_text("".join(content))
+        assert run(*arguments[:-1], file.parent) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_a_run_that_was_killed_as_it_began_is_taken(clip, first_mask, tmp_path):
+    (tmp_path / "out/_psalm").mkdir(parents=True)
+    left = tmp_path / "out/.task.json.1.unfinished"
+    left.write_text("{")
+    assert run(clip, "--first-mask", first_mask, "--output", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "masks",
+        "overlays",
+        "scores.jsonl",
+        "state.safetensors",
+        "task.json",
+    ]
+
+
+def test_a_second_run_on_the_folder_is_refused_and_the_first_goes_on(clip, first_mask, tmp_path, capsys):
+    arguments = [clip, "--first-mask", first_mask, "--output", tmp_path / "out"]
+    first = hold(tmp_path / "out")
+    assert run(*arguments) == 2
+    assert f"out: another run is writing there (process {first} on" in capsys.readouterr().err
+    end(first)
+    assert run(*arguments) == 0
+
+
+@pytest.mark.parametrize("name", ["overlay.unknown", "overlay", "overlay.mp4/", "file/overlay.mp4"])
+def test_a_video_that_cannot_be_written_is_refused_before_anything_is_tracked(clip, first_mask, tmp_path, capsys, name):
+    pytest.importorskip("av", reason="PyAV is not installed; pip install psalm_hf[video]")
+    (tmp_path / "file").touch()
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run(clip, "--first-mask", first_mask, "--output", tmp_path / "out", "--video", tmp_path / name) == 2
+    assert "overlay" in capsys.readouterr().err or "file" in name
+    assert not list(tmp_path.glob("out/masks/*")) and sorted(path.name for path in tmp_path.iterdir() if path.name != "out") == before
+
+
+def test_grey_in_rgb_means_the_same_numbers(clip, first_mask, tmp_path):
+    grey = Image.open(first_mask)
+    for mode in ("RGB", "RGBA"):
+        grey.convert(mode).save(tmp_path / f"{mode}.png")
+        objects = following.read_objects(tmp_path / f"{mode}.png")
+        expected = following.read_objects(first_mask)
+        assert objects.keys() == expected.keys() == {1, 4}
+        assert all((objects[number]["mask"] == expected[number]["mask"]).all() for number in objects)
+    Image.new("RGB", (9, 9), (4, 4, 5)).save(tmp_path / "colour.png")
+    with pytest.raises(ValueError, match="it may be a coloured picture"):
+        following.read_objects(tmp_path / "colour.png")
 
 
 def test_a_broken_last_frame_leaves_what_was_written_and_can_be_mended(clip, first_mask, tmp_path, capsys):

@@ -40,6 +40,26 @@ def test_a_row_that_was_answered_twice_is_refused(tmp_path):
         Records(tmp_path).places()
 
 
+def test_equal_answers_of_two_processes_count_once(tmp_path):
+    for process in (0, 1):
+        Records(tmp_path, process).append([(3, "same"), (4 + process, "own")])
+    found = Records(tmp_path).predictions()
+    assert dict(found) == {3: "same", 4: "own", 5: "own"}
+
+
+@pytest.mark.parametrize("damaged", ['{"row":1,"answer":{"sc', '{"row":1,"answer":2}}', '["row"]', "\0\0\0", "", '{"row":"1","answer":2}'])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damaged):
+    records = Records(tmp_path)
+    records.append([(0, "kept")])
+    with records.path.open("a") as file:
+        file.write(damaged + "\n")
+    records.append([(2, "kept")])
+    before = records.path.read_bytes()
+    with pytest.raises(ValueError, match="000.jsonl, line 2: .+ is no prediction that an evaluation has written; remove the line"):
+        records.mend()
+    assert records.path.read_bytes() == before
+
+
 def test_what_is_no_answer_is_refused(tmp_path):
     (tmp_path / "000.jsonl").write_text('{"other": 1}\n')
     with pytest.raises(ValueError, match="is no prediction that an evaluation has written"):

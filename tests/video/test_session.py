@@ -1,11 +1,14 @@
 """A session as a user sees it: against the model called by hand, what it encodes, what it keeps, and what it refuses."""
 
+import json
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import ndimage
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
@@ -204,6 +207,32 @@ def test_a_file_that_is_no_session_or_another_policys_is_refused(tiny, frames, t
     wider = build_tiny(seed=0, text_config={**tiny[0].config.text_config.to_dict(), "hidden_size": 96})
     with pytest.raises(ValueError, match=r"features of shape \(\d+,\), but the model's are \(96,\)"):
         PsalmVideoSession(*wider, LastFrame()).load(tmp_path / "state")
+
+
+def test_a_state_that_cannot_be_read_changes_nothing(tiny, frames, tmp_path):
+    session = PsalmVideoSession(*tiny, CAREFREE)
+    session.add_objects(frames[0], {1: BOX, "b": POINT})
+    for frame in frames[:3]:
+        session.track(frame)
+    session.save(tmp_path / "state")
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        state = json.loads(file.metadata()["session"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    kept = memory_of(session)
+    damages = [
+        (state, {name: tensor for name, tensor in tensors.items() if name != "1.recent.1"}),  # after the first object was read
+        (state, tensors | {"1.recent.0": torch.zeros(3)}),
+        ({name: value for name, value in state.items() if name != "num_tracked"}, tensors),
+        (state | {"num_tracked": "3"}, tensors),
+        (state | {"frame_size": [96]}, tensors),
+        (state | {"objects": 5}, tensors),
+    ]
+    for damaged, of_objects in damages:
+        save_file(of_objects, tmp_path / "damaged", metadata={"session": json.dumps(damaged)})
+        with pytest.raises(ValueError, match="damaged: (not a saved session|features of shape)"):
+            session.load(tmp_path / "damaged")
+        assert session.object_ids == (1, "b") and session.num_tracked == 3 and session.frame_size == SIZE
+        check_same_memory(memory_of(session), kept)
 
 
 def test_reset_makes_it_a_new_session(tiny, frames):

@@ -11,14 +11,14 @@ others of the same kind; to compare with published numbers, take the published f
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Literal
 
-from ..preparation import TRAIN_VAL, TrainVal, do_all, write_file
+from ...writing import finish, write_file
+from ..preparation import TRAIN_VAL, TrainVal, do_all
 
 IMAGES_PER_PART = 100
 
@@ -88,13 +88,13 @@ def make(instances: Path, output: Path, *, rules: str, seed: int, num_proc: int)
     began = time.perf_counter()
     number = sum(do_all(make_part, missing, title=output.name, num_proc=num_proc))
     print(f"{output.name}: {number / (time.perf_counter() - began):.0f} annotations/s", file=sys.stderr)
-    unfinished = folder / f"whole.{os.getpid()}"
-    with open(unfinished, "w", encoding="ascii") as target:
-        target.write("[\n")
+    unfinished = folder / "whole"
+    with open(unfinished, "wb") as target:
+        target.write(b"[\n")
         for position, file in enumerate(files):
-            target.write((",\n" if position else "") + file.read_text(encoding="ascii"))
-        target.write("\n]\n")
-    os.replace(unfinished, output)
+            target.write((b",\n" if position else b"") + file.read_bytes())
+        target.write(b"\n]\n")
+    finish(unfinished, output)
     shutil.rmtree(folder, ignore_errors=True)
 
 

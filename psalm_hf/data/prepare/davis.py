@@ -15,7 +15,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from ...masks import area
-from ..preparation import write_json
+from ...writing import write_json
 from ..segment_map import read_segment_map
 
 

@@ -10,10 +10,8 @@ processed/<take>/<camera>/<frame>.jpg, the first-person camera at half, the othe
 """
 
 import json
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...masks import compress_rle
-from ..preparation import write_json
+from ...writing import finish, sync_tree, unfinished_path, write_json
 from .lzstring import decompress_from_uri_component
 
 FRAMES_PER_SECOND = 30  # nothing is annotated more often than once per second
@@ -115,14 +113,16 @@ def prepare_take(take: str, relations: dict, output: Path, videos: Path | None) 
                     raise FileNotFoundError(2, "no video", str(video))
                 print(f"take {take}: there is no {video}", file=sys.stderr)
                 continue
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{camera}-", dir=folder))
+            unfinished = unfinished_path(folder / camera)
             try:
-                numbers = write_frames(video, unfinished / camera, scale=2 if camera == ego else 4)
+                numbers = write_frames(video, unfinished, scale=2 if camera == ego else 4)
+                (folder / "annotation.json").unlink(missing_ok=True)  # by which the take counts as finished
                 shutil.rmtree(folder / camera, ignore_errors=True)
                 if numbers:
-                    os.rename(unfinished / camera, folder / camera)
+                    sync_tree(unfinished)
+                    finish(unfinished, folder / camera)
             finally:
-                shutil.rmtree(unfinished)
+                shutil.rmtree(unfinished, ignore_errors=True)
     seen = [camera for camera in cameras if frames_there([folder / camera])]
     if not seen or (ego is not None and ego not in seen):
         raise ValueError(

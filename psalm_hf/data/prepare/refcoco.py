@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from ..preparation import write_json
+from ...writing import write_json
 
 ReferDataset = Literal["refcoco", "refcoco+", "refcocog", "grefcoco"]
 RELEASED_DIVISIONS = ("unc", "umd")  # the divisions into splits that the released files have

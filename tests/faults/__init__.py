@@ -1,0 +1,1 @@
+"""Kills and full disks at every write, and two runs on one folder."""
