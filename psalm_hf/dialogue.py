@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache, TextStreamer
 from .model.compatibility import CACHE
 from .model.image_processing_psalm import load_image
 from .model.prefix import shortened
-from .visualization import draw_segmentation
+from .visualization import Color, draw_segmentation, label_colors
 
 COMMANDS = {
     "/segment": ("TEXT", "what TEXT means, in an image"),
@@ -158,7 +158,8 @@ class Dialogue:
             self.write(f"nothing in the image is {' or '.join(categories)} with a score of {self.threshold}\n")
             return
         masks = [found["segmentation"] == segment["id"] for segment in segments]
-        self._draw(masks, [categories[segment["label_id"]] for segment in segments], [segment["score"] for segment in segments])
+        labels = [categories[segment["label_id"]] for segment in segments]
+        self._draw(masks, labels, [segment["score"] for segment in segments], label_colors(categories))
 
     def _inputs(self, **prompt: Any) -> dict[str, Any]:
         """Inputs of the model, with the image as it was encoded."""
@@ -169,10 +170,10 @@ class Dialogue:
         with torch.no_grad():
             return self.model(**self._inputs(**prompt)), [(self.image.height, self.image.width)]
 
-    def _draw(self, masks: Any, labels: list[str], scores: list[float]) -> None:
+    def _draw(self, masks: Any, labels: list[str], scores: list[float], colors: dict[str, Color] | None = None) -> None:
         path = free_path(self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_segmentation(self.image, [mask.cpu().numpy() for mask in masks], labels, scores).save(path)
+        draw_segmentation(self.image, [mask.cpu().numpy() for mask in masks], labels, scores, colors=colors).save(path)
         self.write(f"wrote {path}: {', '.join(f'{label} ({score:.2f})' for label, score in zip(labels, scores, strict=True))}\n")
 
 

@@ -214,7 +214,7 @@ class PsalmResult:
         Raises:
             ValueError: one of them is the image itself.
         """
-        from .data.preparation import write_file, write_json
+        from .writing import write_file, write_json
 
         prefix = Path(path) / DEFAULT_STEM if str(path).endswith(("/", "\\")) or Path(path).is_dir() else Path(path)
         paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf import visualization
+from psalm_hf import chips, visualization
+from psalm_hf.masks import rle_from_bitmap
+from psalm_hf.model.image_processing_psalm import to_rgb
 from psalm_hf.visualization import (
     DISPLAY_SIDE,
     PALETTE,
@@ -15,6 +17,7 @@ from psalm_hf.visualization import (
     draw_segmentation,
     label_colors,
     mask_colors,
+    open_image,
 )
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -65,17 +68,17 @@ def test_a_label_lies_in_the_middle_of_its_mask_in_its_own_colour():
     assert abs(rows.mean() - 450) < 15 and abs(columns.mean() - 250) < 15
 
 
-def chips(monkeypatch):
+def placed(monkeypatch):
     """Boxes of the labels that get drawn, in a list that fills up while drawing."""
     found = []
-    original = visualization._find_place
+    place = visualization.place_chips
 
     def spy(*arguments):
-        place = original(*arguments)
-        found.extend([place[1]] if place else [])
-        return place
+        chips = place(*arguments)
+        found.extend(chip.box for chip in chips.values())
+        return chips
 
-    monkeypatch.setattr(visualization, "_find_place", spy)
+    monkeypatch.setattr(visualization, "place_chips", spy)
     return found
 
 
@@ -84,7 +87,7 @@ def overlap(a, b):
 
 
 def test_sixty_labels_do_not_cover_each_other(monkeypatch):
-    found = chips(monkeypatch)
+    found = placed(monkeypatch)
     random = np.random.default_rng(0)
     masks = np.stack([disc((480, 640), (random.integers(640), random.integers(480)), random.integers(4, 80)) for _ in range(60)])
     draw_segmentation(Image.new("RGB", (640, 480)), masks, [f"thing {index % 7}" for index in range(60)])
@@ -94,7 +97,7 @@ def test_sixty_labels_do_not_cover_each_other(monkeypatch):
 
 
 def test_a_label_leaves_the_prompt_visible(monkeypatch):
-    found = chips(monkeypatch)
+    found = placed(monkeypatch)
     mask = disc((700, 700), (350, 350), 150)
     draw_segmentation(Image.new("RGB", (700, 700)), mask[None], ["point"], prompts=[{"point": (350, 350)}])
     assert not overlap(found[0], (349, 349, 351, 351))
@@ -155,14 +158,14 @@ def test_an_enlarged_mask_has_smooth_borders_where_they_were_and_loses_no_pixel(
 
 def test_without_a_legend_there_is_the_picture_alone_and_labels_have_no_numbers(monkeypatch):
     texts = []
-    original = visualization._find_place
+    place = visualization.place_chips
 
     def spy(*arguments):
-        place = original(*arguments)
-        texts.append(place[0])
-        return place
+        chips = place(*arguments)
+        texts.extend(chip.text for chip in chips.values())
+        return chips
 
-    monkeypatch.setattr(visualization, "_find_place", spy)
+    monkeypatch.setattr(visualization, "place_chips", spy)
     mask = disc((700, 500), (250, 450), 150)
     assert draw_segmentation(Image.new("RGB", (500, 700)), mask[None], ["cup"], legend=False).size == (500, 700)
     assert draw_segmentation(Image.new("RGB", (500, 700)), mask[None], ["cup"]).size[1] > 700
@@ -231,6 +234,9 @@ def test_every_label_has_one_colour_and_its_masks_have_shades():
         ({"scores": [0.1, 0.2]}, "scores: expected one per mask, got 2 for 1"),
         ({"prompts": [{"point": (0, 0)}] * 2}, "prompts: expected one per mask, got 2 for 1"),
         ({"colors": {"wall": BLACK}}, "no colour for cup"),
+        ({"colors": [BLACK, WHITE]}, "colors: expected one per mask, got 2 for 1"),
+        ({"color_by": "score"}, "color_by: expected one of class, instance, got 'score'"),
+        ({"color_by": "instance", "colors": {"cup": BLACK}}, "with 'instance' labels have no colours"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(options, message):
@@ -264,3 +270,172 @@ def test_a_sheet_has_as_many_columns_and_as_large_cells_as_are_asked_for():
     (top, left), (same_top, right), (below, same_left) = (np.argwhere((pixels == (index, 0, 0)).all(-1)).min(0) for index in (1, 2, 3))
     assert top == same_top < below and left == same_left < right
     assert (pixels == (1, 0, 0)).all(-1).sum() == 200 * 50
+
+
+def linear(colors):
+    """sRGB 0..255 -> linear light 0..1."""
+    values = np.asarray(colors) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one, other):
+    """Contrast ratio of WCAG 2, 1 to 21; 3 is what it asks of lines and 4.5 of text."""
+    lights = np.stack(np.broadcast_arrays(*(linear(colors) @ (0.2126, 0.7152, 0.0722) + 0.05 for colors in (one, other))))
+    return lights.max(0) / lights.min(0)
+
+
+def cielab(light):
+    to_xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    x, y, z = np.moveaxis(np.cbrt(np.clip(light, 0, 1) @ to_xyz.T / (0.9505, 1, 1.0888)), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1.
+VISION = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+}
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_sixteen_colours_are_told_apart_by_readers_with_any_colour_vision(vision):
+    seen = cielab(linear(PALETTE[:16]) @ np.transpose(VISION[vision]))
+    distances = np.linalg.norm(seen[:, None] - seen, axis=-1)[~np.eye(16, dtype=bool)]
+    assert distances.min() >= 14.9
+
+
+@pytest.mark.parametrize("background", ["black", "white", "grey", "noise", "its own colour"])
+def test_a_line_of_every_contour_has_contrast_on_every_background(background):
+    size, radius = 700, 45
+    centers = [(70 + 110 * (index // 6), 70 + 110 * (index % 6)) for index in range(24)]
+    masks = np.stack([disc((size, size), center[::-1], radius) for center in centers])
+    plain = {"black": 0, "white": 255, "grey": 118}.get(background, 118)
+    image = np.full((size, size, 3), plain, dtype=np.uint8)
+    if background == "noise":
+        image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    if background == "its own colour":
+        for center, color in zip(centers, PALETTE, strict=True):
+            image[disc((size, size), center[::-1], 55)] = color
+    pixels = np.asarray(draw_segmentation(image, masks, [str(index) for index in range(24)]))
+    for row, column in centers:
+        angles = np.linspace(0, 2 * np.pi, 90)
+        rays = np.arange(radius - 4, radius + 5)
+        ys, xs = (np.rint(center + rays * turn[:, None]).astype(int) for center, turn in ((row, np.sin(angles)), (column, np.cos(angles))))
+        around = image[np.rint(row + 52 * np.sin(angles)).astype(int), np.rint(column + 52 * np.cos(angles)).astype(int)]
+        assert contrast(pixels[ys, xs], around[:, None]).max(axis=1).min() >= 3
+
+
+def test_instances_have_colours_of_their_own_and_masks_may_be_given_one_each():
+    masks = np.stack([disc((700, 700), (200, 200), 90), disc((700, 700), (500, 500), 90)])
+    for options in ({"color_by": "instance"}, {"colors": PALETTE[:2]}):
+        pixels = drawn(WHITE, masks, ["cup", "cup"], **options)
+        assert (pixels[200, 200 - 95 : 200 + 95] == PALETTE[0]).all(-1).any()  # of the label
+        assert (pixels[500, 500 - 95 : 500 + 95] == PALETTE[1]).all(-1).any()
+    assert mask_colors(["cup"] * 4, color_by="instance") == list(PALETTE[:4])
+
+
+def test_a_point_that_does_not_belong_is_white_with_a_dark_minus():
+    mask, prompt = disc((700, 700), (200, 200), 50), {"points": [(600, 600), (100, 600)], "labels": [1, 0]}
+    pixels = drawn((100, 100, 100), mask[None], ["it"], prompts=[prompt])
+    assert (pixels[600, 600] == PALETTE[0]).all() and (pixels[600, 100] == visualization.INK).all()
+    assert (pixels[603, 100] == 255).all() and not (pixels[590:610, 90:110] == PALETTE[0]).all(-1).any()
+
+
+def test_one_prompt_may_be_of_several_kinds_and_a_mask_in_any_form():
+    mask, given = disc((700, 700), (200, 200), 50), disc((700, 700), (550, 550), 50)
+    prompt = {"point": (100, 600), "box": (500, 50, 650, 150)}
+    pixels = [
+        drawn((100,) * 3, mask[None], ["it"], prompts=[prompt | {"mask": form}]) for form in (given, rle_from_bitmap(given), given * 1)
+    ]
+    assert all((other == pixels[0]).all() for other in pixels)
+    for spot in ((600, 100), (100, 500)):
+        assert (pixels[0][spot] == PALETTE[0]).all()
+    assert (pixels[0][530:570, 530:570] == 255).all(-1).any()
+
+
+def random_scene(seed):
+    """Masks of one drawn image, of 3 pixels up to half of it."""
+    random = np.random.default_rng(seed)
+    size = (480, 640)
+    radii = np.exp(random.uniform(0, np.log(200), random.integers(1, 50)))
+    return [disc(size, (random.integers(640), random.integers(480)), radius) for radius in radii]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("chip_height", "least"), [(20, 0.85), (40, 0.65)])
+def test_labels_hide_a_quarter_of_a_mask_at_most(seed, chip_height, least):
+    shapes = random_scene(seed)
+    names = [(f"{index} a thing", str(index)) for index in range(len(shapes))]
+    placed = chips.place_chips(shapes, names, lambda text: (10 + len(text) * chip_height // 2, chip_height), [], (640, 480), 1)
+    order = sorted(range(len(shapes)), key=lambda index: -shapes[index].sum())
+    owner = np.full((480, 640), -1)
+    for index in order:
+        owner[shapes[index]] = index
+    is_hidden = np.zeros((480, 640), dtype=bool)
+    for chip in placed.values():
+        x0, y0, x1, y1 = chip.box
+        assert 0 <= x0 and 0 <= y0 and x1 < 640 and y1 < 480
+        assert not is_hidden[y0 : y1 + 1, x0 : x1 + 1].any()  # no label lies on another
+        is_hidden[y0 : y1 + 1, x0 : x1 + 1] = True
+    for index in range(len(shapes)):
+        assert is_hidden[owner == index].sum() <= 0.25 * (owner == index).sum()
+    assert len(placed) >= least * len(shapes)  # the legend lists the others
+
+
+def test_the_label_of_a_small_mask_stands_beside_it_with_a_line_to_its_border():
+    small = disc((700, 700), (350, 350), 8)
+    ((text, (x0, y0, x1, y1), leader),) = chips.place_chips([small], [("1 cup", "1")], lambda text: (40, 30), [], (700, 700), 1).values()
+    assert text == "1" and not small[y0 : y1 + 1, x0 : x1 + 1].any()
+    (start_x, start_y), (x, y) = leader
+    assert x0 <= start_x <= x1 and y0 <= start_y <= y1
+    assert small[y, x] and 7 <= np.hypot(x - 350, y - 350) <= 8.5
+
+
+def test_a_label_lies_on_what_is_visible_of_its_mask():
+    wall, picture = np.ones((480, 640), dtype=bool), disc((480, 640), (240, 320), 150)
+    placed = chips.place_chips([wall, picture], [("wall", "wall"), ("cup", "cup")], lambda text: (60, 30), [], (640, 480), 1)
+    x0, y0, x1, y1 = placed[0].box
+    assert placed[0].leader is None and not picture[y0:y1, x0:x1].any()
+    x0, y0, x1, y1 = placed[1].box
+    assert placed[1].leader is None and picture[y0:y1, x0:x1].all()
+
+
+def test_numbers_of_sixteen_bits_look_as_they_do_to_the_model(tmp_path):
+    numbers = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    Image.fromarray(numbers).save(tmp_path / "deep.png")
+    opened = np.asarray(open_image(tmp_path / "deep.png"))
+    assert (opened[..., 0] == np.arange(256).reshape(16, 16)).all()
+    with Image.open(tmp_path / "deep.png") as image:
+        assert (np.asarray(to_rgb(image)) == opened).all()
+        assert draw_segmentation(image, [], []) == draw_segmentation(opened, [], [])
+
+
+def test_meanings_that_do_not_fit_beside_each_other_take_another_line():
+    swatches = {f"a long meaning of the colour {index}": (10 * index, 0, 200) for index in range(1, 7)}
+    pixels = np.asarray(add_caption(Image.new("RGB", (500, 300), (1, 2, 3)), "a row", swatches))
+    places = [np.argwhere((pixels == color).all(-1)) for color in swatches.values()]
+    assert pixels.shape[1] == 500 and all(len(place) > 50 for place in places)
+    assert len({place[0][0] for place in places}) > 1
+
+
+def test_the_label_of_a_mask_that_a_mask_prompt_covers_is_there(monkeypatch):
+    found = placed(monkeypatch)
+    mask = disc((700, 700), (350, 350), 150)
+    draw_segmentation(Image.new("RGB", (700, 700)), mask[None], ["it"], prompts=[{"mask": mask}])
+    assert len(found) == 1
+
+
+def test_text_of_a_crowded_panel_is_smaller():
+    def label_height(number):
+        mask = np.zeros((number, 640, 640), dtype=bool)
+        mask[0, 100:600, 100:600] = True
+        pixels = np.asarray(draw_segmentation(Image.new("RGB", (640, 640)), mask, ["it"] * number, legend=False))
+        return np.ptp(np.nonzero((pixels == PALETTE[0]).all(-1))[0])
+
+    assert label_height(10) == label_height(1) > label_height(20) > label_height(40) == label_height(60)
+
+
+def test_text_has_contrast_on_every_label():
+    for color in label_colors([str(number) for number in range(len(PALETTE) * len(visualization.SHADES))]).values():
+        assert contrast(visualization._text_color(color), color) >= 4.5

@@ -23,7 +23,18 @@ from ..masks import bitmap_from_rle
 from ..metrics import region_similarity
 from ..metrics.base import mean
 from ..structures import Region, Sample
-from ..visualization import Color, add_caption, contact_sheet, draw_panels, draw_segmentation, drawn_prompt, label_colors, open_image
+from ..visualization import (
+    PAPER,
+    Color,
+    add_caption,
+    contact_sheet,
+    draw_panels,
+    draw_segmentation,
+    drawn_prompt,
+    label_colors,
+    mask_colors,
+    open_image,
+)
 
 # Kind of prediction -> what the score of a row is, and what a pixel is that has one thing instead of another.
 SCORES: dict[str, tuple[str, str]] = {
@@ -35,10 +46,21 @@ SCORES: dict[str, tuple[str, str]] = {
 }
 MIN_SCORE = 0.5  # of the instances that are drawn and ranked by: of the 100 that are predicted nearly all are below
 
-# Okabe and Ito's colours again, which readers with any colour vision tell apart; what is right has the grey of the photo.
-RIGHT, MISSED, FALSE, WRONG = (190, 190, 190), (86, 180, 233), (213, 94, 0), (240, 228, 66)
-NOT_JUDGED = (60, 60, 60)
-ERROR_OPACITY = 0.75
+# Colours of Okabe and Ito, the orange darker: whatever photo shines through, two of them are at least 11 apart (CIEDE2000), also as seen
+# with deuteranopia and protanopia. What is right is a light photo, and where there is nothing it is a dark one: the lightest dark (102) is
+# darker than the darkest light (120).
+RIGHT, MISSED, FALSE, WRONG = (240, 240, 240), (86, 180, 233), (200, 70, 0), (240, 228, 66)
+EMPTY, NOT_JUDGED = (0, 0, 0), (95, 55, 150)
+ERROR_OPACITY = 0.8
+# Kind of pixel -> its colour, and how opaque that lies over the grey photo; later ones lie on top.
+ERRORS: dict[str, tuple[Color, float]] = {
+    "no target, none predicted": (EMPTY, 0.6),
+    "right": (RIGHT, 0.5),
+    "missed": (MISSED, ERROR_OPACITY),
+    "false positive": (FALSE, ERROR_OPACITY),
+    "wrong": (WRONG, ERROR_OPACITY),
+    "not judged": (NOT_JUDGED, 0.85),
+}
 MAX_WIDTH = 2400  # of a comparison, in pixels
 COMPARISON_CELL = (1400, 1400)  # of a comparison in the contact sheet
 
@@ -85,20 +107,20 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
     image = open_image(sample.image)
     predicted = _predicted(sample, prediction, name)
     true = [each for each in _true(sample, name) if each.is_judged or name != "referring"]
-    colors = label_colors([each.label.removesuffix(" (crowd)") for each in (*true, *predicted)])
-    colors |= {f"{label} (crowd)": color for label, color in colors.items()}
     panels = [
         draw_segmentation(
             image, np.array([each.mask for each in drawn], dtype=bool), [each.label for each in drawn], colors=colors, legend=False
         )
-        for drawn in (predicted, true)
+        for drawn, colors in zip((predicted, true), _agreeing_colors(predicted, true), strict=True)
     ]
     panels.append(_error_panel(image, layers, judged, panels[0].size))
     titles = ["prediction" + ": nothing is meant" * (name == "referring" and prediction["no_target"]), "truth", "error"]
     if name == "region":
-        panels.insert(0, _prompt_panel(sample, image, colors, panels[0].size))
+        panels.insert(0, _prompt_panel(sample, image, panels[0].size))
         titles.insert(0, "prompts" if sample.region_image is None else "prompts, on another image")
-    picture = add_caption(draw_panels(panels, titles, columns=len(panels)), _caption(sample, prediction, name), _swatches(name, judged))
+    picture = add_caption(
+        draw_panels(panels, titles, columns=len(panels)), _caption(sample, prediction, name), _swatches(name, layers, judged)
+    )
     return picture.resize([round(side * min(1, MAX_WIDTH / picture.width)) for side in picture.size], Image.Resampling.LANCZOS)
 
 
@@ -197,7 +219,7 @@ def _union(sample: Sample, drawn: Sequence[Drawn]) -> np.ndarray:
 
 def _predicted(sample: Sample, prediction: Any, name: str) -> list[Drawn]:
     if name == "referring":
-        return [] if prediction["no_target"] else [Drawn(0, "answer", bitmap_from_rle(prediction["mask"]))]
+        return [] if prediction["no_target"] else [Drawn(0, "predicted", bitmap_from_rle(prediction["mask"]))]
     if name == "region":
         return [Drawn(number, str(number), bitmap_from_rle(rle)) for number, rle in enumerate(prediction["masks"], 1)]
     return [
@@ -232,15 +254,35 @@ def _short(sample: Sample, category_id: int) -> str:
     return sample.categories[category_id].split(",")[0]
 
 
-def _prompt_panel(sample: Sample, image: Image.Image, colors: dict[str, Color], size: tuple[int, int]) -> Image.Image:
+def _agreeing_colors(predicted: Sequence[Drawn], true: Sequence[Drawn]) -> tuple[list[Color], list[Color]]:
+    """Colours of predictions and of targets: both of one key have shades of one colour, and a prediction has that of the target which it
+    overlaps most. Of two predictions on one target the second has a shade of its own."""
+    overlaps = (
+        (region_similarity(one.mask, other.mask), -row, -column)
+        for row, one in enumerate(predicted)
+        for column, other in enumerate(true)
+        if one.key == other.key and (one.mask & other.mask).any()
+    )
+    target_of: dict[int, int] = {}
+    for _, row, column in sorted(overlaps, reverse=True):
+        if -row not in target_of and -column not in target_of.values():
+            target_of[-row] = -column
+    others = [row for row in range(len(predicted)) if row not in target_of]
+    keys = [str(each.key) for each in (*true, *predicted)]
+    shades = mask_colors([str(each.key) for each in (*true, *(predicted[row] for row in others))], label_colors(keys))
+    place = target_of | {row: len(true) + turn for turn, row in enumerate(others)}
+    return [shades[place[row]] for row in range(len(predicted))], shades[: len(true)]
+
+
+def _prompt_panel(sample: Sample, image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The prompts on their image, which is brought into the size of the other panels."""
     drawn_on = image if sample.region_image is None else open_image(sample.region_image)
     numbers = [str(number) for number in range(1, len(sample.regions) + 1)]
     as_masks = all(region.kind == "mask" for region in sample.regions)
     masks = [_where(region, (drawn_on.height, drawn_on.width)) for region in sample.regions]
     prompts = [] if as_masks else [drawn_prompt(region) for region in sample.regions]
-    panel = draw_segmentation(drawn_on, np.stack(masks), numbers, colors=colors, prompts=prompts, legend=False)
-    canvas = Image.new("RGB", size, NOT_JUDGED)
+    panel = draw_segmentation(drawn_on, np.stack(masks), numbers, prompts=prompts, legend=False)
+    canvas = Image.new("RGB", size, PAPER)
     scale = min(size[0] / panel.width, size[1] / panel.height)
     panel = panel.resize([max(1, round(side * scale)) for side in panel.size], Image.Resampling.LANCZOS)
     canvas.paste(panel, ((size[0] - panel.width) // 2, (size[1] - panel.height) // 2))
@@ -257,33 +299,50 @@ def _where(region: Region, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def _error_panel(image: Image.Image, layers: Sequence[Layer], judged: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Grey photo, dark where nothing is true or predicted, in colours where something is wrong."""
+def _error_kinds(layers: Sequence[Layer], judged: np.ndarray) -> np.ndarray:
+    """(H, W) uint8: the kind of every pixel, as a place in `ERRORS`."""
     lacking, extra, true = (np.zeros_like(judged) for _ in range(3))
     for predicted, target in layers:
         lacking |= target & ~predicted
         extra |= predicted & ~target
         true |= target
-    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS), dtype=np.float32)[..., None]
-
-    def at_display_size(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))[..., None]
-
-    pixels = np.where(at_display_size(true), 0.5 * grey + 0.5 * RIGHT[0], 0.4 * grey)
-    for where, color in ((lacking, MISSED), (extra, FALSE), (lacking & extra, WRONG)):
-        tinted = (1 - ERROR_OPACITY) * grey + ERROR_OPACITY * np.asarray(color, dtype=np.float32)
-        pixels = np.where(at_display_size(where), tinted, pixels)
-    pixels = np.where(at_display_size(~judged), 0.15 * grey + 0.85 * NOT_JUDGED[0], pixels)
-    return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).round().astype(np.uint8))
+    kinds = np.zeros(judged.shape, dtype=np.uint8)
+    for place, where in enumerate((true, lacking, extra, lacking & extra, ~judged), 1):
+        kinds[where] = place
+    return kinds
 
 
-def _swatches(name: str, judged: np.ndarray) -> dict[str, Color]:
-    swatches = {"right": RIGHT, "missed": MISSED}
+def _error_panel(image: Image.Image, layers: Sequence[Layer], judged: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Grey photo, tinted by what is right or wrong at each pixel, see `ERRORS`."""
+    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS))
+    kinds = np.asarray(Image.fromarray(_error_kinds(layers, judged)).resize(size, Image.Resampling.NEAREST))
+    pixels = np.zeros((*grey.shape, 3), dtype=np.float32)
+    for place, kind in enumerate(ERRORS):
+        where = kinds == place
+        pixels[where] = _tinted(grey[where], kind)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _tinted(grey: np.ndarray, kind: str) -> np.ndarray:
+    """Grey values (N,) -> their colours (N, 3) in the error panel."""
+    color, opacity = ERRORS[kind]
+    return (1 - opacity) * grey[:, None] + opacity * np.asarray(color, dtype=np.float32)
+
+
+def _swatches(name: str, layers: Sequence[Layer], judged: np.ndarray) -> dict[str, Color]:
+    """Meaning -> colour, as it looks on a photo of mean brightness: of all that may be wrong, and of every other colour of the panel."""
+    usual = {"right", "missed"}
     if name not in ("panoptic", "semantic"):  # there, what is predicted on labelled pixels stands where something else is true
-        swatches["false positive"] = FALSE
+        usual |= {"false positive"}
     if name != "referring":
-        swatches[SCORES[name][1]] = WRONG
-    return swatches | ({} if judged.all() else {"not judged": NOT_JUDGED})
+        usual |= {"wrong"}
+    present = np.bincount(_error_kinds(layers, judged).ravel(), minlength=len(ERRORS)) > 0
+    swatches = {}
+    for kind, is_present in zip(ERRORS, present, strict=True):
+        if is_present or kind in usual:
+            meaning = SCORES[name][1] if kind == "wrong" else kind
+            swatches[meaning] = tuple(int(value) for value in _tinted(np.array([128]), kind)[0].round())
+    return swatches
 
 
 def _caption(sample: Sample, prediction: Any, name: str) -> str:

@@ -186,6 +186,62 @@ def test_a_comparison_has_a_panel_more_for_regions(monkeypatch):
     ]  # fmt: skip
 
 
+def drawn_colors(monkeypatch, sample, prediction, name):
+    """Colours of the masks of the prediction and of the target, as they are drawn."""
+    drawn = []
+    draw = comparisons.draw_segmentation
+    monkeypatch.setattr(
+        comparisons, "draw_segmentation", lambda *given, **options: drawn.append(options["colors"]) or draw(*given, **options)
+    )
+    draw_comparison(sample, prediction, name)
+    return drawn
+
+
+def test_an_instance_has_one_colour_as_prediction_and_as_target(monkeypatch):
+    sample = scene((0, 30, CAT), (30, 60, CAT), (60, 100, DOG), (60, 70, CAT, True))
+    # The second cat comes first, one cat is found twice, and one stands where no cat is.
+    answer = segments((32, 60, CAT), (62, 100, DOG), (0, 28, CAT), (0, 2, CAT), (90, 100, CAT))
+    predicted, true = drawn_colors(monkeypatch, sample, answer, "panoptic")
+    assert predicted[:3] == [true[1], true[2], true[0]]
+    assert len(set(true)) == 4
+    assert not {*predicted[3:]} & {*true} and predicted[3] != predicted[4]
+
+
+def test_what_an_expression_means_has_one_colour_as_prediction_and_as_target(monkeypatch):
+    predicted, true = drawn_colors(monkeypatch, scene((0, 40), expressions=("it",)), referred(20, 60), "referring")
+    assert predicted == true
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", SCORES)
+def test_every_colour_of_an_error_panel_has_a_name(name, seed):
+    random = np.random.default_rng(seed)
+
+    def place():
+        left = int(random.integers(0, 90))
+        return left, left + int(random.integers(1, 60))
+
+    marked = [(*place(), int(random.choice(list(NAMES))), bool(random.random() < 0.3)) for _ in range(4)]
+    prompt = {"referring": {"expressions": ("it",)}, "region": {"regions": tuple(replace(POINTS.regions[0], segment=n) for n in range(4))}}
+    sample = scene(*marked, **prompt.get(name, {}))
+    found = [(*place(), int(random.choice(list(NAMES)))) for _ in range(4)]
+    answer = {
+        "referring": referred(*found[0][:2]),
+        "region": regions(*(each[:2] for each in found)),
+        "instance": instances(*((*each, 0.9) for each in found)),
+    }.get(name, segments(*found))
+    layers, judged = comparisons._layers(sample, answer, name), comparisons._judged(sample, name)
+    panel = np.asarray(comparisons._error_panel(PICTURE, layers, judged, (WIDTH, HEIGHT)))
+    swatches = comparisons._swatches(name, layers, judged)
+    assert {tuple(color) for color in panel.reshape(-1, 3).tolist()} <= set(swatches.values())
+    assert len(set(swatches.values())) == len(swatches)
+
+
+def test_what_is_right_is_lighter_than_where_nothing_is_on_any_photo():
+    grey = np.arange(256)
+    assert comparisons._tinted(grey, "right").min() > comparisons._tinted(grey, "no target, none predicted").max()
+
+
 def test_the_caption_says_ids_score_and_expressions():
     sample = replace(EXPRESSION, record_id="7")
     assert comparisons._caption(sample, referred(20, 70), "referring") == "IoU 37.5 % on image one, record 7: \u201cboth of them\u201d"
