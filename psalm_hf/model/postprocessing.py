@@ -61,7 +61,7 @@ def _result_size(mask_logits: Tensor, frame: Placement | None) -> tuple[int, int
     return tuple(mask_logits.shape[1:]) if frame is None else frame.target_size
 
 
-def _threshold_logit(mask_threshold: float) -> float:
+def threshold_logit(mask_threshold: float) -> float:
     """The logit whose sigmoid is `mask_threshold`: comparing logits spares a sigmoid and is exact at 0.5."""
     if isinstance(mask_threshold, bool) or not isinstance(mask_threshold, int | float | np.number) or not 0 < mask_threshold < 1:
         raise ValueError(f"mask_threshold: expected a probability between 0 and 1, got {mask_threshold!r:.80}")
@@ -70,7 +70,7 @@ def _threshold_logit(mask_threshold: float) -> float:
 
 def binary_masks(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q, H, W) bool: probability above the threshold."""
-    limit = _threshold_logit(mask_threshold)
+    limit = threshold_logit(mask_threshold)
     masks = mask_logits.new_zeros((len(mask_logits), *_result_size(mask_logits, frame)), dtype=torch.bool)
     for queries, logits in _restored(mask_logits, _with_pixels(mask_logits, limit, frame), frame):
         masks[queries] = logits > limit
@@ -88,7 +88,7 @@ def masks_of(queries: Tensor, mask_logits: Tensor, frame: Placement | None, mask
 
 def mask_scores(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:
     """(Q, h, w) -> (Q,): mean probability over the pixels of each binary mask; 0 for an empty mask."""
-    limit = _threshold_logit(mask_threshold)
+    limit = threshold_logit(mask_threshold)
     scores = mask_logits.new_zeros(len(mask_logits), dtype=torch.float32)
     for queries, logits in _restored(mask_logits, _with_pixels(mask_logits, limit, frame), frame):
         is_set = logits > limit
@@ -248,7 +248,7 @@ def instance_map(mask_logits: Tensor, queries: Tensor, frame: Placement | None, 
         mask_logits: (Q, h, w).
         queries: (N,) int64, of the instances, best first.
     """
-    limit = _threshold_logit(mask_threshold)
+    limit = threshold_logit(mask_threshold)
     painted = mask_logits.new_full(_result_size(mask_logits, frame), -1, dtype=torch.int32)
     number = len(queries)
     for _, logits in _restored(mask_logits, queries.flip(0), frame):
@@ -280,7 +280,7 @@ def merge_panoptic(
         (H, W) int32, 0 = no segment, and one `{"id", "label_id", "was_fused", "score"}` per segment in the order of ids, which
         start at 1. `score` is the class probability, of fused segments the highest.
     """
-    limit = _threshold_logit(mask_threshold)
+    limit = threshold_logit(mask_threshold)
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = ((labels != class_logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0]
     size = _result_size(mask_logits, frame)

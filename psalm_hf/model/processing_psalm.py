@@ -40,7 +40,7 @@ from .prompts import (
     prepare_tokenizer,
     tokenize_texts,
 )
-from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_mask, region_weights
+from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_clicks, region_mask, region_weights
 from .rows import EncodedImage, ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
 from .segmentations import PostProcessing, check_score
 from .targets import read_targets
@@ -193,8 +193,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
                 expression); region dictionaries (one row, see `region_mask`); messages `{"role": "user" | "assistant", "content": str}`
                 (one row; a message of the role "system" may go in front).
             region_images: the image that an entry's regions are drawn on, if not its own, or a list of one image (or None) per region.
-            input_points, input_labels, input_boxes: regions as SAM writes them, [image][object][point][x, y], [image][object][point] (all
-                1) and [image][object][4]; points or boxes.
+            input_points, input_labels, input_boxes: regions as SAM writes them, [image][object][point][x, y], [image][object][point] (1 =
+                belongs, 0 = does not) and [image][object][4].
             targets: one entry per ROW, None for conversations. `masks` at the size of the row's image: (N, H, W) array or tensor, or a list
                 of bitmaps, RLEs or polygon lists. `class_labels` (N,) for category rows: indices into the categories as given. For
                 regions N = R, in their order.
@@ -403,13 +403,18 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         for row in rows:
             row.image, row.size = own, pool.images[own].size[::-1]  # (height, width)
             if row.info.kind == "region":
+                clicks = []
                 for number, (region, region_image) in enumerate(drawn):
                     name = f"image {index}, region {number}"
                     place = -1 if region_image is None else pool.add(region_image, f"{name}, its region image")
                     size = pool.images[own if place < 0 else place].size[::-1]
                     row.region_weights += self.region_weights([region], size, generator=generator, names=[name])
                     row.region_images.append(place)
-                row.info = RowInfo(index, "region", tuple(next(iter(region)) for region in regions))
+                    clicks.append(region_clicks(region, size, name))
+                    if clicks[-1] and place >= 0 and place != own:
+                        raise ValueError(f"{name}: has points of label 0, but is drawn on another image, where nothing can be cut off")
+                kinds = tuple(" + ".join(kind for kind in region if kind != "labels") for region in regions)
+                row.info = RowInfo(index, "region", kinds, tuple(clicks) if any(clicks) else ())
         return rows
 
     def _tokens(

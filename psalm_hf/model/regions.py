@@ -24,6 +24,9 @@ SCRIBBLE_RADIUS = 5
 PROMPT_RADII = (POINT_RADIUS, SCRIBBLE_RADIUS)
 NUM_SAMPLED_PIXELS = 256
 REGION_KINDS = ("point", "points", "box", "scribble", "mask")
+JOINED_KINDS = ("points", "box", "scribble", "mask")  # that may stand in one region, and the labels of its points
+
+Click = tuple[float, float, int]  # x, y, and 1 = belongs to the region or 0 = does not
 REGION_SAMPLINGS = ("exact", "released")
 
 
@@ -31,12 +34,14 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[i
     """The pixels a visual prompt covers, at the resolution of its image.
 
     Args:
-        region: ONE of
+        region: one of
             `{"point": (x, y)}`, `{"points": [(x, y), ...]}`: discs;
             `{"scribble": [(x, y), ...]}`: a line through the points; a single point is a dot;
             `{"box": (x0, y0, x1, y1)}`: the pixels whose centre lies inside, at least one; what reaches outside is cut off;
             `{"mask": bitmap, PIL image or RLE}`: as it is.
             Point and scribble also take a bitmap (bool or uint8 array), PIL image or RLE whose pixels are enlarged like drawn ones.
+            Or several of points, scribble, box and mask, which together mean one thing: all that they cover. Points may have
+            `"labels": [1, 0, ...]`, 1 = belongs, 0 = does not: a point with 0 covers nothing, see `region_clicks`.
         size: (H, W) of the image it was drawn on.
         name: how error messages call it.
         radii: of points and of scribbles to each side of the line, in pixels of that image.
@@ -46,12 +51,79 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[i
 
     Raises:
         ValueError: unknown kind, coordinates that are not finite or outside of the image, box with its corners swapped, empty
-            mask, mask of another size.
+            mask, mask of another size, labels as in `region_clicks`.
     """
-    if not isinstance(region, Mapping) or len(region) != 1 or next(iter(region)) not in REGION_KINDS:
+    if not isinstance(region, Mapping) or not _is_one_kind(region) and not _is_joined(region):
         got = sorted(map(str, region)) if isinstance(region, Mapping) else type(region).__name__
-        raise ValueError(f"{name}: expected a dictionary with exactly one of the keys {', '.join(REGION_KINDS)}, got {got}")
-    kind, prompt = next(iter(region.items()))
+        raise ValueError(
+            f"{name}: expected a dictionary with several of {', '.join(JOINED_KINDS)}, and labels of the points, or with exactly one of "
+            f"the keys {', '.join(REGION_KINDS)}, got {got}"
+        )
+    if _is_one_kind(region):
+        return _prompt_mask(*next(iter(region.items())), size, name, radii)
+    prompts = {kind: region[kind] for kind in JOINED_KINDS if kind in region}
+    if "labels" in region:
+        prompts["points"] = [(x, y) for x, y, label in _labelled_points(region, size, name) if label == 1]
+        if not prompts["points"]:
+            del prompts["points"]
+    if not prompts:
+        raise ValueError(f"{name}: all of its points have the label 0; say with one more what the region is, not only what it is not")
+    return np.logical_or.reduce([_prompt_mask(kind, prompt, size, name, radii) for kind, prompt in prompts.items()])
+
+
+def region_clicks(region: Mapping[str, Any], size: Size, name: str) -> tuple[Click, ...]:
+    """The points of a region that says what does not belong to it: (x, y, label), label 1 = belongs, 0 = does not.
+
+    Args:
+        region, size, name: see `region_mask`.
+
+    Returns:
+        () of a region without a point of label 0.
+
+    Raises:
+        ValueError: labels without points, another number of them, other values than 0 and 1, points outside of the image or not finite, a
+            pixel that has both labels.
+    """
+    clicks = _labelled_points(region, size, name) if "labels" in region else ()
+    return clicks if any(label == 0 for *_, label in clicks) else ()
+
+
+def _is_one_kind(region: Mapping[str, Any]) -> bool:
+    return len(region) == 1 and next(iter(region)) in REGION_KINDS
+
+
+def _is_joined(region: Mapping[str, Any]) -> bool:
+    return len(region) > 0 and region.keys() <= {*JOINED_KINDS, "labels"}
+
+
+def _labelled_points(region: Mapping[str, Any], size: Size, name: str) -> tuple[Click, ...]:
+    if "points" not in region:
+        raise ValueError(f"{name}: labels without points; give the points that they belong to")
+    return read_clicks(region["points"], region["labels"], size, name)
+
+
+def read_clicks(points: Any, labels: Any, size: Size, name: str) -> tuple[Click, ...]:
+    """Points with their labels, checked: (x, y, 1 = belongs or 0 = does not). Arguments and errors: see `region_clicks`."""
+    if _is_bitmap(points):
+        raise ValueError(f"{name}: labels belong to points that are coordinates, but the points are a bitmap")
+    points = _read_points(points, size, name)
+    try:
+        labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name}: expected one label, 1 or 0, per point, got {labels!r:.80}") from error
+    if labels.shape != (len(points),):
+        raise ValueError(f"{name}: labels of the shape {labels.shape} for {len(points)} points; give one per point")
+    if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"{name}: labels are 1 (the point belongs to the region) or 0 (it does not), got {labels.tolist()!r:.80}")
+    clicks = tuple((x, y, int(label)) for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True))
+    pixels = [{(int(x), int(y)) for x, y, label in clicks if label == kind} for kind in (0, 1)]
+    if both := pixels[0] & pixels[1]:
+        raise ValueError(f"{name}: the pixel (x, y) = {min(both)} has points of both labels; leave one out")
+    return clicks
+
+
+def _prompt_mask(kind: str, prompt: Any, size: Size, name: str, radii: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels of a prompt of one kind, at least one."""
     if kind == "box":
         return _fill_box(prompt, size, name)
     if kind == "mask" or _is_bitmap(prompt):

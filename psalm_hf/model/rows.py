@@ -26,6 +26,7 @@ from .prompts import (
     region_pieces,
     sentence_pieces,
 )
+from .regions import Click
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class RowInfo:
         image: position of its image in `images` (None among them counts).
         kind: "category", "sentence", "region" or "conversation".
         conditions: the category names in the order of the class columns, background last; the expression's sentences; the kind
-            of each region prompt; nothing for a conversation.
+            of each region prompt, joined by " + " if there are several; nothing for a conversation.
+        clicks: of each region, the points with their labels (`region_clicks`); nothing if no region has a point that does not belong to it.
     """
 
     image: int
     kind: str
     conditions: tuple[str, ...] = ()
+    clicks: tuple[tuple[Click, ...], ...] = ()
 
     def __str__(self) -> str:
         return f"the {self.kind} row of image {self.image}"
@@ -315,11 +318,11 @@ def with_sam_regions(regions: Any, input_points: Any, input_labels: Any, input_b
 
     Args:
         input_points: [image][object][point][x, y], lists or an array.
-        input_labels: [image][object][point]; only 1 (foreground) is possible.
-        input_boxes: [image][object][x0, y0, x1, y1].
+        input_labels: [image][object][point]; 1 = belongs to the object, 0 = does not.
+        input_boxes: [image][object][x0, y0, x1, y1]; with points, both mean the same object.
 
     Raises:
-        ValueError: regions beside SAM-style prompts, points and boxes together, background points, or labels that do not match the points.
+        ValueError: regions beside SAM-style prompts, or labels or boxes that do not match the points.
     """
     if input_labels is not None and input_points is None:
         raise ValueError("input_labels: given without input_points")
@@ -327,15 +330,26 @@ def with_sam_regions(regions: Any, input_points: Any, input_labels: Any, input_b
         return regions
     if regions is not None:
         raise ValueError("regions and SAM-style prompts together; give all of them as regions")
-    if input_points is not None and input_boxes is not None:
-        raise ValueError("input_points and input_boxes together would say one object by both, which a region cannot; use regions")
-    if input_boxes is not None:
-        boxes = _nested(input_boxes, "input_boxes", 3, "[image][object][x0, y0, x1, y1]")
+    boxes = None if input_boxes is None else _nested(input_boxes, "input_boxes", 3, "[image][object][x0, y0, x1, y1]")
+    if input_points is None:
         return [[{"box": box} for box in image_boxes] for image_boxes in boxes]
     points = _nested(input_points, "input_points", 4, "[image][object][point][x, y]", may_lack_objects=True)
+    found = [[{"points": object_points} for object_points in image_points] for image_points in points]
     if input_labels is not None:
-        _check_point_labels(points, _nested(input_labels, "input_labels", 3, "[image][object][point]", may_lack_objects=True))
-    return [[{"points": object_points} for object_points in image_points] for image_points in points]
+        labels = _nested(input_labels, "input_labels", 3, "[image][object][point]", may_lack_objects=True)
+        _check_numbers(found, labels, "input_labels")
+        for image, (image_regions, image_labels) in enumerate(zip(found, labels, strict=True)):
+            for number, (region, of_points) in enumerate(zip(image_regions, image_labels, strict=True)):
+                if len(of_points) != len(region["points"]):
+                    name = f"input_labels, image {image}, object {number}"
+                    raise ValueError(f"{name}: {len(of_points)} labels for {len(region['points'])} points")
+                region["labels"] = of_points
+    if boxes is not None:
+        _check_numbers(found, boxes, "input_boxes")
+        for image_regions, image_boxes in zip(found, boxes, strict=True):
+            for region, box in zip(image_regions, image_boxes, strict=True):
+                region["box"] = box
+    return found
 
 
 def _nested(value: Any, name: str, depth: int, meaning: str, may_lack_objects: bool = False) -> list[Any]:
@@ -355,15 +369,10 @@ def _depth(value: Any) -> int:
     return 1 + (_depth(value[0]) if len(value) else 0) if isinstance(value, (list, tuple)) else 0
 
 
-def _check_point_labels(points: list[Any], labels: list[Any]) -> None:
-    if len(points) != len(labels):
-        raise ValueError(f"input_labels: {len(labels)} images, but input_points has {len(points)}")
-    for image, (image_points, image_labels) in enumerate(zip(points, labels, strict=True)):
-        if len(image_points) != len(image_labels):
-            raise ValueError(f"input_labels, image {image}: {len(image_labels)} objects, but input_points has {len(image_points)}")
-        for number, (object_points, object_labels) in enumerate(zip(image_points, image_labels, strict=True)):
-            name = f"input_labels, image {image}, object {number}"
-            if len(object_points) != len(object_labels):
-                raise ValueError(f"{name}: {len(object_labels)} labels for {len(object_points)} points")
-            if any(label != 1 for label in object_labels):
-                raise ValueError(f"{name}: got {list(object_labels)}; only 1 is possible, PSALM has no background points")
+def _check_numbers(regions: list[Any], values: list[Any], name: str) -> None:
+    """Raises ValueError unless there are values for every object of every image that has points."""
+    if len(regions) != len(values):
+        raise ValueError(f"{name}: {len(values)} images, but input_points has {len(regions)}")
+    for image, (image_regions, image_values) in enumerate(zip(regions, values, strict=True)):
+        if len(image_regions) != len(image_values):
+            raise ValueError(f"{name}, image {image}: {len(image_values)} objects, but input_points has {len(image_regions)}")

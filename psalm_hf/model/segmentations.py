@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from .checked_masks import MAX_PIXELS
+from .corrections import click_agreement, corrected_mask
 from .image_processing_psalm import Placement, PsalmImageProcessor
-from .postprocessing import best_scores, instance_map, masks_of, merge_panoptic, semantic_map, top_instances
+from .postprocessing import best_scores, instance_map, masks_of, merge_panoptic, semantic_map, threshold_logit, top_instances
 from .prompts import ROW_KINDS
+from .regions import Click, read_clicks
 from .rows import RowInfo
 
 # The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
@@ -230,26 +232,40 @@ class PostProcessing:
 
     @torch.no_grad()
     def post_process_region_segmentation(
-        self, outputs: Any, mask_threshold: float = 0.5, target_sizes: Any = None
+        self, outputs: Any, mask_threshold: float = 0.5, target_sizes: Any = None, clicks: Sequence[Any] | None = None
     ) -> list[dict[str, Any] | None]:
         """The best query for each region; two regions may get the same.
 
         Args:
             outputs, target_sizes: see `post_process_semantic_segmentation`.
             mask_threshold: of the probability of a pixel.
+            clicks: points that belong to a region, or do not: per row None or R lists of (x, y, label) in pixels of the image,
+                label 1 = belongs, 0 = does not. `[row.clicks for row in inputs.row_info]` are those of the prompts. A region
+                without clicks has an empty list. Queries that contradict clicks score less (`click_agreement`), and the mask is moved
+                past them (`corrected_mask`): it never has a pixel with a click of label 0.
 
         Returns:
             Per row `{"masks": (R, H, W) bool, "scores": (R,), "queries": (R,) int64}`, None for a row without regions.
 
         Raises:
-            ValueError: number of target sizes; threshold out of range.
+            ValueError: number of target sizes or of clicks; clicks without target sizes, or outside of the image; threshold out of range.
         """
+        num_rows = len(outputs.condition_type)
+        if clicks is not None and len(clicks) != num_rows:
+            raise ValueError(f"clicks: {len(clicks)} entries for {num_rows} rows; give one per row, None where there are none")
 
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
             mask_logits = outputs.masks_queries_logits[row]
             probabilities = outputs.region_queries_logits[row, : int(outputs.num_conditions[row])].float().sigmoid()  # (R, Q)
+            corrected = _clicks_of_row(clicks[row] if clicks else None, len(probabilities), frame, f"clicks[{row}]")
+            limit = threshold_logit(mask_threshold)
+            for region, points in corrected.items():
+                probabilities[region] *= click_agreement(mask_logits, points, frame, limit)
             scores, queries = best_scores(probabilities, mask_logits, frame, mask_threshold).max(1)
             masks = masks_of(queries, mask_logits, frame, mask_threshold)
+            for region, points in corrected.items():
+                (logits,) = frame.restore(mask_logits[queries[region]][None].float())
+                masks[region] = corrected_mask(logits, points, limit)
             return {"masks": masks, "scores": scores, "queries": queries}
 
         return self._each_row(outputs, "region", target_sizes, run)
@@ -304,7 +320,8 @@ class PostProcessing:
                     segments.append(FoundSegment(numbers[row.image], "; ".join(row.conditions), result["score"], result["segmentation"]))
                 numbers[row.image] += 1
         if "region" in kinds:
-            for segments, row, result in results("region", mask_threshold=mask_threshold):
+            clicks = [row.clicks for row in rows]
+            for segments, row, result in results("region", mask_threshold=mask_threshold, clicks=clicks):
                 scored = zip(row.conditions, result["scores"].tolist(), result["masks"], strict=True)
                 segments += (FoundSegment(index, *one) for index, one in enumerate(scored))
         return found
@@ -383,6 +400,25 @@ def _read_target_size(size: Any, row: int) -> tuple[int, int]:
     raise ValueError(
         f"target_sizes[{row}]: expected (height, width) in whole pixels, each at least 1, together at most {MAX_PIXELS}, got {size!r:.80}"
     )
+
+
+def _clicks_of_row(clicks: Any, num_regions: int, frame: Placement | None, name: str) -> dict[int, tuple[Click, ...]]:
+    """Clicks of those regions that have some, checked."""
+    if clicks is None or not len(clicks):
+        return {}
+    if len(clicks) != num_regions:
+        raise ValueError(f"{name}: {len(clicks)} entries for {num_regions} regions; give one per region, empty where there are none")
+    if frame is None:
+        raise ValueError(f"{name}: are in pixels of the image, whose size is not known; give target_sizes")
+    found = {}
+    for region, of_region in enumerate(clicks):
+        place = f"{name}, region {region}"
+        if not all(isinstance(click, Sequence) and len(click) == 3 for click in of_region):
+            raise ValueError(f"{place}: expected a list of (x, y, label), got {of_region!r:.80}")
+        if of_region:
+            points, labels = [click[:2] for click in of_region], [click[2] for click in of_region]
+            found[region] = read_clicks(points, labels, frame.target_size, place)
+    return found
 
 
 def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tensor]]:

@@ -322,6 +322,26 @@ def test_sam_prompts_are_regions(processor):
     assert torch.equal(array["region_weights"][0, 0], ours["region_weights"][0, 1])
 
 
+def test_sam_labels_and_boxes_join_the_points_of_their_object(processor):
+    points, labels, boxes = [[[[5, 6], [9, 9]], [[7, 7], [2, 2]]]], [[[1, 0], [1, 1]]], [[[2, 3, 20, 21], [4, 4, 9, 9]]]
+    sam = processor([PHOTO], input_points=points, input_labels=labels, input_boxes=boxes)
+    pairs = zip(points[0], labels[0], boxes[0], strict=True)
+    ours = processor(PHOTO, regions=[{"points": of_points, "labels": of_labels, "box": box} for of_points, of_labels, box in pairs])
+    assert torch.equal(sam["region_weights"], ours["region_weights"])
+    assert sam.row_info == ours.row_info == (RowInfo(0, "region", ("points + box",) * 2, (((5, 6, 1), (9, 9, 0)), ())),)
+
+
+def test_rows_know_clicks_only_where_a_point_has_label_0(processor):
+    alone = processor(PHOTO, regions=[{"point": (5, 6)}, BOX])
+    assert alone.row_info == (RowInfo(0, "region", ("point", "box")),)
+    labelled = processor(PHOTO, regions=[{"points": [(5, 6)], "labels": [1]}, BOX])
+    assert torch.equal(labelled["region_weights"], alone["region_weights"]) and labelled.row_info[0].clicks == ()
+    both = processor(PHOTO, regions=[{"points": [(5, 6), (40, 20)], "labels": [1, 0]}, BOX])
+    assert torch.equal(both["region_weights"], alone["region_weights"]) and both.row_info[0].clicks == (((5, 6, 1), (40, 20, 0)), ())
+    own = processor(PHOTO, regions=[{"points": [(5, 6), (40, 20)], "labels": [1, 0]}], region_images=[PHOTO])  # the same image
+    assert own.row_info[0].clicks == (((5, 6, 1), (40, 20, 0)),)
+
+
 def test_released_region_sampling_follows_the_seed():
     processor = make_processor(region_sampling="released")
     draws = [processor(PHOTO, regions=[BOX], seed=seed)["region_weights"] for seed in (0, 0, 1)]

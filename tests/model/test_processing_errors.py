@@ -75,7 +75,7 @@ REFUSED = {
     "region images without regions": ({"images": PHOTO, "categories": ["a"], "region_images": PHOTO}, "image 0: region_images without"),
     "an unreadable region image": ({"images": PHOTO, "regions": [BOX], "region_images": ["a.png"]}, "region 0, its region image: .*path"),
     # SAM style
-    "background point": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": [[[0]]]}, r"image 0, object 0: got \[0\]"),
+    "background point": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": [[[0]]]}, "image 0, region 0: all of its points"),
     "labels of another number of points": (
         {"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": [[[1, 1]]]}, "image 0, object 0: 2 labels for 1 points",
     ),
@@ -88,7 +88,7 @@ REFUSED = {
     "no labels of points": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": []}, "input_labels: expected .* 3 deep"),
     "a bare label": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_labels": 0}, "input_labels: expected .* 3 deep"),
     "a background point of the older form": (
-        {"images": PHOTO, "input_points": [[[1, 2]]], "input_labels": [[0]]}, r"image 0, object 0: got \[0\]",
+        {"images": PHOTO, "input_points": [[[1, 2]]], "input_labels": [[0]]}, "image 0, region 0: all of its points",
     ),
     "points that are no lists": ({"images": PHOTO, "input_points": 5}, "input_points: expected .* 4 deep"),
     "boxes that are not nested": ({"images": PHOTO, "input_boxes": [1, 2, 3, 4]}, "input_boxes: expected .* 3 deep"),
@@ -105,7 +105,16 @@ REFUSED = {
         {"images": PHOTO, "categories": ["a"], "targets": {"masks": [MASK], "class_labels": ["a"]}}, r"targets\[0\].*indices into",
     ),
     "labels without points": ({"images": PHOTO, "input_labels": [[[1]]]}, "input_labels: given without input_points"),
-    "points and boxes": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "input_boxes": [[[1, 2, 3, 4]]]}, "together"),
+    "points and boxes of other objects": (
+        {"images": PHOTO, "input_points": [[[[1, 2]]]], "input_boxes": [[[1, 2, 3, 4]] * 2]}, "input_boxes, image 0: 2 objects",
+    ),
+    "a point of label 0 on another image": (
+        {"images": PHOTO, "regions": [{"points": [(1, 2), (9, 9)], "labels": [1, 0]}], "region_images": Image.new("RGB", (40, 40))},
+        "image 0, region 0: has points of label 0, but is drawn on another image",
+    ),
+    "a label of another value": (
+        {"images": PHOTO, "input_points": [[[[1, 2], [3, 4]]]], "input_labels": [[[1, 5]]]}, r"region 0: labels are 1 .*got \[1, 5\]",
+    ),
     "points and regions": ({"images": PHOTO, "input_points": [[[[1, 2]]]], "regions": [BOX]}, "together"),
     # conversations
     "no message": ({"images": PHOTO, "conversations": []}, "conversation: expected a list of at least one message"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from psalm_hf.model.regions import enlarge, place_region, region_mask, region_weights
+from psalm_hf.model.regions import enlarge, place_region, region_clicks, region_mask, region_weights
 
 
 def test_disc_holds_what_is_at_most_a_radius_away():
@@ -93,6 +93,72 @@ def test_coordinates_may_be_arrays():
     ],
 )
 def test_broken_regions_are_named(region, message):
+    with pytest.raises(ValueError, match=f"region 2: .*({message})"):
+        region_mask(region, (40, 60), "region 2")
+
+
+LINE = [(30, 5), (35, 9)]
+PIXELS = np.zeros((40, 60), dtype=bool)
+PIXELS[30:33, 50:55] = True
+
+
+def test_prompts_of_several_kinds_are_one_region():
+    kinds = {"points": [(10, 10)], "box": (20, 20, 30, 30), "scribble": LINE, "mask": PIXELS}
+    expected = np.logical_or.reduce([region_mask({kind: prompt}, (40, 60), "r", (3, 1)) for kind, prompt in kinds.items()])
+    np.testing.assert_array_equal(region_mask(kinds, (40, 60), "r", (3, 1)), expected)
+    for kind in kinds:  # none of them is forgotten
+        assert (
+            region_mask({other: prompt for other, prompt in kinds.items() if other != kind}, (40, 60), "r", (3, 1)).sum() < expected.sum()
+        )
+
+
+def test_points_of_label_1_are_points():
+    points = [(10, 10), (40.5, 20)]
+    expected = region_mask({"points": points}, (40, 60), "r")
+    for labels in ([1, 1], np.ones(2), torch.ones(2, dtype=torch.int64), [True, True]):
+        np.testing.assert_array_equal(region_mask({"points": points, "labels": labels}, (40, 60), "r"), expected)
+        assert region_clicks({"points": points, "labels": labels}, (40, 60), "r") == ()
+    assert region_clicks({"points": points}, (40, 60), "r") == region_clicks({"box": (1, 2, 3, 4)}, (40, 60), "r") == ()
+
+
+def test_one_point_of_label_1_is_a_point():
+    expected = region_mask({"point": (10, 10)}, (40, 60), "r")
+    np.testing.assert_array_equal(region_mask({"points": [(10, 10)], "labels": [1]}, (40, 60), "r"), expected)
+
+
+def test_a_point_of_label_0_covers_nothing_and_is_a_click():
+    region = {"points": [(10, 10), (40.5, 20)], "labels": [1, 0]}
+    np.testing.assert_array_equal(region_mask(region, (40, 60), "r"), region_mask({"point": (10, 10)}, (40, 60), "r"))
+    assert region_clicks(region, (40, 60), "r") == ((10, 10, 1), (40.5, 20, 0))
+    only = {"points": [(40.5, 20)], "labels": [0], "mask": PIXELS}
+    np.testing.assert_array_equal(region_mask(only, (40, 60), "r"), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "region, message",
+    [
+        ({"labels": [1], "box": (1, 2, 3, 4)}, "labels without points"),
+        ({"labels": [1]}, "labels without points"),
+        ({"points": [(1, 2), (3, 4)], "labels": [1]}, r"shape \(1,\) for 2 points"),
+        ({"points": [(1, 2)], "labels": [[1]]}, r"shape \(1, 1\) for 1 points"),
+        ({"points": [(1, 2)], "labels": 1}, r"shape \(\) for 1 points"),
+        ({"points": [(1, 2), (3, 4)], "labels": [1, [0]]}, "one label, 1 or 0, per point"),
+        ({"points": [(1, 2)], "labels": [2]}, r"1 .the point belongs.* or 0 .*got \[2\]"),
+        ({"points": [(1, 2)], "labels": [-1]}, r"got \[-1\]"),
+        ({"points": [(1, 2)], "labels": ["1"]}, r"got \['1'\]"),
+        ({"points": [(1, 2)], "labels": [float("nan")]}, r"got \[nan\]"),
+        ({"points": [(1, 2)], "labels": [0]}, "all of its points have the label 0"),
+        ({"points": [(1, 2), (60, 2)], "labels": [1, 0]}, "outside.*60 wide and 40 high"),
+        ({"points": [(1, 2), (float("nan"), 2)], "labels": [1, 0]}, "finite"),
+        ({"points": [(1.1, 2), (1.9, 2)], "labels": [1, 0]}, r"pixel \(x, y\) = \(1, 2\) has points of both"),
+        ({"points": PIXELS, "labels": [1]}, "the points are a bitmap"),
+        ({"point": (1, 2), "labels": [1]}, "exactly one"),
+        ({"points": [(1, 2)], "circle": 3}, "exactly one"),
+        ({}, r"got \[\]"),
+        ({"points": [], "box": (1, 2, 3, 4)}, "expected .x, y. coordinates"),
+    ],
+)
+def test_broken_joined_regions_are_named(region, message):
     with pytest.raises(ValueError, match=f"region 2: .*({message})"):
         region_mask(region, (40, 60), "region 2")
 
