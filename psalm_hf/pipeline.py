@@ -28,7 +28,7 @@ _PROMPTS = ("categories", "expressions", "regions", *_REGION_ARGUMENTS)
 _PROMPT_ARGUMENTS = (*_PROMPTS, "region_images", "task", "stuff")
 _LOADING = ("timeout", "allow_private_addresses")
 _THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
-_EXPRESSION_THRESHOLDS = ("referring_threshold", "no_target_threshold")
+_EXPRESSION_THRESHOLDS = ("referring_threshold", "no_target_threshold", "nms_threshold", "instances")
 _ROW_TENSORS = (
     "masks_queries_logits",
     "class_queries_logits",
@@ -95,6 +95,8 @@ class PromptableSegmentationPipeline(Pipeline):
                 `post_process_panoptic_segmentation`, default 0.8.
             referring_threshold, no_target_threshold: of expressions, see `post_process_referring_segmentation`; default those that the
                 processor carries.
+            instances: True = an entry for every instance that an expression means, instead of one for all together, above
+                `referring_threshold`; nms_threshold: IoU from which two of them are one. See `post_process_referring_instances`.
             timeout: seconds that a URL may take. allow_private_addresses: also opens URLs of this machine and its network. See
                 `load_image`, which also opens any path that it is given.
             batch_size: images of a forward pass. num_workers: processes that open and prepare images.
@@ -102,7 +104,8 @@ class PromptableSegmentationPipeline(Pipeline):
         Returns:
             Per image a list of `{"label": str, "score": float or None, "mask": PIL image of mode "L", 255 = set}` at the size of the
             image: segments of the categories (a semantic map has no scores), then one for each expression that means something
-            in the image, then one for each region, whose label is its kind. A list for a list; an iterator for a dataset or an iterator.
+            in the image (with `instances` one for each instance), then one for each region, whose label is its kind. A list for a list;
+            an iterator for a dataset or an iterator.
 
         Raises:
             ValueError: no prompt, an unknown argument or key of a dictionary, or what the processor refuses; with the path of the image,

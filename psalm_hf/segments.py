@@ -29,6 +29,7 @@ class Prompt:
         regions: (kind, value); a region of another kind than "mask" as the processor takes it, a mask as the path of an image.
         threshold: least score of a segment.
         no_target_threshold: of expressions, which mean nothing unless a mask scores above it; None = they always mean something.
+        instances: a segment for every instance of an expression, see `PsalmProcessor.post_process_referring_instances`.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Prompt:
     regions: tuple[tuple[str, Any], ...] = ()
     threshold: float | None = None
     no_target_threshold: float | None = None
+    instances: bool = False
 
 
 def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_threshold: float = 0.5) -> list[list[dict]]:
@@ -56,6 +58,7 @@ def segment(model, processor, image: Image.Image, prompts: list[Prompt], mask_th
     for prompt in prompts:
         if prompt.task == "referring":
             options |= {"referring_threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
+            options["instances"] = prompt.instances
         elif prompt.task != "interactive":
             options |= {"task": prompt.task, "stuff": prompt.stuff, "threshold": prompt.threshold}
     with torch.inference_mode():
@@ -77,6 +80,10 @@ def complete_thresholds(prompt: Prompt, processor) -> Prompt:
     """The prompt with thresholds of expressions: where none was chosen, those of the processor."""
     if prompt.task != "referring":
         return prompt
+    if prompt.instances:
+        given = [value if value is not None else "processor" for value in (prompt.threshold, prompt.no_target_threshold)]
+        threshold, no_target = processor.instance_thresholds(*given)
+        return replace(prompt, threshold=threshold, no_target_threshold=no_target)
     threshold = processor.referring_threshold if prompt.threshold is None else prompt.threshold
     no_target = processor.no_target_threshold if prompt.no_target_threshold is None else prompt.no_target_threshold
     return replace(prompt, threshold=threshold, no_target_threshold=no_target)
@@ -172,6 +179,7 @@ def as_record(prompt: Prompt, segments: list[dict], mask_threshold: float) -> di
     no_target = {}
     if prompt.task == "referring":
         thresholds["no_target_threshold"] = prompt.no_target_threshold
+        no_target |= {"instances": True} if prompt.instances else {}
         no_target["no_target"] = expressions_without_target(prompt, segments)
     return {
         "task": prompt.task,

@@ -71,6 +71,18 @@ def test_no_target_threshold_none_always_gives_an_answer(segmenter):
     assert moon["label"] == "the yellow moon" and moon["score"] < 0.87
 
 
+def test_every_instance_of_an_expression_is_an_entry(segmenter):
+    options = {"expressions": "all dotted things", "referring_threshold": 0.91, "no_target_threshold": 0.87}
+    (whole,) = segmenter(PICTURE, **options)
+    every = segmenter(PICTURE, instances=True, nms_threshold=1.0, **options)
+    assert len(every) > 1 and {one["label"] for one in every} == {"all dotted things"}
+    assert np.array_equal(np.any([bitmap(one) for one in every], axis=0), bitmap(whole))
+    scores = [one["score"] for one in every]
+    assert scores == sorted(scores, reverse=True) and scores[0] == whole["score"]
+    asked = segmenter(PICTURE, expressions=["the yellow moon", "all dotted things"], instances=True)
+    assert {one["label"] for one in asked} == {"all dotted things"}  # the other means nothing
+
+
 def test_referring_threshold_none_is_the_best_query_alone(segmenter):
     (united,), (best,) = (segmenter(PICTURE, expressions="all dotted things", **options) for options in ({}, {"referring_threshold": None}))
     assert 0 < bitmap(best).sum() < bitmap(united).sum()

@@ -200,7 +200,9 @@ def test_every_category_of_a_long_vocabulary_gets_a_score(benchmark, decouple_ma
     assert bool((logits.isfinite().sum(-1) <= max(map(len, parts)) + 1).all())  # of its own part alone
 
     sizes = [sample.image_size]
-    (instances,) = processor.post_process_instance_segmentation(outputs, target_sizes=sizes, top_k=300, return_coco_annotation=True)
+    (instances,) = processor.post_process_instance_segmentation(
+        outputs, threshold=0.0, target_sizes=sizes, top_k=300, return_coco_annotation=True
+    )
     labels = {segment["label_id"] for segment in instances["segments_info"]}
     assert labels <= set(range(len(names))) and len(labels) > 1
     (found,) = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)

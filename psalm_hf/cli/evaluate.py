@@ -37,6 +37,9 @@ BENCHMARK_CHOICES = {
         ("never", "threshold", "area", "processor"),
         "when the answer to an expression is that nothing is there; processor: by both thresholds that psalm calibrate left there",
     ),
+    "instances_threshold": (float, "instances of an expression that score above it are its set (default: the processor's)"),
+    "no_target_threshold": (float, "an expression has no instance unless one scores above it (default: the processor's)"),
+    "nms_threshold": (float, "IoU above which the worse of two instances is left out; 1 = never (default: the processor's)"),
     "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
     "vocabulary": (("divided", "whole"), "names beyond the context length: several prompts, or one too long"),
@@ -90,7 +93,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give either --checkpoint or --predictions")
     parser.check_range(options, "limit", "batch_size", lowest=1)
     parser.check_range(options, "num_workers", "visualize", "min_area", lowest=0)
-    parser.check_range(options, "threshold", "overlap", "referring_threshold", "visible_above", lowest=0, highest=1)
+    scores = [name for name in BENCHMARK_CHOICES if name.endswith("threshold")]
+    parser.check_range(options, *scores, "overlap", "visible_above", lowest=0, highest=1)
     return options
 
 

@@ -4,6 +4,7 @@
     psalm segment kitchen.jpg --categories cup table wall --stuff table wall
     psalm segment kitchen.jpg --categories cup table wall --task semantic
     psalm segment kitchen.jpg --expression "the red cup" --expression "everything on the table"
+    psalm segment kitchen.jpg --expression "all cups" --instances
     psalm segment kitchen.jpg --point 320,200 --box 10,20,90,140 --scribble 5,5 40,60 --mask prompt.png
 
 --checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
@@ -41,7 +42,6 @@ GENERAL_CATEGORIES = {
     "person": False, "animal": False, "vehicle": False, "furniture": False, "food": False,
     "building": True, "plant": True, "road": True, "floor": True, "wall": True, "water": True, "sky": True,
 }  # fmt: skip
-# The released thresholds; but for instances it keeps everything, as average precision wants it, and nobody can look at 100 masks.
 DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
 
@@ -119,7 +119,8 @@ def read_prompts(options: argparse.Namespace) -> list["Prompt"]:
             Prompt("interactive", [kind for kind, _ in DRAWN_REGIONS], regions=tuple(DRAWN_REGIONS)),
         ]
     if options.expressions:
-        return [Prompt("referring", options.expressions, threshold=options.threshold, no_target_threshold=options.no_target_threshold)]
+        thresholds = {"threshold": options.threshold, "no_target_threshold": options.no_target_threshold}
+        return [Prompt("referring", options.expressions, instances=options.instances, **thresholds)]
     if options.regions:
         return [Prompt("interactive", [region_name(*region) for region in options.regions], regions=tuple(options.regions))]
     task = options.task or "panoptic"
@@ -145,6 +146,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stuff", nargs="+", metavar="NAME", default=[], help="categories whose segments are fused into one (panoptic)")
     parser.add_argument("--task", choices=("panoptic", "semantic", "instance"), help="what to do with --categories (default: panoptic)")
     parser.add_argument("--expression", action="append", dest="expressions", default=[], metavar="TEXT", help="may be repeated")
+    parser.add_argument("--instances", action="store_true", help="every instance of an --expression by itself, not all in one mask")
     parser.add_argument("--point", action=AddRegion, type=numbers(2), metavar="X,Y", help="regions may be repeated and mixed")
     parser.add_argument("--box", action=AddRegion, type=numbers(4), metavar="X0,Y0,X1,Y1")
     parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
@@ -184,6 +186,8 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
             f"--stuff: {', '.join(unknown)} not among the --categories {', '.join(options.categories)}"
             + did_you_mean(unknown[0], options.categories)
         )
+    if options.instances and not options.expressions:
+        parser.error("--instances goes with --expression")
     if options.no_target_threshold is not None and not options.expressions:
         parser.error("--no-target-threshold goes with --expression")
     if options.task and (options.expressions or options.regions):
