@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmu
 
 from ..data import load
 from ..data.shapes.stream import ShapesStream
+from ..domain import DRAWN_SHAPES
 from ..model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmProcessor
 from .configs import find_config
@@ -163,6 +164,7 @@ def make_start(options: VisionArguments) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} million parameters", file=sys.stderr)
     if options.steps:
         train_vision(model, processor, options)
+        model.config.domain = DRAWN_SHAPES
     model.eval().save_pretrained(options.output_dir)
     processor.save_pretrained(options.output_dir)
     print(f"wrote {options.output_dir} after {time.perf_counter() - start:.0f} s", file=sys.stderr)
