@@ -379,6 +379,8 @@ class _Asked:
             raise ValueError(f"expected one kind of prompt, got {' and '.join(prompts) or 'none'}; give one of {', '.join(readers)}")
         ((name, value),) = prompts.items()
         kind = readers[name]
+        if kind in (REGION, CONVERSATION) and instances:
+            raise ValueError(f"instances belong to categories and expressions, not to {name}")
         if kind != CATEGORY and (task or stuff):
             raise ValueError(f"{'task' if task else 'stuff'} belongs to categories, not to {name}")
         if kind == CATEGORY:
@@ -391,18 +393,19 @@ class _Asked:
             prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
             return cls(prompt, list(value), options)
         if kind == SENTENCE:
-            if instances:
-                raise NotImplementedError("instances of expressions")
             value = [value] if isinstance(value, str) else list(value)
-            threshold = processor.referring_threshold if threshold is None else threshold
-            no_target_threshold = processor.no_target_threshold if no_target_threshold is None else no_target_threshold
-            options = {
-                "referring_threshold": threshold,
-                "no_target_threshold": no_target_threshold,
-                "mask_threshold": mask_threshold,
-            }
+            thresholds = _expression_thresholds(processor, instances, threshold, no_target_threshold)
+            options = dict(zip(("referring_threshold", "no_target_threshold"), thresholds, strict=True))
+            options |= {"mask_threshold": mask_threshold, **({"instances": True} if instances else {})}
             names = tuple(text if isinstance(text, str) else "; ".join(text) for text in value)
-            prompt = Prompt(kind, names, threshold=threshold, mask_threshold=mask_threshold, no_target_threshold=no_target_threshold)
+            prompt = Prompt(
+                kind,
+                names,
+                instances=instances,
+                threshold=thresholds[0],
+                mask_threshold=mask_threshold,
+                no_target_threshold=thresholds[1],
+            )
             return cls(prompt, value, options)
         if threshold is not None:
             raise ValueError(f"threshold: {name} have none; leave it out")
@@ -429,3 +432,18 @@ def _category_options(names: Any, task: str, stuff: Sequence[str], instances: bo
             raise ValueError("threshold: a semantic map has none, every pixel gets the best category; leave it out")
         return {"task": task}
     return {"task": task, "stuff": stuff, "threshold": THRESHOLDS[task] if threshold is None else threshold}
+
+
+def _expression_thresholds(
+    processor: PsalmProcessor, instances: bool, threshold: float | None, no_target_threshold: float | None
+) -> tuple[float | None, float | None]:
+    """`threshold` and `no_target_threshold`, where none was chosen those of the processor."""
+    if not instances:
+        return (
+            processor.referring_threshold if threshold is None else threshold,
+            processor.no_target_threshold if no_target_threshold is None else no_target_threshold,
+        )
+    if not hasattr(processor, "instance_thresholds"):
+        raise NotImplementedError("instances of expressions: the processor has no post_process_referring_instances yet")
+    chosen = ("processor" if value is None else value for value in (threshold, no_target_threshold))
+    return processor.instance_thresholds(*chosen)
