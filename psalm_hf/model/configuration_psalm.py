@@ -61,6 +61,7 @@ class PsalmConfig(PreTrainedConfig):
         score_cost: weight of the score in the matching cost of sentence and region rows. Released: 0, masks alone decide there, so of
             several queries on the target any one may be called right and the others wrong.
         no_object_weight: weight of `background` in the class cross entropy.
+        domain: the images that the weights were trained on, in words such as "drawn shapes"; None = not stated. Training adds to it.
         train_num_points, oversample_ratio, importance_sample_ratio: point sampling of the mask losses (PointRend).
 
     Source: released configuration files, see `docs/checkpoints.md`; paper section 3 and Tables 15, 16.
@@ -102,6 +103,7 @@ class PsalmConfig(PreTrainedConfig):
     dice_weight: float = 5.0
     score_cost: float = 0.0
     no_object_weight: float = 0.1
+    domain: str | None = None
     train_num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_sample_ratio: float = 0.75

@@ -149,7 +149,7 @@ def distinct_masks(
     Source: greedy suppression as of detectors (Felzenszwalb et al., 2010), on masks as SAM 3 does it for the instances of a phrase
     (arXiv:2511.16719).
     """
-    limit = _threshold_logit(mask_threshold)
+    limit = threshold_logit(mask_threshold)
     kept: list[_CroppedMask] = []
     position = 0
     for _, logits in _restored(mask_logits, queries, frame):
