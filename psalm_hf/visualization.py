@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,8 @@ def draw_segmentation(
         scores: N numbers for the legend, usually in [0, 1].
         colors: label -> RGB 0..255 for every label; default `label_colors(labels)`.
         prompts: none, or one visual prompt per mask, drawn in the mask's colour: `{"point": (x, y)}`, `{"points": [(x, y), ...]}`,
-            `{"box": (x0, y0, x1, y1)}`, `{"scribble": [(x, y), ...]}` in pixels of `image`, or any kind with a bitmap (H, W) bool.
+            `{"box": (x0, y0, x1, y1)}`, `{"scribble": [(x, y), ...]}` in pixels of `image`, or any kind with a bitmap (H, W) bool;
+            or several of them and the `labels` of the points.
         note: a sentence above the legend.
         legend: False = the image alone, as a panel for `draw_panels`: labels have no numbers, text and lines are larger.
 
@@ -388,16 +389,23 @@ def _draw_contour(pixels: np.ndarray, mask: np.ndarray, color: Color, width: int
 def _draw_prompt(image: Image.Image, prompt: Mapping[str, Any], color: Color, scale: float, style: _Style) -> list[Box]:
     """A prompt as it was given, in three strokes, dark, white and coloured, that keep it apart from the contours of masks.
 
-    Returns the boxes that a label should not cover.
+    A point of label 0 is dark inside. Returns the boxes that a label should not cover.
     """
-    ((kind, value),) = prompt.items()
+    labels = prompt.get("labels", ())
+    kinds = ((kind, value) for kind, value in prompt.items() if kind != "labels")
+    return [box for kind, value in kinds for box in _draw_prompt_kind(image, kind, value, labels, color, scale, style)]
+
+
+def _draw_prompt_kind(
+    image: Image.Image, kind: str, value: Any, labels: Sequence[int], color: Color, scale: float, style: _Style
+) -> list[Box]:
     value, drawing = np.asarray(value), ImageDraw.Draw(image)
     if value.dtype == bool:
         return [_draw_prompt_bitmap(image, value, color, style)]
     points = [(x * scale, y * scale) for x, y in value.reshape(-1, 2).tolist()]
     if kind in ("point", "points"):
-        for x, y in points:
-            for radius, fill in zip((8, 6.5, 4.5), (INK, (255, 255, 255), color), strict=True):
+        for (x, y), label in zip_longest(points, labels, fillvalue=1):
+            for radius, fill in zip((8, 6.5, 4.5), (INK, (255, 255, 255), color if label else INK), strict=True):
                 drawing.circle((x, y), radius * style.line, fill=fill)
         return [_box_around([point], 8 * style.line) for point in points]
     corners = points
