@@ -44,7 +44,7 @@ def click_agreement(mask_logits: Tensor, clicks: Sequence[Click], frame: Placeme
     around = torch.cat([torch.zeros(1, 2), reach * torch.stack([angles.cos(), angles.sin()], 1)])  # (9, 2)
     centres = torch.tensor([(int(x) + 0.5, int(y) + 0.5) for x, y, _ in clicks])  # of the pixels
     places = centres[:, None] + around  # (K, 9, 2)
-    places = torch.minimum(places.clamp(min=0.5), torch.tensor([width, height]) - 0.5)  # what is outside of the image is not asked
+    places = torch.minimum(places, torch.tensor([width, height]) - 0.5)  # what is outside of the image is not asked: there may be padding
     inside = [frame.content_size[1] / width / frame.padded_size[1], frame.content_size[0] / height / frame.padded_size[0]]
     grid = 2 * places * torch.tensor(inside) - 1
     grid = grid.to(mask_logits.device).expand(1, -1, -1, -1)
