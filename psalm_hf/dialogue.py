@@ -152,7 +152,7 @@ class Dialogue:
         """Outlines what an expression means."""
         result = self.predictor.predict(expressions=[expression])
         if len(result):
-            self._draw(result.masks, result.labels, result.scores.tolist(), label_colors(categories))
+            self._draw(result.masks, result.labels, result.scores.tolist())
         else:
             self.write(f"nothing in the image is {expression!r} (score {result.absent[expression]:.2f})\n")
 

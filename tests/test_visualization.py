@@ -119,6 +119,14 @@ def test_a_prompt_is_drawn_where_it_was_given(prompt, spot):
     assert (pixels[690, 10] == 100).all()
 
 
+def test_kinds_of_one_prompt_are_drawn_together_and_a_point_of_label_0_is_dark():
+    mask = disc((700, 700), (200, 200), 50)
+    joined = {"points": [(600, 600), (100, 600)], "labels": [1, 0], "box": (500, 500, 650, 650)}
+    pixels = drawn((100, 100, 100), mask[None], ["it"], prompts=[joined])
+    assert (pixels[600, 600] == PALETTE[0]).all() and (pixels[575, 500] == PALETTE[0]).all()
+    assert (pixels[600, 100] == visualization.INK).all()
+
+
 def test_a_prompt_may_be_a_bitmap():
     mask, prompt = disc((700, 700), (200, 200), 50), disc((700, 700), (550, 550), 50)
     pixels = drawn((100, 100, 100), mask[None], ["it"], prompts=[{"mask": prompt}])

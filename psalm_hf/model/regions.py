@@ -56,8 +56,8 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[i
     if not isinstance(region, Mapping) or not _is_one_kind(region) and not _is_joined(region):
         got = sorted(map(str, region)) if isinstance(region, Mapping) else type(region).__name__
         raise ValueError(
-            f"{name}: expected a dictionary with several of {', '.join(JOINED_KINDS)}, and labels of the points, or with exactly one of "
-            f"the keys {', '.join(REGION_KINDS)}, got {got}"
+            f"{name}: expected a dictionary with exactly one of the keys {', '.join(REGION_KINDS)}, got {got}; "
+            f"only {', '.join(JOINED_KINDS)} and the labels of the points may stand together"
         )
     if _is_one_kind(region):
         return _prompt_mask(*next(iter(region.items())), size, name, radii)
