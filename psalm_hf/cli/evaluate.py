@@ -114,6 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..evaluation import Evaluation
     from ..evaluation.benchmarks import choices_of
     from ..evaluation.runner import Processes
+    from ..locking import only_run
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     own = {name: getattr(options, name) for name in BENCHMARK_CHOICES if getattr(options, name) is not None}
@@ -124,22 +125,24 @@ def main(arguments: list[str] | None = None) -> None:
     state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
     if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
         raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
-    evaluation = Evaluation(
-        options.benchmark,
-        processor,
-        choices=own,
-        checkpoint=checkpoint,
-        processes=Processes(state.process_index, state.num_processes),
-        **{name: getattr(options, name) for name in EVALUATION_OPTIONS},
-    )
-    model = None
-    if checkpoint:
-        model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
-        suggest_bfloat16(model)
-    num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
-    results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
-    if results is not None:
-        print(results)
+    processes = Processes(state.process_index, state.num_processes)
+    with only_run(options.output_dir, processes.lock):
+        evaluation = Evaluation(
+            options.benchmark,
+            processor,
+            choices=own,
+            checkpoint=checkpoint,
+            processes=processes,
+            **{name: getattr(options, name) for name in EVALUATION_OPTIONS},
+        )
+        model = None
+        if checkpoint:
+            model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
+            suggest_bfloat16(model)
+        num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
+        results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
+        if results is not None:
+            print(results)
     state.destroy_process_group()
 
 
