@@ -159,7 +159,7 @@ class Dialogue:
             return
         masks = [found["segmentation"] == segment["id"] for segment in segments]
         labels = [categories[segment["label_id"]] for segment in segments]
-        self._draw(masks, labels, [segment["score"] for segment in segments], label_colors(categories))
+        self._draw(masks, labels, [segment["score"] for segment in segments], colors=label_colors(categories))
 
     def _inputs(self, **prompt: Any) -> dict[str, Any]:
         """Inputs of the model, with the image as it was encoded."""
