@@ -429,7 +429,7 @@ def test_meanings_that_do_not_fit_beside_each_other_take_another_line():
 
 def test_the_label_of_a_mask_that_a_mask_prompt_covers_is_there(monkeypatch):
     found = placed(monkeypatch)
-    mask = disc((700, 700), (350, 350), 150)
+    mask = np.ones((700, 700), dtype=bool)
     draw_segmentation(Image.new("RGB", (700, 700)), mask[None], ["it"], prompts=[{"mask": mask}])
     assert len(found) == 1
 
@@ -447,3 +447,10 @@ def test_text_of_a_crowded_panel_is_smaller():
 def test_text_has_contrast_on_every_label():
     for color in label_colors([str(number) for number in range(len(PALETTE) * len(visualization.SHADES))]).values():
         assert contrast(visualization._text_color(color), color) >= 4.5
+
+
+def test_a_label_beside_its_mask_keeps_off_its_neighbours_where_it_can():
+    small, neighbour = disc((700, 700), (350, 350), 8), disc((700, 700), (350, 280), 60)  # right above
+    chip = chips.place_chips([small, neighbour], [("1", "1"), ("2", "2")], lambda text: (40, 30), [], (700, 700), 1)[0]
+    x0, y0, x1, y1 = chip.box
+    assert not neighbour[y0 : y1 + 1, x0 : x1 + 1].any()

@@ -161,7 +161,7 @@ def test_masks_are_those_of_a_call_with_the_picture(trained, said, monkeypatch):
     model, processor = trained
     dialogue, drawn = Dialogue(model, processor, said.append, threshold=0.5), []
     dialogue.show(example_image(), "drawn shapes")
-    monkeypatch.setattr(dialogue, "_draw", lambda *found: drawn.append(found))
+    monkeypatch.setattr(dialogue, "_draw", lambda *found, **colors: drawn.append(found))
     converse(dialogue, ["/segment the purple triangle", "/categories star, triangle, grass"])
     with torch.no_grad():
         inputs = processor(
