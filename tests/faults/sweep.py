@@ -44,11 +44,15 @@ class Case:
         self.prepare()
         if self.is_warmed:
             (folder / "warm").mkdir()
+            self.begin(folder / "warm")
             with redirect_stdout(sys.stderr):
                 self.run(folder / "warm")
 
     def prepare(self):
         """Makes the inputs."""
+
+    def begin(self, output):
+        """Makes what lies in the folder before the command writes there."""
 
     def run(self, output):
         """The command; returns its exit status."""
@@ -113,11 +117,11 @@ class Prepare(Case):
         content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
         (self.inputs / "instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
 
+    def begin(self, output):
+        (output / "coco/annotations").mkdir(parents=True)
+        shutil.copy(self.inputs / "instances_val2017.json", output / "coco/annotations")
+
     def run(self, output):
-        annotations = output / "coco/annotations"
-        if not annotations.exists():  # the dataset was there before: no event
-            os.makedirs(annotations)
-            shutil.copy(self.inputs / "instances_val2017.json", annotations)
         words = ["pascal_voc", str(self.inputs / "VOCdevkit"), str(output / "voc"), "--splits", "val"]
         return self.command(words) or self.command(["coco_interactive", str(output / "coco"), "--split", "val"])
 
@@ -267,6 +271,7 @@ def sweep(name, folder, kind, how="each", number=1):
     case = CASES[name](folder)
     errors, undisturbed = folder / "errors", folder / "undisturbed"
     undisturbed.mkdir()
+    case.begin(undisturbed)
 
     def count():
         faults = Faults(undisturbed)
@@ -289,6 +294,7 @@ def sweep(name, folder, kind, how="each", number=1):
 def _problem(case, output, at, kind, expected, errors):
     """What is wrong after a fault and another run, or None."""
     output.mkdir()
+    case.begin(output)
 
     def disturbed():
         Faults(output, at, kind).install()
