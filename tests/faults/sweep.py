@@ -286,7 +286,9 @@ def sweep(name, folder, kind, how="each", number=1):
     report = {"events": len(events), "tried": 0, "names": sorted({event for event, _ in events}), "failures": []}
     for at in chosen(events, how, number):
         report["tried"] += 1
-        if problem := _problem(case, folder / f"{kind}-{at}", at, kind, expected, errors):
+        problem = _problem(case, folder / f"{kind}-{at}", at, kind, expected, errors)
+        print(report["tried"], kind, at, *events[at], problem or "fine", file=sys.stderr, flush=True)
+        if problem:
             report["failures"].append(f"{kind} at event {at} ({' '.join(events[at])}): {problem}")
     return report
 
