@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from psalm_hf.segments import read_region
 
 from psalm_hf import load_image
 from psalm_hf.bounded_files import open_image_file
@@ -12,7 +13,6 @@ from psalm_hf.data.collator import open_stored_image
 from psalm_hf.data.files import read_text
 from psalm_hf.data.preparation import read_size
 from psalm_hf.data.segment_map import read_mask, read_segment_map
-from psalm_hf.segments import read_region
 from psalm_hf.visualization import open_image
 
 OPENERS = {
