@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -245,17 +245,17 @@ class PsalmPredictor:
         with self.lock:
             if key in self._images:
                 self._images.move_to_end(key)
-                return self._images[key]
+                return replace(self._images[key], source=source)
         pixels = self.processor.image_processor([rgb], return_tensors="pt")["pixel_values"]
         note = domain_note(self.model.config.domain, rgb)
         with self.lock, torch.inference_mode():
             if key not in self._images:  # another thread may have been here
                 features = self.model.get_image_features(pixels.to(self.model.device))
                 self._images[key] = EncodedPixels(rgb, features, source, note)
-                while len(self._images) > self.cached_images:
-                    self._images.popitem(last=False)
             self._images.move_to_end(key)
-            return self._images[key]
+            while len(self._images) > self.cached_images:
+                self._images.popitem(last=False)
+            return replace(self._images[key], source=source)
 
     def _segment(self, encoded: EncodedPixels, asked: Sequence[_Asked]) -> list[PsalmResult]:
         inputs, rows = self._rows(asked, encoded.image.size)
