@@ -21,7 +21,7 @@ ALLOWED = {
     "structures": set(),
     # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
     "masks": {"model"},
-    "data": {"structures", "masks", "spelling", "visualization"},
+    "data": {"structures", "masks", "spelling", "checked_yaml", "visualization"},
     "metrics": {"structures", "masks"},
     "model": set(),
     "visualization": {"structures", "masks"},
@@ -29,6 +29,7 @@ ALLOWED = {
     "devices": set(),
     "tiny": {"model", "devices"},
     "spelling": set(),
+    "checked_yaml": set(),
     "checkpoints": {"spelling"},
     "pipeline": {"model", "checkpoints"},
     "public": {"model", "video", "checkpoints", "pipeline"},
@@ -43,6 +44,7 @@ ALLOWED = {
         "model",
         "video",
         "spelling",
+        "checked_yaml",
         "checkpoints",
         "public",
         "evaluation",
@@ -52,6 +54,7 @@ ALLOWED = {
     "__init__": {"public"},
     "cli": {
         "spelling",
+        "checked_yaml",
         "devices",
         "checkpoints",
         "structures",
