@@ -1,11 +1,14 @@
 """A session as a user sees it: against the model called by hand, what it encodes, what it keeps, and what it refuses."""
 
+import json
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import ndimage
 
 from psalm_hf import PsalmForSegmentation, PsalmProcessor, PsalmVideoSession
@@ -204,6 +207,35 @@ def test_a_file_that_is_no_session_or_another_policys_is_refused(tiny, frames, t
     wider = build_tiny(seed=0, text_config={**tiny[0].config.text_config.to_dict(), "hidden_size": 96})
     with pytest.raises(ValueError, match=r"features of shape \(\d+,\), but the model's are \(96,\)"):
         PsalmVideoSession(*wider, LastFrame()).load(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objects": None},
+        {"objects": [{"id": 1}]},
+        {"objects": [{"id": [1], "renewed": -1, "recent": 0, "mask": False}]},
+        {"objects": [{"id": True, "renewed": -1, "recent": 0, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": -1, "recent": 10**9, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": "x", "recent": 0, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": -1, "recent": 0, "mask": False}] * 2},
+        {"frame_size": "x"},
+        {"frame_size": [0, 5]},
+        {"num_tracked": -1},
+        {"num_tracked": 1.5},
+    ],
+    ids=str,
+)
+def test_a_damaged_session_is_named_and_changes_nothing(tiny, frames, tmp_path, changed):
+    session = PsalmVideoSession(*tiny, LastFrame())
+    session.add_objects(frames[0], {1: BOX})
+    session.save(tmp_path / "state")
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        tensors, state = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["session"])  # noqa: SIM118
+    save_file(tensors, tmp_path / "state", metadata={"session": json.dumps(state | changed)})
+    with pytest.raises(ValueError, match="state: not a saved session"):
+        session.load(tmp_path / "state")
+    assert session.object_ids == (1,) and session.frame_size is not None
 
 
 def test_reset_makes_it_a_new_session(tiny, frames):
