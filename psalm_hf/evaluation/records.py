@@ -71,7 +71,11 @@ class _StoredPredictions(Mapping[int, Any]):
         path, position = self._places[row]
         with path.open("rb") as file:
             file.seek(position)
-            return json.loads(file.readline())["answer"]
+            line = file.readline()
+        try:
+            return json.loads(line)["answer"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}, row {row}: {line!r:.60} is damaged ({error}); start again in another folder") from error
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -95,6 +99,6 @@ class PredictionsInMemory(dict[int, Any]):
 def _row_of(line: bytes, path: Path) -> int:
     # The row comes first, and predictions are long: no need to parse them.
     head = line[: line.find(b",")].removeprefix(b'{"row":')
-    if not head.isdigit():
+    if not head.isdigit() or len(head) > 18 or not line.endswith(b"}\n"):
         raise ValueError(f"{path}: {line!r:.60} is no prediction that an evaluation has written; start again in another folder")
     return int(head)
