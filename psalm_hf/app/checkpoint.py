@@ -55,8 +55,8 @@ def expectation(checkpoint: str, image_size: int) -> str:
     """
     if checkpoint == TINY:
         return (
-            "It was trained on drawn shapes alone: circle, star, ring, ... in six colours, on grass, sand, water or brick. Of those it finds "
-            "most; of photographs its masks mean nothing. Use it to learn the page, and as a start for drawn images of your own."
+            "It was trained on drawn shapes alone: circle, star, ring, ... in six colours, on grass, sand, water or brick. Of those it "
+            "finds most; of photographs its masks mean nothing. Use it to learn the page, and as a start for drawn images of your own."
         )
     if image_size < 512:
         return "A small model: it knows what it was trained on and little else, and sees nothing that is small in the image."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +14,13 @@ from .board import SCRIPT
 from .checkpoint import LoadedCheckpoint
 from .downloads import write_downloads
 from .image_session import ImageSession
+from .sentences import one_sentence
 from .strokes import BRUSH, MARK, TOOLS
 
 GESTURES = (
     f"**{MARK}**: a click is a point, dragging draws a box; with Shift or the right button the point does not belong. "
     f"**{BRUSH}**: dragging draws a scribble."
 )
-
-
-def one_sentence(function: Callable) -> Callable:
-    """The function, whose refusals become one sentence on the page."""
-
-    @functools.wraps(function)
-    def shown(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(" ".join(str(error).split()), duration=15, print_exception=False, title="Not done") from error
-
-    return shown
 
 
 def image_upload(**options: Any) -> gr.Image:
@@ -44,7 +31,7 @@ def image_upload(**options: Any) -> gr.Image:
     return upload
 
 
-def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], folder: Path) -> tuple[gr.HTML, Callable]:
+def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], folder: Path) -> None:
     """Lays the tab out and connects it.
 
     Args:
@@ -54,9 +41,7 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
     """
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            upload = ImageUpload(
-                type="filepath", label="Image", sources=["upload", "clipboard", "webcam"], height=200, elem_id="psalm-upload"
-            )
+            upload = image_upload(label="Image", sources=["upload", "clipboard", "webcam"], height=200, elem_id="psalm-upload")
             gr.Examples([[path] for path in examples], inputs=[upload], label="Drawn examples")
             with gr.Group():
                 tool = gr.Radio(TOOLS, value=MARK, label="Mark objects in the image", info="Click, drag or draw on the large image.")
@@ -121,4 +106,3 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
     board.draw(draw, [session], [session, *views], show_progress="minimal")
     table.input(check, [session, table], [session, board, said], show_progress="hidden")
     make_files.click(one_sentence(lambda state: gr.File(write_downloads(state, folder), visible=True)), [session], [files])
-    return board, show

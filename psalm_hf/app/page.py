@@ -12,17 +12,23 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ..data.shapes.moving import make_clip
 from ..data.shapes.scene import make_scene
+from ..video import write_video
 from .board import STYLE
+from .chat_tab import chat_tab
 from .checkpoint import LoadedCheckpoint
+from .clip_session import ClipSession
 from .image_session import ImageSession
 from .image_tab import image_tab
 from .limits import LIMITS
+from .video_tab import video_tab
 
 HOST, PORT = "127.0.0.1", 7860
 CONCURRENT = 8  # users whose clicks are taken at the same time; the model itself computes for one after the other
 STATE_SECONDS = 3600  # after which the work of a user who has closed the page is forgotten
 EXAMPLES = (3, 11, 17, 28)  # scenes of the split that training never sees
+EXAMPLE_CLIP, EXAMPLE_FRAMES, EXAMPLE_RATE = 4, 16, 8.0
 CSS = f"""{STYLE}
 .gradio-container {{max-width: 1500px !important}}
 .psalm-hint {{opacity: 0.75; font-size: 0.85em}}
@@ -43,6 +49,10 @@ def build_page(loaded: LoadedCheckpoint, folder: Path) -> gr.Blocks:
         session = gr.State(ImageSession(), time_to_live=STATE_SECONDS)
         with gr.Tab("Image"):
             image_tab(loaded, session, examples, folder)
+        with gr.Tab("Chat") as tab:
+            chat_tab(loaded, session, tab)
+        with gr.Tab("Video"):
+            video_tab(loaded, gr.State(ClipSession(), time_to_live=STATE_SECONDS), write_example_clip(folder), folder)
     return page.queue(default_concurrency_limit=CONCURRENT, max_size=100, api_open=False)
 
 
@@ -55,6 +65,17 @@ def write_examples(folder: Path) -> list[str]:
         Image.fromarray(make_scene("test", number, image_size=512).image).save(path)
         paths.append(str(path))
     return paths
+
+
+def write_example_clip(folder: Path) -> str | None:
+    """Writes a drawn clip as a video file; returns its path, or None without PyAV."""
+    clip = make_clip("test", EXAMPLE_CLIP)
+    path = folder / "examples" / "shapes.mp4"
+    try:
+        write_video(path, (Image.fromarray(clip.frame(number).image) for number in range(EXAMPLE_FRAMES)), EXAMPLE_RATE)
+    except ImportError:
+        return None
+    return str(path)
 
 
 def start_page(page: gr.Blocks, *, host: str = HOST, port: int = PORT, share: bool = False) -> str:
