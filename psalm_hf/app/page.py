@@ -21,6 +21,8 @@ from .checkpoint import LoadedCheckpoint
 from .clip_session import ClipSession
 from .image_session import ImageSession
 from .image_tab import image_tab
+from .label_session import LabelSession
+from .label_tab import label_tab
 from .limits import LIMITS
 from .video_tab import video_tab
 
@@ -35,17 +37,18 @@ CSS = f"""{STYLE}
 """
 
 
-def build_page(loaded: LoadedCheckpoint, folder: Path) -> gr.Blocks:
+def build_page(loaded: LoadedCheckpoint, folder: Path, data: Path | None = None) -> gr.Blocks:
     """Builds the page.
 
     Args:
         loaded: the checkpoint that answers.
         folder: temporary; files for users are written there.
+        data: folder whose folders are labelled and trained on; None = a page without that tab, as for strangers.
     """
     examples = write_examples(folder)
     with gr.Blocks(title="PSALM", analytics_enabled=False, delete_cache=(STATE_SECONDS, STATE_SECONDS)) as page:
         gr.Markdown("# PSALM: click, draw, say it")
-        gr.Markdown(loaded.describe, elem_id="psalm-checkpoint")
+        about = gr.Markdown(loaded.describe, elem_id="psalm-checkpoint")
         session = gr.State(ImageSession(), time_to_live=STATE_SECONDS)
         with gr.Tab("Image"):
             image_tab(loaded, session, examples, folder)
@@ -53,6 +56,9 @@ def build_page(loaded: LoadedCheckpoint, folder: Path) -> gr.Blocks:
             chat_tab(loaded, session, tab)
         with gr.Tab("Video"):
             video_tab(loaded, gr.State(ClipSession(), time_to_live=STATE_SECONDS), write_example_clip(folder), folder)
+        if data is not None:
+            with gr.Tab("Label and train"):
+                label_tab(loaded, gr.State(LabelSession(), time_to_live=STATE_SECONDS), about, data)
     return page.queue(default_concurrency_limit=CONCURRENT, max_size=100, api_open=False)
 
 

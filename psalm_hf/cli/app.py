@@ -2,9 +2,11 @@
 
     psalm app                                  # http://127.0.0.1:7860, psalm-tiny
     psalm app --checkpoint DIR --port 8000
+    psalm app --data FOLDER                    # labels the images in FOLDER, and trains on them
 
 The page is for this machine alone, unless --host or --share says otherwise. Uploads and downloads lie in a temporary folder, which is
-removed at the end (Ctrl-C).
+removed at the end (Ctrl-C). Nothing else of this machine is read or written but FOLDER (default: psalm_data, made when it is needed).
+Trainings that run at the end are stopped, with a checkpoint to go on from.
 
 Needs gradio: pip install psalm_hf[app]
 """
@@ -12,6 +14,7 @@ Needs gradio: pip install psalm_hf[app]
 import argparse
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 from ..checkpoints import resolve_checkpoint
 from .command import CommandParser, add_model_options, say, suggest_bfloat16, verb
@@ -28,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..app.checkpoint import LoadedCheckpoint
     from ..app.page import build_page, start_page, temporary_folder
+    from ..app.training_run import stop_all
     from ..devices import compile_parts
 
     with temporary_folder() as folder:
@@ -35,17 +39,19 @@ def main(arguments: list[str] | None = None) -> None:
         suggest_bfloat16(loaded.predictor.model)
         if options.compile:
             compile_parts(loaded.predictor.model)
-        page = build_page(loaded, folder)
+        page = build_page(loaded, folder, options.data)
         try:
             say(f"the page is at {start_page(page, host=options.host, port=options.port, share=options.share)}; Ctrl-C ends it")
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
         finally:
             page.close(verbose=False)
+            stop_all()
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser("app", __doc__)
+    parser.add_argument("--data", type=Path, default=Path("psalm_data"), help="folder of labelled images (default: psalm_data)")
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 = every machine of the network may open the page (default: 127.0.0.1)")
     parser.add_argument("--share", action="store_true", help="give the page a public address for three days, through gradio's servers")
