@@ -25,7 +25,7 @@ def chat_tab(loaded: LoadedCheckpoint, session: gr.State, tab: gr.Tab) -> None:
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             gr.Markdown(ABOUT, elem_classes="psalm-hint")
-            chat = gr.Chatbot(label="Conversation", height=420, elem_id="psalm-chat")
+            chat = gr.Chatbot(label="Conversation", height=420, buttons=[], render_markdown=False, elem_id="psalm-chat")
             question = gr.Textbox(label="Question, or what to show", placeholder="How many rings are there?", elem_id="psalm-question")
             with gr.Row():
                 ask = gr.Button("Ask", variant="primary", min_width=80)
@@ -35,7 +35,7 @@ def chat_tab(loaded: LoadedCheckpoint, session: gr.State, tab: gr.Tab) -> None:
             board = gr.HTML(work.board_of(ImageSession()), elem_id="psalm-chat-board")
 
     def show(state: ImageSession) -> tuple:
-        return state, list(state.messages), work.board_of(state, is_frozen=True)
+        return state, [{"role": turn.role, "content": turn.text} for turn in state.turns], work.board_of(state, is_frozen=True)
 
     def connect(event: Callable, function: Callable, *inputs: Any, clears: bool = False) -> None:
         outputs = [session, chat, board, *([question] if clears else [])]

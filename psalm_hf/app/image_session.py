@@ -27,6 +27,15 @@ MAX_NAMES = 200
 NO_IMAGE = "Upload, paste or take an image, or choose one of the examples."
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Something that was said: by the "user" or the "assistant". `is_dialogue`: the model reads it again; what was shown it does not."""
+
+    role: str
+    text: str
+    is_dialogue: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSession:
     """Work of one user on one image.
@@ -41,7 +50,7 @@ class ImageSession:
         least: instances with a lower score are hidden. Where there are no scores nothing is hidden.
         opacity: of the masks.
         tool: one of `strokes.TOOLS`.
-        messages: of the conversation about the image.
+        turns: of the conversation about the image.
     """
 
     image: Image.Image | None = None
@@ -53,7 +62,7 @@ class ImageSession:
     least: float = DEFAULT_LEAST
     opacity: float = 0.45
     tool: str = MARK
-    messages: tuple[dict[str, str], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def visible(self) -> list[int]:
@@ -175,9 +184,9 @@ def ask(session: ImageSession, question: str, predictor: PsalmPredictor) -> Imag
     question = check_text(question)
     if not question:
         raise ValueError("write a question about the image")
-    messages = (*session.messages, {"role": "user", "content": question})
-    result = predictor.predict(_image_of(session), question=list(messages))
-    return replace(session, messages=(*messages, {"role": "assistant", "content": result.text or "(no answer)"}))
+    said = [{"role": turn.role, "content": turn.text} for turn in session.turns if turn.is_dialogue]
+    result = predictor.predict(_image_of(session), question=[*said, {"role": "user", "content": question}])
+    return replace(session, turns=(*session.turns, Turn("user", question), Turn("assistant", result.text or "(no answer)")))
 
 
 def outline(session: ImageSession, text: str, predictor: PsalmPredictor) -> ImageSession:
@@ -187,13 +196,13 @@ def outline(session: ImageSession, text: str, predictor: PsalmPredictor) -> Imag
         ValueError: see `find_sentences`.
     """
     found = find_sentences(session, " ".join(check_text(text).split()), predictor)
-    said = ({"role": "user", "content": f"Show {text.strip()}"}, {"role": "assistant", "content": describe(found)})
-    return replace(found, messages=(*session.messages, *said))
+    said = Turn("user", f"Show {text.strip()}", False), Turn("assistant", describe(found), False)
+    return replace(found, turns=(*session.turns, *said))
 
 
 def forget(session: ImageSession) -> ImageSession:
     """The session without its conversation."""
-    return replace(session, messages=())
+    return replace(session, turns=())
 
 
 def check_rows(session: ImageSession, rows: Sequence[Sequence[Any]]) -> ImageSession:

@@ -22,6 +22,7 @@ ERASER = "Eraser"
 LABEL_TOOLS = (MARK, EXCLUDE, BRUSH, ERASER)
 LABEL_TABLE = ("accept", "name", "score", "area")
 PROPOSED_FROM = 0.5  # score from which a proposal is accepted at first; those from LEAST_ASKED on are shown without a check mark
+SAME = 0.7  # IoU from which a proposal is what is there already
 NAMES, SENTENCE_MODE = "Names", "Sentence"
 NO_FOLDER = "Open a folder: one that is below the folder of this page, or a new name for images that you add."
 
@@ -131,7 +132,8 @@ def set_mode(session: LabelSession, mode: str, text: str) -> LabelSession:
 
 
 def propose(session: LabelSession, predictor: PsalmPredictor) -> LabelSession:
-    """The session with what the model finds for the names or the sentence, in the place of its proposals before. What was drawn stays.
+    """The session with what the model finds for the names or the sentence, in the place of its proposals before. What was drawn or saved
+    stays, and is not proposed again.
 
     Raises:
         ValueError: no image or text.
@@ -144,8 +146,9 @@ def propose(session: LabelSession, predictor: PsalmPredictor) -> LabelSession:
     found = [
         LabelItem(one.phrase, one.mask, session.mode != NAMES or one.score >= PROPOSED_FROM, float(one.score)) for one in result if one.area
     ]
-    found.sort(key=lambda item: -item.score)
-    return replace(session, items=(*(item for item in session.items if item.score is None), *found), chosen=None)
+    kept = [item for item in session.items if item.score is None]
+    found = [item for item in found if not any(item.name == old.name and _iou(item.mask, old.mask) > SAME for old in kept)]
+    return replace(session, items=(*kept, *sorted(found, key=lambda item: -item.score)), chosen=None)
 
 
 def mark_label(session: LabelSession, gesture: Any, predictor: PsalmPredictor) -> LabelSession:
@@ -170,6 +173,10 @@ def mark_label(session: LabelSession, gesture: Any, predictor: PsalmPredictor) -
         raise ValueError("the model finds nothing there; draw it with the brush")
     made = LabelItem(item.name if item and not stroke.belongs else _new_name(session), result.masks[0], True, None, strokes)
     return _put(session, made, None if stroke.belongs else session.chosen)
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return np.count_nonzero(one & other) / max(1, np.count_nonzero(one | other))
 
 
 def _paint(session: LabelSession, stroke: Stroke, erases: bool) -> LabelSession:

@@ -52,7 +52,7 @@ def label_tab(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: gr.M
                 text = gr.Textbox(label="Names with commas, or one sentence", placeholder="star, ring", elem_id="psalm-label-text")
                 propose = gr.Button("Propose", variant="primary")
             with gr.Group():
-                tool = gr.Radio(LABEL_TOOLS, value=MARK, label="Mark and correct")
+                tool = gr.Radio(LABEL_TOOLS, value=MARK, label="Mark and correct", elem_id="psalm-label-tool")
                 chosen = gr.Dropdown([NEW_OBJECT], value=NEW_OBJECT, label="The brush changes", elem_id="psalm-label-chosen")
                 width = gr.Slider(0.005, 0.15, value=0.04, step=0.005, label="Width of the brush")
             with gr.Row():

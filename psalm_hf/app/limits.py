@@ -25,7 +25,7 @@ class Limits:
         sessions: users whose work is kept in memory; the work of those who were away longest is forgotten.
     """
 
-    upload_bytes: int = 100 * 2**20
+    upload_bytes: int = 100_000_000
     pixels: int = 16_000_000
     frames: int = 2000
     text: int = 2000
@@ -63,7 +63,7 @@ def check_bytes(path: Path, limits: Limits = LIMITS) -> None:
     """Raises ValueError for a file that is too large."""
     size = path.stat().st_size
     if size > limits.upload_bytes:
-        raise ValueError(f"{path.name}: has {size / 2**20:.0f} MiB, and at most {limits.upload_bytes / 2**20:g} MiB are taken")
+        raise ValueError(f"{path.name}: has {size / 1e6:.1f} MB, and at most {limits.upload_bytes / 1e6:.1f} MB are taken")
 
 
 def check_pixels(name: str, width: int, height: int, limits: Limits = LIMITS) -> None:

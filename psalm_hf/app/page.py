@@ -88,7 +88,7 @@ def start_page(page: gr.Blocks, *, host: str = HOST, port: int = PORT, share: bo
     """Starts the server and returns; the address of the page."""
     _, local, public = page.launch(
         server_name=host,
-        server_port=port,
+        server_port=port or None,  # 0 = any that is free
         share=share,
         prevent_thread_lock=True,
         quiet=True,

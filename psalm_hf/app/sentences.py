@@ -33,4 +33,4 @@ def one_sentence(function: Callable) -> Callable:
 
 
 def _shown(error: Exception) -> gr.Error:
-    return gr.Error(" ".join(str(error).split()), duration=15, print_exception=False, title="Not done")
+    return gr.Error(" ".join(str(error).split()), duration=15, print_exception=False)

@@ -32,6 +32,7 @@ from .limits import path_below
 RUNS = "runs"
 BEFORE_AFTER = ("before", "after")
 MEASURED = "numbers.json"
+TRAIN = [sys.executable, "-m", "psalm_hf.cli.main", "train"]
 LOGGING_STEPS = 5
 MAX_STEPS = 20_000
 _PROCESSES: dict[Path, subprocess.Popen] = {}  # runs that this page has started
@@ -225,7 +226,7 @@ class TrainingRun:
         }
 
     def _begin(self, options: list[str]) -> None:
-        command = [sys.executable, "-m", "psalm_hf.cli.main", "train", "--config", str(self.path / "config.yaml"), *options]
+        command = [*TRAIN, "--config", str(self.path / "config.yaml"), *options]
         with open(self.path / "train.log", "ab") as log:
             # A session of its own: Ctrl-C of the page reaches the page alone, which then stops its runs by SIGTERM.
             _PROCESSES[self.path] = subprocess.Popen(

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         suggest_bfloat16(loaded.predictor.model)
         if options.compile:
             compile_parts(loaded.predictor.model)
-        page = build_page(loaded, folder, options.data)
+        page = build_page(loaded, folder, None if options.no_labelling else options.data)
         try:
             say(f"the page is at {start_page(page, host=options.host, port=options.port, share=options.share)}; Ctrl-C ends it")
             with suppress(KeyboardInterrupt):
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser("app", __doc__)
     parser.add_argument("--data", type=Path, default=Path("psalm_data"), help="folder of labelled images (default: psalm_data)")
+    parser.add_argument("--no-labelling", action="store_true", help="for strangers: without the tab that labels and trains")
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 = every machine of the network may open the page (default: 127.0.0.1)")
     parser.add_argument("--share", action="store_true", help="give the page a public address for three days, through gradio's servers")
