@@ -100,6 +100,7 @@ def objects(options: argparse.Namespace) -> Iterator[tuple[Any, list[np.ndarray]
     """Images, each with the masks of its objects."""
     from psalm_hf.data import load
     from psalm_hf.masks import bitmap_from_rle
+    from psalm_hf.visualization import open_image
 
     if options.dataset == "shapes":
         choices = {"task": "interactive", "region_kind": "mask", "num_images": options.images}
@@ -108,7 +109,7 @@ def objects(options: argparse.Namespace) -> Iterator[tuple[Any, list[np.ndarray]
     samples = load(options.dataset, options.split, **choices)
     for index in range(min(options.images, len(samples))):
         masks = [bitmap_from_rle(segment.mask_rle) != 0 for segment in samples[index].segments]
-        yield samples[index].image, [mask for mask in masks if mask.any()]
+        yield open_image(samples[index].image), [mask for mask in masks if mask.any()]
 
 
 def main(arguments: list[str] | None = None) -> None:

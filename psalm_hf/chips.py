@@ -16,6 +16,7 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the drawn image
 Spot = tuple[int, int]  # x, y
 
 MAX_HIDDEN = 0.25  # of the visible pixels of a mask
+HARDLY_HIDDEN = 0.03  # so much is no reason to look for another place
 NUM_RINGS, RING = 12, 0.75  # places beside a mask lie on rings, so many heights of a label apart
 
 
@@ -129,8 +130,8 @@ def _find_place_on(index: int, spots: Sequence[Spot], sizes: dict[str, tuple[int
 
 
 def _find_place_beside(index: int, spots: Sequence[Spot], sizes: dict[str, tuple[int, int]], room: _Room) -> Chip | None:
-    """Label on rings about the mask, the nearest one whose line crosses nothing and that keeps off the mask, else the nearest one; none so
-    far away that nobody sees what belongs together."""
+    """Label on rings about the mask: the nearest one whose line crosses nothing and that keeps off all masks but large ones, else one that
+    does not; none so far away that nobody sees what belongs together."""
     text, size = list(sizes.items())[-1]
     (x, y), worse = spots[0], {}
     for radius in np.arange(1, NUM_RINGS + 1) * size[1] * RING:
@@ -139,7 +140,8 @@ def _find_place_beside(index: int, spots: Sequence[Spot], sizes: dict[str, tuple
             if box[0] <= x <= box[2] and box[1] <= y <= box[3] or not room.is_free(box):
                 continue
             line, is_clear = room.leader(box, spots[0], index)
-            faults = (not is_clear, bool(room.shapes[index][room.window(box, room.gap)].any()))
+            hides = bool((room.counts(box) > HARDLY_HIDDEN * room.visible)[1:].any())
+            faults = (not is_clear, bool(room.shapes[index][room.window(box, room.gap)].any()), hides)
             if not any(faults):
                 return Chip(text, box, line)
             worse.setdefault(faults, Chip(text, box, line))

@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, TextStreamer
 from .model.compatibility import CACHE
 from .model.image_processing_psalm import load_image
 from .model.prefix import shortened
+from .predictor import PsalmPredictor
 from .visualization import Color, draw_segmentation, label_colors
 
 COMMANDS = {
@@ -50,9 +51,8 @@ class Dialogue:
         threshold: float = 0.8,
     ):
         self.model, self.processor, self.write = model, processor, write
+        self.predictor = PsalmPredictor(model, processor, cached_images=1)
         self.output, self.threshold, self.max_new_tokens, self.temperature = output, threshold, max_new_tokens, temperature
-        self.image: Image.Image | None = None
-        self.image_features: Any = None
         self.messages: list[dict[str, str]] = []
         self._read: tuple[Tensor, Cache] | None = None
 
@@ -66,11 +66,16 @@ class Dialogue:
 
     def show(self, image: Image.Image, name: str) -> None:
         """Encodes an image, and begins a new dialogue about it."""
-        pixels = self.processor.image_processor([image], return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            self.image_features = self.model.get_image_features(pixels.to(self.model.device))
-        self.image, self.messages, self._read = image, [], None
+        self.predictor.set_image(image)
+        self.messages, self._read = [], None
         self.write(f"{name}: {image.width} x {image.height} pixels\n")
+        if self.predictor.note:
+            self.write(f"{self.predictor.note}\n")
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The image that the dialogue is about."""
+        return self.predictor.image
 
     def take(self, line: str) -> None:
         """Does what one line asks for.
@@ -101,22 +106,25 @@ class Dialogue:
     def ask(self, question: str) -> None:
         """Answers in words, while they come; question and answer join the dialogue when the answer is complete."""
         messages = [*self.messages, {"role": "user", "content": question}]
-        inputs = self._inputs(conversation=messages, max_length=sys.maxsize)  # counted here, where it is known what to do
+        # Tokens are counted here, where it is known what to do.
+        inputs = dict(self.processor.encode_prompt(conversation=messages, max_length=sys.maxsize).to(self.model.device))
+        inputs["image_features"] = self.predictor.features
         length, longest = inputs["input_ids"].shape[1], self.processor.max_length
         if length >= longest:
             raise ValueError(f"the dialogue has {length} tokens, and with an answer at most {longest} fit; forget what was said by /new")
         tokenizer = self.processor.tokenizer
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         cache = self._take_read(inputs["input_ids"][0])
-        tokens = self.model.generate(
-            **inputs,
-            **sampling,
-            **{CACHE: cache},
-            max_new_tokens=min(self.max_new_tokens, longest - length),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            streamer=word_streamer(tokenizer, self.write),
-        )
+        with self.predictor.lock, torch.inference_mode():
+            tokens = self.model.generate(
+                **inputs,
+                **sampling,
+                **{CACHE: cache},
+                max_new_tokens=min(self.max_new_tokens, longest - length),
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                streamer=word_streamer(tokenizer, self.write),
+            )
         self._read = tokens[0], cache
         answer = tokenizer.decode(tokens[0, length:], skip_special_tokens=True).strip()
         if answer:
@@ -142,38 +150,24 @@ class Dialogue:
 
     def segment(self, expression: str) -> None:
         """Outlines what an expression means."""
-        outputs, size = self._segmentation(expressions=[expression])
-        (found,) = self.processor.post_process_referring_segmentation(outputs, target_sizes=size)
-        if found["no_target"]:
-            self.write(f"nothing in the image is {expression!r} (score {found['score']:.2f})\n")
+        result = self.predictor.predict(expressions=[expression])
+        if len(result):
+            self._draw(result.masks, result.labels, result.scores.tolist())
         else:
-            self._draw(found["segmentation"][None], [expression], [found["score"]])
+            self.write(f"nothing in the image is {expression!r} (score {result.absent[expression]:.2f})\n")
 
     def find(self, categories: list[str]) -> None:
         """Outlines everything that belongs to one of the categories."""
-        outputs, size = self._segmentation(categories=categories)
-        (found,) = self.processor.post_process_panoptic_segmentation(outputs, threshold=self.threshold, target_sizes=size)
-        segments = found["segments_info"]
-        if not segments:
+        result = self.predictor.predict(categories=categories, threshold=self.threshold)
+        if len(result):
+            self._draw(result.masks, result.labels, result.scores.tolist(), label_colors(categories))
+        else:
             self.write(f"nothing in the image is {' or '.join(categories)} with a score of {self.threshold}\n")
-            return
-        masks = [found["segmentation"] == segment["id"] for segment in segments]
-        labels = [categories[segment["label_id"]] for segment in segments]
-        self._draw(masks, labels, [segment["score"] for segment in segments], label_colors(categories))
-
-    def _inputs(self, **prompt: Any) -> dict[str, Any]:
-        """Inputs of the model, with the image as it was encoded."""
-        return {**self.processor.encode_prompt(**prompt).to(self.model.device), "image_features": self.image_features}
-
-    def _segmentation(self, **prompt: Any) -> tuple[Any, list[tuple[int, int]]]:
-        """Outputs of the model, and the size of the image."""
-        with torch.no_grad():
-            return self.model(**self._inputs(**prompt)), [(self.image.height, self.image.width)]
 
     def _draw(self, masks: Any, labels: list[str], scores: list[float], colors: dict[str, Color] | None = None) -> None:
         path = free_path(self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_segmentation(self.image, [mask.cpu().numpy() for mask in masks], labels, scores, colors=colors).save(path)
+        draw_segmentation(self.image, masks, labels, scores, colors=colors).save(path)
         self.write(f"wrote {path}: {', '.join(f'{label} ({score:.2f})' for label, score in zip(labels, scores, strict=True))}\n")
 
 

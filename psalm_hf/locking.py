@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from .writing import LOCKS
@@ -72,15 +72,29 @@ def _lock(file: Path, meant: Path) -> int:
             continue
         try:
             _try(handle, meant)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), file.stat()):
-                    os.ftruncate(handle, 0)
-                    os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
-                    return handle
+            if _is_that(file, handle):
+                _sign(handle, file)
+                return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # its holder has removed the file in the meantime
+
+
+def _is_that(file: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(handle: int, file: Path) -> None:
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+    except OSError:  # the disk is full
+        file.unlink()
+        raise
 
 
 def _try(handle: int, meant: Path) -> None:

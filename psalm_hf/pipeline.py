@@ -14,11 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
+from transformers.utils.logging import get_logger
 
 from .checkpoints import TINY, checkpoint_folder
+from .domain import domain_note
 from .model.image_processing_psalm import load_image
 from .model.modeling_psalm import PsalmForSegmentation, PsalmSegmentationOutput
 from .model.rows import RowInfo
+from .vocabulary import Vocabularies, rows_of, segments_of_parts
+
+logger = get_logger(__name__)
 
 TASK = "promptable-segmentation"
 
@@ -28,15 +33,7 @@ _PROMPTS = ("categories", "expressions", "regions", *_REGION_ARGUMENTS)
 _PROMPT_ARGUMENTS = (*_PROMPTS, "region_images", "task", "stuff")
 _LOADING = ("timeout", "allow_private_addresses")
 _THRESHOLDS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
-_EXPRESSION_THRESHOLDS = ("referring_threshold", "no_target_threshold")
-_ROW_TENSORS = (
-    "masks_queries_logits",
-    "class_queries_logits",
-    "referring_queries_logits",
-    "region_queries_logits",
-    "num_conditions",
-    "condition_type",
-)
+_EXPRESSION_THRESHOLDS = ("referring_threshold", "no_target_threshold", "nms_threshold", "instances")
 
 
 @dataclass(frozen=True)
@@ -79,14 +76,18 @@ class PromptableSegmentationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_video_processor = False
 
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._vocabularies = Vocabularies(self.processor)
+
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """Segments one image, a list, or a stream.
 
         Args:
             inputs: an image (path, URL, PIL image, array, tensor); or a dictionary with the key "image" and any of the prompt arguments
                 below, each of which replaces the one of the same name of the call; or a list of these; or a dataset or iterator of them.
-            categories: names. task: "panoptic" (default), "semantic" or "instance". stuff: those of the categories whose segments
-                are one segment (panoptic).
+            categories: names, as many as you like: what does not fit into one prompt is divided. task: "panoptic" (default),
+                "semantic" or "instance". stuff: those of the categories whose segments are one segment (panoptic).
             expressions: a sentence or a list of them.
             regions: dictionaries as `PsalmProcessor` takes them. points [(x, y)], boxes [(x0, y0, x1, y1)], scribbles [[(x, y), ...]]
                 and masks [(H, W)] are short for such regions and follow them, in this order. region_images: see the processor.
@@ -95,6 +96,8 @@ class PromptableSegmentationPipeline(Pipeline):
                 `post_process_panoptic_segmentation`, default 0.8.
             referring_threshold, no_target_threshold: of expressions, see `post_process_referring_segmentation`; default those that the
                 processor carries.
+            instances: True = an entry for every instance that an expression means, instead of one for all together, above
+                `referring_threshold`; nms_threshold: IoU from which two of them are one. See `post_process_referring_instances`.
             timeout: seconds that a URL may take. allow_private_addresses: also opens URLs of this machine and its network. See
                 `load_image`, which also opens any path that it is given.
             batch_size: images of a forward pass. num_workers: processes that open and prepare images.
@@ -102,7 +105,8 @@ class PromptableSegmentationPipeline(Pipeline):
         Returns:
             Per image a list of `{"label": str, "score": float or None, "mask": PIL image of mode "L", 255 = set}` at the size of the
             image: segments of the categories (a semantic map has no scores), then one for each expression that means something
-            in the image, then one for each region, whose label is its kind. A list for a list; an iterator for a dataset or an iterator.
+            in the image (with `instances` one for each instance), then one for each region, whose label is its kind. A list for a list;
+            an iterator for a dataset or an iterator.
 
         Raises:
             ValueError: no prompt, an unknown argument or key of a dictionary, or what the processor refuses; with the path of the image,
@@ -138,9 +142,11 @@ class PromptableSegmentationPipeline(Pipeline):
             prompts, item = {**prompts, **own}, item["image"]
         name = f"{item}: " if isinstance(item, (str, os.PathLike)) else ""
         image = load_image(item, timeout, allow_private_addresses=allow_private_addresses) if name else item
+        if isinstance(image, Image.Image) and (note := domain_note(self.model.config.domain, image)):
+            logger.warning_once(note)  # the entries of the result have no place for it
         try:
             arguments, task, stuff = _processor_arguments(prompts)
-            inputs = self.processor(images=image, task=task, return_tensors="pt", **arguments)
+            inputs = self._vocabularies.rows(image, task=task, **arguments)
         except ValueError as error:
             raise ValueError(f"{name}{error}") from error
         return {"inputs": dict(inputs), "prompt": _Prompt(inputs.row_info, task, stuff)}
@@ -155,8 +161,7 @@ class PromptableSegmentationPipeline(Pipeline):
         predictions, first = [], 0
         for prompt in prompts:
             rows = slice(first, first + len(prompt.rows))
-            tensors = {name: outputs[name][rows] for name in _ROW_TENSORS if outputs.get(name) is not None}
-            predictions.append(_Prediction(prompt, PsalmSegmentationOutput(**tensors), joined["original_sizes"][rows].tolist()))
+            predictions.append(_Prediction(prompt, rows_of(outputs, range(first, rows.stop)), joined["original_sizes"][rows].tolist()))
             first = rows.stop
         return {"prediction": predictions if is_batch else predictions[0]}
 
@@ -166,9 +171,8 @@ class PromptableSegmentationPipeline(Pipeline):
         prompt, kinds = prediction.prompt, {row.kind for row in prediction.prompt.rows}
         if threshold is not None and prompt.task == "semantic" and "category" in kinds:
             raise ValueError("threshold: a semantic map has none, every pixel gets the best category; leave it out")
-        found = self.processor.find_segments(
-            prediction.outputs, prompt.rows, prediction.sizes, task=prompt.task, stuff=prompt.stuff, threshold=threshold, **options
-        )
+        options |= {"task": prompt.task, "stuff": prompt.stuff, "threshold": threshold}
+        found = segments_of_parts(self.processor, prediction.outputs, prompt.rows, prediction.sizes, **options)
         return [
             {"label": one.label, "score": one.score, "mask": Image.fromarray(one.mask.cpu().numpy().astype(np.uint8) * 255)}
             for segments in found

@@ -20,6 +20,7 @@ from PIL import Image
 
 from .checkpoints import TINY
 from .devices import pick_device
+from .domain import domain_note
 from .model.image_processing_psalm import load_image, to_rgb
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures
 from .model.processing_psalm import PsalmInputs, PsalmProcessor
@@ -27,10 +28,9 @@ from .model.rows import EncodedImage, RowInfo
 from .model.segmentations import THRESHOLDS
 from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
-from .vocabulary import parts_that_fit, rows_of, segments_of_parts
+from .vocabulary import Vocabularies, rows_of, segments_of_parts
 
 CACHED_IMAGES = 4
-CACHED_VOCABULARIES = 8
 MAX_NEW_TOKENS = 128
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()  # one for each model, whoever uses it
 _LOCKS_LOCK = threading.Lock()
@@ -44,11 +44,13 @@ class EncodedPixels:
         image: RGB, upright.
         features: of the model; no pixels are needed any more.
         source: its path or URL, if it was given as one.
+        note: what a user must know about all results, else None.
     """
 
     image: Image.Image
     features: PsalmImageFeatures
     source: str | None
+    note: str | None
 
 
 def lock_of(model: Any) -> threading.RLock:
@@ -100,7 +102,7 @@ class PsalmPredictor:
         self.reuse_prefix = reuse_prefix
         self.lock = lock_of(model)
         self._images: OrderedDict[bytes, EncodedPixels] = OrderedDict()
-        self._vocabularies: OrderedDict[Any, PsalmInputs] = OrderedDict()
+        self._vocabularies = Vocabularies(processor)
         self._current: EncodedPixels | None = None
 
     @classmethod
@@ -145,6 +147,16 @@ class PsalmPredictor:
     def image(self) -> Image.Image | None:
         """The image that `predict` looks at, RGB; None before `set_image`."""
         return None if self._current is None else self._current.image
+
+    @property
+    def note(self) -> str | None:
+        """The note of the image that `predict` looks at, which its results carry; None = there is none."""
+        return None if self._current is None else self._current.note
+
+    @property
+    def features(self) -> PsalmImageFeatures | None:
+        """Features of the image that `predict` looks at, for a call of the model by hand; None before `set_image`."""
+        return None if self._current is None else self._current.features
 
     def predict(
         self,
@@ -235,10 +247,11 @@ class PsalmPredictor:
                 self._images.move_to_end(key)
                 return self._images[key]
         pixels = self.processor.image_processor([rgb], return_tensors="pt")["pixel_values"]
+        note = domain_note(self.model.config.domain, rgb)
         with self.lock, torch.inference_mode():
             if key not in self._images:  # another thread may have been here
                 features = self.model.get_image_features(pixels.to(self.model.device))
-                self._images[key] = EncodedPixels(rgb, features, source)
+                self._images[key] = EncodedPixels(rgb, features, source, note)
                 while len(self._images) > self.cached_images:
                     self._images.popitem(last=False)
             self._images.move_to_end(key)
@@ -257,11 +270,13 @@ class PsalmPredictor:
         tasks = {one.prompt.task for one in asked if one.prompt.kind == CATEGORY}
         if len(tasks) > 1:
             raise ValueError(f"prompts of categories with the tasks {', '.join(sorted(tasks))} in one pass; ask them one after the other")
+        if len(asked) == 1 and tasks:
+            inputs = self._vocabularies.encoded_rows(size, asked[0].argument, *tasks)
+            return inputs, [list(range(len(inputs.row_info)))]
         entries: list[tuple[int, dict[str, Any]]] = []  # one per row of the batch, or per list of expressions
         for number, one in enumerate(asked):
             if one.prompt.kind == CATEGORY:
-                parts = parts_that_fit(self.processor, one.argument, task=one.prompt.task)
-                entries += [(number, {"categories": part}) for part in parts]
+                entries += [(number, {"categories": part}) for part in self._vocabularies.parts(one.argument, one.prompt.task)]
             else:
                 entries.append((number, {"expressions" if one.prompt.kind == SENTENCE else "regions": one.argument}))
         arguments = {name: [entry.get(name) for _, entry in entries] for name in ("categories", "expressions", "regions")}
@@ -280,17 +295,27 @@ class PsalmPredictor:
         segments = [segment for of_row in found for segment in of_row]
         masks = [segment.mask.cpu().numpy() for segment in segments]
         label_ids = np.array([segment.index for segment in segments], dtype=np.int64)
-        is_sentence = one.prompt.kind == SENTENCE
+        absent = {}
+        if one.prompt.kind == SENTENCE and (missing := [index for index in range(len(indices)) if index not in label_ids]):
+            scores = self._best_scores(rows_of(outputs, [indices[index] for index in missing]), sizes, one.prompt.mask_threshold)
+            absent = {one.prompt.names[index]: score for index, score in zip(missing, scores, strict=True)}
         return PsalmResult(
             image=encoded.image,
             prompt=one.prompt,
             masks=np.stack(masks) if masks else np.zeros((0, *sizes[0]), dtype=bool),
             scores=np.array([np.nan if segment.score is None else segment.score for segment in segments], dtype=np.float64),
             label_ids=label_ids,
+            note=encoded.note,
             source=encoded.source,
             checkpoint=self.checkpoint,
-            absent=tuple(name for index, name in enumerate(one.prompt.names) if index not in label_ids) if is_sentence else (),
+            absent=absent,
         )
+
+    def _best_scores(self, outputs: Any, sizes: Sequence[tuple[int, int]], mask_threshold: float) -> list[float]:
+        """The score of the mask that comes closest to each expression."""
+        options = {"threshold": None, "no_target_threshold": None, "mask_threshold": mask_threshold}
+        found = self.processor.post_process_referring_segmentation(outputs, target_sizes=sizes[: len(outputs.condition_type)], **options)
+        return [one["score"] for one in found]
 
     def _answer(self, encoded: EncodedPixels, one: _Asked) -> PsalmResult:
         inputs = self.processor(images=EncodedImage(encoded.image.size), conversations=one.argument)
@@ -307,9 +332,16 @@ class PsalmPredictor:
         text = tokenizer.decode(tokens[0, length:], skip_special_tokens=True).strip()
         nothing = np.zeros((0, *encoded.image.size[::-1]), dtype=bool)
         return PsalmResult(
-            encoded.image, one.prompt, nothing, np.zeros(0), np.zeros(0, dtype=np.int64), text=text, source=encoded.source,
+            image=encoded.image,
+            prompt=one.prompt,
+            masks=nothing,
+            scores=np.zeros(0),
+            label_ids=np.zeros(0, dtype=np.int64),
+            text=text,
+            note=encoded.note,
+            source=encoded.source,
             checkpoint=self.checkpoint,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -347,6 +379,8 @@ class _Asked:
             raise ValueError(f"expected one kind of prompt, got {' and '.join(prompts) or 'none'}; give one of {', '.join(readers)}")
         ((name, value),) = prompts.items()
         kind = readers[name]
+        if kind in (REGION, CONVERSATION) and instances:
+            raise ValueError(f"instances belong to categories and expressions, not to {name}")
         if kind != CATEGORY and (task or stuff):
             raise ValueError(f"{'task' if task else 'stuff'} belongs to categories, not to {name}")
         if kind == CATEGORY:
@@ -359,18 +393,19 @@ class _Asked:
             prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
             return cls(prompt, list(value), options)
         if kind == SENTENCE:
-            if instances:
-                raise NotImplementedError("instances of expressions")
             value = [value] if isinstance(value, str) else list(value)
-            threshold = processor.referring_threshold if threshold is None else threshold
-            no_target_threshold = processor.no_target_threshold if no_target_threshold is None else no_target_threshold
-            options = {
-                "referring_threshold": threshold,
-                "no_target_threshold": no_target_threshold,
-                "mask_threshold": mask_threshold,
-            }
+            thresholds = _expression_thresholds(processor, instances, threshold, no_target_threshold)
+            options = dict(zip(("referring_threshold", "no_target_threshold"), thresholds, strict=True))
+            options |= {"mask_threshold": mask_threshold, **({"instances": True} if instances else {})}
             names = tuple(text if isinstance(text, str) else "; ".join(text) for text in value)
-            prompt = Prompt(kind, names, threshold=threshold, mask_threshold=mask_threshold, no_target_threshold=no_target_threshold)
+            prompt = Prompt(
+                kind,
+                names,
+                instances=instances,
+                threshold=thresholds[0],
+                mask_threshold=mask_threshold,
+                no_target_threshold=thresholds[1],
+            )
             return cls(prompt, value, options)
         if threshold is not None:
             raise ValueError(f"threshold: {name} have none; leave it out")
@@ -397,3 +432,16 @@ def _category_options(names: Any, task: str, stuff: Sequence[str], instances: bo
             raise ValueError("threshold: a semantic map has none, every pixel gets the best category; leave it out")
         return {"task": task}
     return {"task": task, "stuff": stuff, "threshold": THRESHOLDS[task] if threshold is None else threshold}
+
+
+def _expression_thresholds(
+    processor: PsalmProcessor, instances: bool, threshold: float | None, no_target_threshold: float | None
+) -> tuple[float | None, float | None]:
+    """`threshold` and `no_target_threshold`, where none was chosen those of the processor."""
+    if not instances:
+        return (
+            processor.referring_threshold if threshold is None else threshold,
+            processor.no_target_threshold if no_target_threshold is None else no_target_threshold,
+        )
+    chosen = ("processor" if value is None else value for value in (threshold, no_target_threshold))
+    return processor.instance_thresholds(*chosen)

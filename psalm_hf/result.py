@@ -5,10 +5,12 @@ N instances (of a semantic map: categories), (H, W) the size of the image as giv
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -84,7 +86,7 @@ class PsalmResult:
         note: what a user must know about this result, else None.
         source: path or URL of the image, if it was given as one.
         checkpoint: name of the checkpoint, if it is known.
-        absent: expressions that mean nothing in the image.
+        absent: expressions that mean nothing in the image -> score of the mask that comes closest.
     """
 
     image: Image.Image
@@ -96,7 +98,7 @@ class PsalmResult:
     note: str | None = None
     source: str | None = None
     checkpoint: str | None = None
-    absent: tuple[str, ...] = ()
+    absent: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -222,9 +224,12 @@ class PsalmResult:
             raise ValueError(f"{prefix}: would overwrite the image {self.source}; choose another prefix")
         overlay = self.plot() if overlay is None else overlay
         write_file(paths[0], lambda file: overlay.save(file, format="PNG"))
-        about = {"image": self.source, "image_size": [self.image.height, self.image.width], "checkpoint": self.checkpoint}
-        write_json(paths[1], about | self.as_record(), indent=1)
+        write_json(paths[1], self.about() | self.as_record(), indent=1)
         return paths
+
+    def about(self) -> dict[str, Any]:
+        """The beginning of the record: image, its (height, width), and the checkpoint."""
+        return {"image": self.source, "image_size": [self.image.height, self.image.width], "checkpoint": self.checkpoint}
 
     def as_record(self) -> dict[str, Any]:
         """The result without the image, as JSON can hold it: masks are COCO run-length codes, boxes x0, y0, x1, y1 along pixel edges."""
@@ -264,6 +269,130 @@ class PsalmResult:
             **note,
         }
 
+    # To work with elsewhere
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The entries of a COCO results file about this image, as `pycocotools.COCO.loadRes` takes a list of them.
+
+        Args:
+            image_id: of the dataset.
+            category_ids: the dataset's id of each name of the prompt; default 1, 2, ...
+
+        Returns:
+            Per instance `{"image_id", "category_id", "segmentation": compressed RLE, "bbox": [x, y, width, height], "area", "score"}`. A
+            semantic map, which has no scores, gets 1.
+
+        Raises:
+            ValueError: another number of ids than of names.
+        """
+        from .masks import rle_from_bitmap
+
+        ids = range(1, len(self.prompt.names) + 1) if category_ids is None else category_ids
+        if len(ids) != len(self.prompt.names):
+            raise ValueError(f"category_ids: expected one for each of the {len(self.prompt.names)} names of the prompt, got {len(ids)}")
+        entries = []
+        for one in self:
+            x0, y0, x1, y1 = map(float, one.box)
+            entries.append(
+                {
+                    "image_id": image_id,
+                    "category_id": int(ids[one.label_id]),
+                    "segmentation": rle_from_bitmap(one.mask),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": one.area,
+                    "score": 1.0 if math.isnan(one.score) else one.score,
+                }
+            )
+        return entries
+
+    def to_labelme(self, image_path: str | None = None) -> dict[str, Any]:
+        """The content of a JSON file of Labelme, one shape of the type "mask" per instance: every pixel, with holes and parts. An instance
+        without a pixel, which Labelme cannot hold, has no shape.
+
+        Args:
+            image_path: of the image, as seen from the file; None = the image itself is put into the file, as PNG.
+        """
+        shapes = []
+        for one in self:
+            if one.area:
+                x0, y0, x1, y1 = map(int, one.box)
+                shapes.append(
+                    {
+                        "label": one.phrase,
+                        "points": [[x0, y0], [x1 - 1, y1 - 1]],  # both pixels belong to the mask
+                        "group_id": None,
+                        "description": "" if math.isnan(one.score) else f"{one.score:.4f}",
+                        "shape_type": "mask",
+                        "flags": {},
+                        "mask": _base64_png(Image.fromarray(one.mask[y0:y1, x0:x1].astype(np.uint8) * 255)),
+                    }
+                )
+        return {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": "image.png" if image_path is None else image_path,
+            "imageData": _base64_png(self.image) if image_path is None else None,
+            "imageHeight": self.image.height,
+            "imageWidth": self.image.width,
+        }
+
+    def to_yolo(self) -> str:
+        """The text file of YOLO about this image: per instance a line with its label id and the x, y of its outline, as shares of the width
+        and the height. The outline runs along the edges of pixels; holes and parts are joined by lines to and fro, which enclose
+        nothing, so that the mask that is read back is the same. An instance without a pixel has no line."""
+        height, width = self.masks.shape[1:]
+        lines = []
+        for one in self:
+            corners = _single_outline(one.mask)
+            if corners:
+                shares = (f"{value / (height if index % 2 else width):.10g}" for index, value in enumerate(corners))
+                lines.append(f"{one.label_id} {' '.join(shares)}\n")
+        return "".join(lines)
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per instance: label, label_id, phrase, score, x0, y0, x1, y1, area; without masks."""
+        import pandas
+
+        x0, y0, x1, y1 = self.boxes.T
+        columns = {"label": self.labels, "label_id": self.label_ids, "phrase": self.phrases, "score": self.scores}
+        return pandas.DataFrame(columns | {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "area": self.areas})
+
+    def to_supervision(self) -> Any:
+        """A `supervision.Detections`: xyxy, mask, confidence (None in a semantic map), class_id, and the labels as `data["class_name"]`.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision needs the package supervision; pip install 'psalm_hf[supervision]'") from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=None if np.isnan(self.scores).any() else self.scores,
+            class_id=self.label_ids,
+            data={"class_name": np.array(self.labels, dtype=str)},
+        )
+
+
+def _base64_png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _single_outline(mask: np.ndarray) -> list[int]:
+    """One polygon [x0, y0, x1, y1, ...] of a mask (H, W): its polygons, each followed by the way back to the start of the first."""
+    from .masks import polygons_from_bitmap
+
+    polygons = polygons_from_bitmap(mask)
+    if len(polygons) < 2:
+        return [value for polygon in polygons for value in polygon]
+    start = polygons[0][:2]
+    return [value for polygon in polygons for value in (*start, *polygon, *polygon[:2])] + start
+
 
 def region_name(region: Mapping[str, Any]) -> str:
     """A region in a few words, such as "point 88,23"."""
@@ -291,7 +420,9 @@ def read_mask_file(path: str | Path) -> np.ndarray:
     Raises:
         OSError: no such file, or no image.
     """
-    with Image.open(path) as file:
+    from .bounded_files import open_image_file
+
+    with open_image_file(path) as file:
         is_set = np.asarray(file.convert("L")) > 0
         if file.has_transparency_data:  # what is transparent is not drawn, whatever colour hides there
             is_set &= np.asarray(file.convert("RGBA"))[..., 3] > 0

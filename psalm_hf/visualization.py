@@ -37,8 +37,9 @@ PALETTE: tuple[Color, ...] = (
     (150, 75, 75), (165, 75, 120), (120, 15, 120), (240, 165, 195), (180, 75, 45), (255, 30, 105), (165, 255, 165),
     (225, 135, 150), (120, 45, 45), (105, 30, 255),
 )  # fmt: skip
-# Towards white (positive) or black (negative): the first mask of a label has the label's own colour, the next ones its shades.
-SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
+# Towards white (positive) or black (negative): the first mask of a label has the label's own colour, the next ones its shades. They stay
+# apart from other labels' colours: the first three shades of the first seven colours are at least 5.5 apart (CIEDE2000, as above).
+SHADES = (0.0, -0.6, 0.5, -0.35, 0.75)
 
 DISPLAY_SIDE = (640, 2048)  # the longer side of the drawn image is brought between these, in pixels
 MIN_WIDTH = 360  # of the canvas: a legend needs room even under a narrow image

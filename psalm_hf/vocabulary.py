@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from .model.modeling_psalm import PsalmSegmentationOutput
+from .model.processing_psalm import PsalmInputs
 from .model.prompts import BACKGROUND_NAME, CATEGORY
-from .model.rows import RowInfo
+from .model.rows import EncodedImage, RowInfo
 from .model.segmentations import FoundSegment
 from .structures import CATEGORY as CATEGORY_KIND
 from .structures import Sample
@@ -30,6 +31,7 @@ ROW_TENSORS = (
     "condition_type",
     "image_index",
 )
+KEPT_VOCABULARIES = 8
 WHOLE_VOCABULARY = 16384  # tokens: more than any vocabulary of a benchmark has
 
 
@@ -97,17 +99,76 @@ def _fill(lengths: Sequence[int], room: int) -> list[range]:
     return [*parts, range(first, len(lengths))]
 
 
-def parts_that_fit(processor: Any, names: Sequence[str], *, task: str = "panoptic") -> list[list[str]]:
-    """Names of categories, which may end in "background", in one list if they fit into one prompt, else as `split_names` divides them.
+class Vocabularies:
+    """Rows about images for lists of categories of any length: what does not fit into one prompt is several rows.
 
-    Raises:
-        ValueError: whatever the processor refuses; see also `split_names`.
+    A list that comes again is neither divided nor, where it is the only prompt, tokenised again; the lists used last are kept.
+
+    Args:
+        processor: a `PsalmProcessor`.
     """
-    length = processor.encode_prompt(categories=names, task=task, max_length=sys.maxsize)["input_ids"].shape[1]
-    if length <= processor.max_length:
-        return [list(names)]
-    ends_in_background = names[-1].strip().lower() == BACKGROUND_NAME
-    return split_names(processor, list(names[:-1]) if ends_in_background else list(names), task=task)
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+        # Replaced, never changed: threads read them without a lock, and worker processes get copies.
+        self._parts: dict[Any, list[list[str]]] = {}
+        self._rows: dict[Any, PsalmInputs] = {}
+
+    def parts(self, names: Sequence[str], task: str) -> list[list[str]]:
+        """Names, which may end in "background", in one list if they fit into one prompt, else as `split_names` divides them.
+
+        Raises:
+            ValueError: whatever the processor refuses; see also `split_names`.
+        """
+        key = self._key(names, task)
+        if key not in self._parts:
+            length = self.processor.encode_prompt(categories=names, task=task, max_length=sys.maxsize)["input_ids"].shape[1]
+            parts = [list(names)]
+            if length > self.processor.max_length:
+                ends_in_background = names[-1].strip().lower() == BACKGROUND_NAME
+                parts = split_names(self.processor, names[:-1] if ends_in_background else names, task=task)
+            self._parts = _with_newest(self._parts, key, parts)
+            return parts
+        return self._parts[key]
+
+    def rows(self, image: Any, *, task: str, categories: Sequence[str] | None = None, **prompts: Any) -> PsalmInputs:
+        """A call of the processor about one image. The rows of further parts of the categories follow all others.
+
+        Args:
+            prompts: expressions, regions and region_images of the image.
+
+        Raises:
+            ValueError: whatever the processor refuses; see also `split_names`.
+        """
+        parts = [] if categories is None else self.parts(categories, task)
+        if len(parts) < 2:
+            return self.processor(images=image, categories=categories, task=task, return_tensors="pt", **prompts)
+        prompts = {name: [value] if isinstance(value, str) else value for name, value in prompts.items()}
+        per_image = {name: [value, *[None] * (len(parts) - 1)] for name, value in prompts.items()}
+        return self.processor(images=[image] * len(parts), categories=parts, task=task, return_tensors="pt", **per_image)
+
+    def encoded_rows(self, size: tuple[int, int], names: Sequence[str], task: str) -> PsalmInputs:
+        """The rows of categories alone about an image whose features are there.
+
+        Args:
+            size: (width, height) of the image.
+        """
+        key = self._key(names, task)
+        if key not in self._rows:
+            rows = self.rows(EncodedImage(size), categories=names, task=task)
+            self._rows = _with_newest(self._rows, key, rows)
+        else:
+            rows = self._rows[key]
+        sizes = torch.tensor([size[::-1]] * len(rows.row_info))
+        return PsalmInputs({**rows.data, "original_sizes": sizes}, rows.row_info)
+
+    def _key(self, names: Sequence[str], task: str) -> tuple[Any, ...]:
+        return tuple(map(str, names)), task, self.processor.max_length, self.processor.prompt_style
+
+
+def _with_newest(kept: dict[Any, Any], key: Any, value: Any) -> dict[Any, Any]:
+    """A copy with one more entry, and without the oldest if there are too many."""
+    return dict([*kept.items(), (key, value)][-KEPT_VOCABULARIES:])
 
 
 def segments_of_parts(processor: Any, outputs: Any, rows: Sequence[RowInfo], target_sizes: Any, **options: Any) -> list[list[FoundSegment]]:

@@ -148,6 +148,7 @@ KINDS = {
         {"threshold": None, "no_target_threshold": None},
         {"threshold": 0.5, "no_target_threshold": 0.99},
     ],
+    "post_process_referring_instances": [{}, {"threshold": 0.3, "nms_threshold": 0.7}],
     "post_process_region_segmentation": [{}, {"mask_threshold": 0.4}],
 }
 

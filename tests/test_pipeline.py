@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from psalm_hf import PsalmModel, load_image, tiny_checkpoint
+from psalm_hf import PsalmModel, PsalmPredictor, load_image, tiny_checkpoint
 from psalm_hf.data.shapes.scene import SHAPES, STUFF, make_scene
 from psalm_hf.pipeline import join_rows
 from psalm_hf.tiny import build_tiny
@@ -69,6 +69,18 @@ def test_without_a_model_psalm_tiny_answers(segmenter):
 def test_no_target_threshold_none_always_gives_an_answer(segmenter):
     (moon,) = segmenter(PICTURE, expressions="the yellow moon", no_target_threshold=None)
     assert moon["label"] == "the yellow moon" and moon["score"] < 0.87
+
+
+def test_every_instance_of_an_expression_is_an_entry(segmenter):
+    options = {"expressions": "all dotted things", "referring_threshold": 0.91, "no_target_threshold": 0.87}
+    (whole,) = segmenter(PICTURE, **options)
+    every = segmenter(PICTURE, instances=True, nms_threshold=1.0, **options)
+    assert len(every) > 1 and {one["label"] for one in every} == {"all dotted things"}
+    assert np.array_equal(np.any([bitmap(one) for one in every], axis=0), bitmap(whole))
+    scores = [one["score"] for one in every]
+    assert scores == sorted(scores, reverse=True) and scores[0] == whole["score"]
+    asked = segmenter(PICTURE, expressions=["the yellow moon", "all dotted things"], instances=True)
+    assert {one["label"] for one in asked} == {"all dotted things"}  # the other means nothing
 
 
 def test_referring_threshold_none_is_the_best_query_alone(segmenter):
@@ -228,6 +240,24 @@ def test_a_saved_pipeline_loads_from_its_folder(tmp_path):
     assert loaded.processor.no_target_threshold == 0.25
     prompts = {"categories": ["a", "b"], "task": "semantic", "points": [POINT]}
     assert comparable(loaded(PICTURE, **prompts)) == comparable(made(PICTURE, **prompts))
+
+
+def test_a_vocabulary_that_does_not_fit_is_divided(scene):
+    model, processor = build_tiny()
+    made = pipeline("promptable-segmentation", model=model, processor=processor, device="cpu")
+    names = [f"thing number {number}" for number in range(60)]
+    expected = made(PICTURE, categories=names, threshold=0.0)
+    assert len(processor(images=PICTURE_IMAGE, categories=names)["input_ids"]) == 1
+    processor.max_length = 700
+    items = [{"image": PICTURE, "categories": names, "expressions": "one", "points": [POINT]}, {"image": PICTURE, "expressions": "two"}]
+    first, second = made(items, batch_size=2, threshold=0.0)
+    assert [found["label"] for found in first[-2:]] == ["one", "point"] and [found["label"] for found in second] == ["two"]
+    assert len(first) > 2 and {found["label"] for found in [*first[:-2], *expected]} <= set(names)
+    assert comparable(first) == comparable(made(items[0], threshold=0.0))
+    alone = PsalmPredictor(model, processor, reuse_prefix=False).predict(PICTURE, categories=names, threshold=0.0)
+    assert comparable(made(PICTURE, categories=names, threshold=0.0)) == [
+        (label, Image.fromarray(mask.astype(np.uint8) * 255).tobytes()) for label, mask in zip(alone.labels, alone.masks, strict=True)
+    ]
 
 
 def test_an_empty_list_has_no_answers(segmenter):

@@ -119,6 +119,14 @@ def test_a_prompt_is_drawn_where_it_was_given(prompt, spot):
     assert (pixels[690, 10] == 100).all()
 
 
+def test_kinds_of_one_prompt_are_drawn_together_and_a_point_of_label_0_is_dark():
+    mask = disc((700, 700), (200, 200), 50)
+    joined = {"points": [(600, 600), (100, 600)], "labels": [1, 0], "box": (500, 500, 650, 650)}
+    pixels = drawn((100, 100, 100), mask[None], ["it"], prompts=[joined])
+    assert (pixels[600, 600] == PALETTE[0]).all() and (pixels[575, 500] == PALETTE[0]).all()
+    assert (pixels[600, 100] == visualization.INK).all()
+
+
 def test_a_prompt_may_be_a_bitmap():
     mask, prompt = disc((700, 700), (200, 200), 50), disc((700, 700), (550, 550), 50)
     pixels = drawn((100, 100, 100), mask[None], ["it"], prompts=[{"mask": prompt}])
@@ -421,7 +429,7 @@ def test_meanings_that_do_not_fit_beside_each_other_take_another_line():
 
 def test_the_label_of_a_mask_that_a_mask_prompt_covers_is_there(monkeypatch):
     found = placed(monkeypatch)
-    mask = disc((700, 700), (350, 350), 150)
+    mask = np.ones((700, 700), dtype=bool)
     draw_segmentation(Image.new("RGB", (700, 700)), mask[None], ["it"], prompts=[{"mask": mask}])
     assert len(found) == 1
 
@@ -439,3 +447,10 @@ def test_text_of_a_crowded_panel_is_smaller():
 def test_text_has_contrast_on_every_label():
     for color in label_colors([str(number) for number in range(len(PALETTE) * len(visualization.SHADES))]).values():
         assert contrast(visualization._text_color(color), color) >= 4.5
+
+
+def test_a_label_beside_its_mask_keeps_off_its_neighbours_where_it_can():
+    small, neighbour = disc((700, 700), (350, 350), 8), disc((700, 700), (350, 280), 60)  # right above
+    chip = chips.place_chips([small, neighbour], [("1", "1"), ("2", "2")], lambda text: (40, 30), [], (700, 700), 1)[0]
+    x0, y0, x1, y1 = chip.box
+    assert not neighbour[y0 : y1 + 1, x0 : x1 + 1].any()

@@ -13,7 +13,7 @@ from psalm_hf.model.modeling_psalm import PsalmSegmentationOutput
 from psalm_hf.model.postprocessing import semantic_scores
 from psalm_hf.structures import Sample
 from psalm_hf.tiny import build_tiny
-from psalm_hf.vocabulary import join_outputs, split_names, split_samples
+from psalm_hf.vocabulary import KEPT_VOCABULARIES, Vocabularies, join_outputs, split_names, split_samples
 
 INF = float("inf")
 
@@ -200,10 +200,36 @@ def test_every_category_of_a_long_vocabulary_gets_a_score(benchmark, decouple_ma
     assert bool((logits.isfinite().sum(-1) <= max(map(len, parts)) + 1).all())  # of its own part alone
 
     sizes = [sample.image_size]
-    (instances,) = processor.post_process_instance_segmentation(outputs, target_sizes=sizes, top_k=300, return_coco_annotation=True)
+    (instances,) = processor.post_process_instance_segmentation(
+        outputs, threshold=0.0, target_sizes=sizes, top_k=300, return_coco_annotation=True
+    )
     labels = {segment["label_id"] for segment in instances["segments_info"]}
     assert labels <= set(range(len(names))) and len(labels) > 1
     (found,) = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
     assert found.shape == sample.image_size
     (panoptic,) = processor.post_process_panoptic_segmentation(outputs, target_sizes=sizes)
     assert panoptic["segmentation"].shape == sample.image_size
+
+
+def test_a_list_that_comes_again_is_neither_divided_nor_tokenised_again(processor, monkeypatch):
+    names = [f"thing number {number}" for number in range(60)]
+    processor.max_length = 700
+    vocabularies = Vocabularies(processor)
+    first = vocabularies.encoded_rows((20, 10), names, "panoptic")
+    assert len(first.row_info) > 1
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, "_tokens", None)
+        again = vocabularies.encoded_rows((30, 40), names, "panoptic")
+    assert torch.equal(again["input_ids"], first["input_ids"])
+    assert (first["original_sizes"].tolist()[0], again["original_sizes"].tolist()[0]) == ([10, 20], [40, 30])
+    parts = [list(row.conditions[:-1]) for row in first.row_info]
+    assert [name for part in parts for name in part] == names
+    by_hand = processor(images=[Image.new("RGB", (8, 8))] * len(parts), categories=parts)
+    assert torch.equal(again["input_ids"], by_hand["input_ids"])
+
+
+def test_the_lists_used_last_are_kept(processor):
+    vocabularies = Vocabularies(processor)
+    for number in range(KEPT_VOCABULARIES + 3):
+        vocabularies.encoded_rows((20, 10), [f"name {number}"], "panoptic")
+    assert len(vocabularies._parts) == len(vocabularies._rows) == KEPT_VOCABULARIES

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from psalm_hf.data.shapes import ShapesStream
+from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.masks import bitmap_from_rle
 from psalm_hf.structures import Sample
 from psalm_hf.visualization import draw_segmentation

@@ -5,7 +5,10 @@
 
 Two scores are chosen: `no_target_threshold`, which the best query must exceed for the expression to mean anything in the image, where
 (N-acc + T-acc) / 2 is highest; and `referring_threshold`, above which further queries belong to the prediction, where the mean IoU of the
-expressions with a target is highest. processor_config.json gets them; from then on the processor, the pipeline and
+expressions with a target is highest. Where every instance of an expression is asked for, two more say which queries are instances:
+`instances_threshold`, which all but the best must exceed, and `nms_threshold`, the IoU above which the worse of two masks is a repetition.
+They are chosen where the share of the expressions whose instances are exactly right is highest, as the mean over expressions that mean
+nothing, one thing, and several. processor_config.json gets all four; from then on the processor, the pipeline and
 `psalm evaluate --no-target processor` go by them. Take a split on which nothing is reported, and measure on another one.
 """
 
@@ -50,11 +53,11 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def write_thresholds(folder: Path, referring_threshold: float, no_target_threshold: float) -> None:
-    """Changes these two fields; a reader sees the old file or the whole new one."""
+def write_thresholds(folder: Path, **thresholds: float) -> None:
+    """Changes these fields; a reader sees the old file or the whole new one."""
     path = folder / CONFIG
     fields = json.loads(path.read_text(encoding="utf-8"))
-    fields |= {"referring_threshold": referring_threshold, "no_target_threshold": no_target_threshold}
+    fields |= thresholds
     write_file(path, lambda file: file.write((json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("utf-8")))
 
 
@@ -64,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     check_folder(options.checkpoint)
 
     from ..devices import pick_device
-    from ..evaluation.calibration import BEST_QUERY, choose_thresholds, numbers_at, open_calibration, score_predictions
+    from ..evaluation.calibration import BEST_QUERY, choose_thresholds, numbers_at, open_calibration, score_expressions
+    from ..evaluation.instance_calibration import InstanceThresholds, choose_instance_thresholds, set_accuracies_at
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     device = pick_device(options.device)
@@ -73,19 +77,24 @@ def main(arguments: list[str] | None = None) -> None:
         options.dataset, processor, split=options.split, data_dir=options.data_dir, options=options.options, limit=options.images
     )
     model = PsalmForSegmentation.from_pretrained(options.checkpoint).to(device).eval()
-    predictions = score_predictions(model, expressions, batch_size=options.batch_size)
+    predictions, instances = score_expressions(model, expressions, batch_size=options.batch_size)
     thresholds = choose_thresholds(predictions)
-    write_thresholds(options.checkpoint, thresholds.further_targets, thresholds.no_target)
+    of_instances = choose_instance_thresholds(instances, thresholds.no_target)
+    written = {"referring_threshold": thresholds.further_targets, "no_target_threshold": thresholds.no_target}
+    written |= {"instances_threshold": of_instances.instances, "nms_threshold": of_instances.nms}
+    write_thresholds(options.checkpoint, **written)
 
     absent = sum(prediction.ious is None for prediction in predictions)
     print(f"{options.dataset}: {len(predictions)} expressions, {absent} of them without target; percent, on these expressions")
     for name, chosen in (("best query, always a prediction", BEST_QUERY), ("calibrated", thresholds)):
         numbers = ", ".join(f"{key} {value:.1f}" for key, value in numbers_at(chosen, predictions).items())
         print(f"  {name}: {numbers}")
-    print(
-        f"wrote referring_threshold {thresholds.further_targets:.2f} and no_target_threshold {thresholds.no_target:.2f} "
-        f"to {options.checkpoint / CONFIG}"
-    )
+    every = InstanceThresholds(thresholds.further_targets, nms=1.0)
+    for name, chosen in (("every mask of the prediction", every), ("instances, calibrated", of_instances)):
+        found = set_accuracies_at(chosen, thresholds.no_target, instances)
+        print(f"  {name}: sets exactly right, {', '.join(f'{kind} {value:.1f}' for kind, value in found.items())}")
+    names = [f"{name} {value:.2f}" for name, value in written.items()]
+    print(f"wrote {' and '.join(names[:2])}, {' and '.join(names[2:])} to {options.checkpoint / CONFIG}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,9 @@ BENCHMARK_CHOICES = {
         ("never", "threshold", "area", "processor"),
         "when the answer to an expression is that nothing is there; processor: by both thresholds that psalm calibrate left there",
     ),
+    "instances_threshold": (float, "instances of an expression that score above it are its set (default: the processor's)"),
+    "no_target_threshold": (float, "an expression has no instance unless one scores above it (default: the processor's)"),
+    "nms_threshold": (float, "IoU above which the worse of two instances is left out; 1 = never (default: the processor's)"),
     "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
     "vocabulary": (("divided", "whole"), "names beyond the context length: several prompts, or one too long"),
@@ -90,7 +93,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give either --checkpoint or --predictions")
     parser.check_range(options, "limit", "batch_size", lowest=1)
     parser.check_range(options, "num_workers", "visualize", "min_area", lowest=0)
-    parser.check_range(options, "threshold", "overlap", "referring_threshold", "visible_above", lowest=0, highest=1)
+    scores = [name for name in BENCHMARK_CHOICES if name.endswith("threshold")]
+    parser.check_range(options, *scores, "overlap", "visible_above", lowest=0, highest=1)
     return options
 
 
@@ -110,6 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..evaluation import Evaluation
     from ..evaluation.benchmarks import choices_of
     from ..evaluation.runner import Processes
+    from ..locking import only_run
     from ..public import PsalmForSegmentation, PsalmProcessor
 
     own = {name: getattr(options, name) for name in BENCHMARK_CHOICES if getattr(options, name) is not None}
@@ -120,22 +125,24 @@ def main(arguments: list[str] | None = None) -> None:
     state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
     if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would answer every row
         raise ValueError(f"{launched} processes were launched, but Accelerate sees {state.num_processes}; launch with torchrun")
-    evaluation = Evaluation(
-        options.benchmark,
-        processor,
-        choices=own,
-        checkpoint=checkpoint,
-        processes=Processes(state.process_index, state.num_processes),
-        **{name: getattr(options, name) for name in EVALUATION_OPTIONS},
-    )
-    model = None
-    if checkpoint:
-        model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
-        suggest_bfloat16(model)
-    num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
-    results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
-    if results is not None:
-        print(results)
+    processes = Processes(state.process_index, state.num_processes)
+    with only_run(options.output_dir, processes.lock):
+        evaluation = Evaluation(
+            options.benchmark,
+            processor,
+            choices=own,
+            checkpoint=checkpoint,
+            processes=processes,
+            **{name: getattr(options, name) for name in EVALUATION_OPTIONS},
+        )
+        model = None
+        if checkpoint:
+            model = PsalmForSegmentation.from_pretrained(checkpoint, dtype=options.dtype).to(state.device).eval()
+            suggest_bfloat16(model)
+        num_workers = (0 if state.device.type == "cpu" else 4) if options.num_workers is None else options.num_workers
+        results = evaluation.run(model, batch_size=options.batch_size, num_workers=num_workers)
+        if results is not None:
+            print(results)
     state.destroy_process_group()
 
 

@@ -4,6 +4,7 @@
     psalm segment kitchen.jpg --categories cup table wall --stuff table wall
     psalm segment kitchen.jpg --categories cup table wall --task semantic
     psalm segment kitchen.jpg --expression "the red cup" --expression "everything on the table"
+    psalm segment kitchen.jpg --expression "all cups" --instances
     psalm segment kitchen.jpg --point 320,200 --box 10,20,90,140 --scribble 5,5 40,60 --mask prompt.png
 
 --checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
@@ -17,17 +18,19 @@ import argparse
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import TINY, resolve_checkpoint
 from ..spelling import did_you_mean
+from ..structures import SENTENCE
 from .command import CommandParser, add_model_options, load_model, say, verb
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..segments import Prompt
+    from ..result import PsalmResult
 
 DRAWN_IMAGE = "drawn shapes"  # what the record calls it
 DRAWN_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
@@ -41,9 +44,8 @@ GENERAL_CATEGORIES = {
     "person": False, "animal": False, "vehicle": False, "furniture": False, "food": False,
     "building": True, "plant": True, "road": True, "floor": True, "wall": True, "water": True, "sky": True,
 }  # fmt: skip
-# The released thresholds; but for instances it keeps everything, as average precision wants it, and nobody can look at 100 masks.
-DEFAULT_THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
 OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
+TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
 
 @verb
@@ -52,37 +54,36 @@ def main(arguments: list[str] | None = None) -> None:
     resolve_checkpoint(options.checkpoint)  # what no checkpoint can be called is refused before torch is loaded
     overlay_path, json_path = output_paths(options)
 
-    from ..segments import as_record, complete_thresholds, draw_overview, draw_prediction, missing, processor_arguments, segment
+    from ..predictor import PsalmPredictor
+    from ..result import loaded_region
     from ..writing import write_file, write_json
 
     image = chosen_image(options)
     prompts = read_prompts(options)
-    for prompt in prompts:
-        processor_arguments(prompt)  # masks of regions are files
-    model, processor = load_model(options)
-    say(f"model: {model.num_parameters() / 1e6:.1f} million parameters on {model.device}")
-    prompts = [complete_thresholds(prompt, processor) for prompt in prompts]
+    for region in (region for prompt in prompts for region in prompt.get("regions", ())):
+        loaded_region(region)  # masks of regions are files
+    predictor = PsalmPredictor(*load_model(options), checkpoint=options.checkpoint)
+    say(f"model: {predictor.model.num_parameters() / 1e6:.1f} million parameters on {predictor.model.device}")
 
     start = time.perf_counter()
-    answers = segment(model, processor, image, prompts, options.mask_threshold)
-    say(f"segmented on {model.device} in {time.perf_counter() - start:.1f} s: {sum(map(len, answers))} segments")
+    results = predictor.predict_all(prompts, image)
+    say(f"segmented on {predictor.model.device} in {time.perf_counter() - start:.1f} s: {sum(map(len, results))} segments")
+    results = [replace(result, source=options.image or DRAWN_IMAGE) for result in results]
 
-    if len(prompts) > 1:
-        overlay = draw_overview(image, prompts, answers)
+    first = results[0]
+    if first.note:
+        say(first.note)
+    if len(results) > 1:
+        results[2] = replace(results[2], prompt=replace(results[2].prompt, names=tuple(kind for kind, _ in DRAWN_REGIONS)))
+        overlay = draw_overview(results)
     else:
-        notes = missing(prompts[0], answers[0])
+        notes = missing(first)
         for sentence in notes:
             say(sentence)
-        overlay = draw_prediction(image, prompts[0], answers[0], " ".join(filter(None, (tiny_note(options), *notes))) or None)
+        overlay = first.plot(note=" ".join(filter(None, (tiny_note(options), *notes))) or None)
     write_file(overlay_path, lambda file: overlay.save(file, format="PNG"))
-    records = [as_record(prompt, segments, options.mask_threshold) for prompt, segments in zip(prompts, answers, strict=True)]
-    record = {
-        "image": options.image or DRAWN_IMAGE,
-        "image_size": [image.height, image.width],
-        "checkpoint": options.checkpoint,
-        **(records[0] if len(records) == 1 else {"answers": records}),
-    }
-    write_json(json_path, record, indent=1)
+    records = [result.as_record() for result in results]
+    write_json(json_path, first.about() | (records[0] if len(records) == 1 else {"answers": records}), indent=1)
     say(f"wrote {overlay_path} and {json_path}")
 
 
@@ -108,34 +109,71 @@ def tiny_note(options: argparse.Namespace) -> str | None:
     return "By psalm-tiny, which knows drawn shapes alone; on other images its masks mean nothing."
 
 
-def read_prompts(options: argparse.Namespace) -> list["Prompt"]:
-    """Reads the prompt of the command line, or makes one of each kind for the drawn image."""
-    from ..segments import Prompt
-
+def read_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Reads the prompt of the command line, or makes one of each kind for the drawn image; as `PsalmPredictor.predict` takes them."""
     if options.is_overview:
         return [
-            category_prompt("panoptic", SHAPES_CATEGORIES, OVERVIEW_CATEGORY_THRESHOLD),
-            Prompt("referring", DRAWN_EXPRESSIONS),
-            Prompt("interactive", [kind for kind, _ in DRAWN_REGIONS], regions=tuple(DRAWN_REGIONS)),
+            category_prompt(SHAPES_CATEGORIES) | {"threshold": OVERVIEW_CATEGORY_THRESHOLD},
+            {"expressions": DRAWN_EXPRESSIONS},
+            {"regions": [{kind: value} for kind, value in DRAWN_REGIONS]},
         ]
+    chosen = {"threshold": options.threshold, "mask_threshold": options.mask_threshold}
     if options.expressions:
-        return [Prompt("referring", options.expressions, threshold=options.threshold, no_target_threshold=options.no_target_threshold)]
+        thresholds = {"no_target_threshold": options.no_target_threshold, **chosen}
+        return [{"expressions": options.expressions, "instances": options.instances, **thresholds}]
     if options.regions:
-        return [Prompt("interactive", [region_name(*region) for region in options.regions], regions=tuple(options.regions))]
-    task = options.task or "panoptic"
-    threshold = DEFAULT_THRESHOLDS.get(task) if options.threshold is None else options.threshold
+        return [{"regions": [{kind: value} for kind, value in options.regions], **chosen}]
+    chosen["task"] = options.task or "panoptic"
     if options.categories is None:
         is_shapes = options.checkpoint == TINY or options.image is None
-        prompt = category_prompt(task, SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES, threshold)
-        say(f"no prompt was given, looking for: {', '.join(prompt.names)}")
-        return [prompt]
-    return [Prompt(task, options.categories, stuff=tuple(options.stuff), threshold=threshold)]
+        prompt = category_prompt(SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES)
+        say(f"no prompt was given, looking for: {', '.join(prompt['categories'])}")
+        return [prompt | chosen]
+    return [{"categories": options.categories, "stuff": options.stuff, **chosen}]
 
 
-def category_prompt(task: str, categories: dict[str, bool], threshold: float | None) -> "Prompt":
-    from ..segments import Prompt
+def category_prompt(categories: dict[str, bool]) -> dict[str, Any]:
+    return {"categories": list(categories), "stuff": [name for name, is_stuff in categories.items() if is_stuff]}
 
-    return Prompt(task, list(categories), stuff=tuple(name for name, is_stuff in categories.items() if is_stuff), threshold=threshold)
+
+def missing(result: "PsalmResult") -> list[str]:
+    """Sentences about what was not found; they name the options of `psalm segment`."""
+    prompt = result.prompt
+    if prompt.kind == SENTENCE:
+        nothing = f"no mask scores above {prompt.no_target_threshold}; lower --no-target-threshold to see the best one."
+        return [f"{text!r} means nothing here: {nothing}" for text in result.absent]
+    return [] if len(result) else [f"No segment reached the threshold of {prompt.threshold}; lower --threshold to see weaker ones."]
+
+
+def draw_overview(results: "list[PsalmResult]") -> "Image.Image":
+    """A sheet of panels: the image, its categories, its regions, and one panel for every expression.
+
+    Args:
+        results: of categories, expressions and regions, in this order.
+    """
+    from ..visualization import draw_panels, draw_segmentation, label_colors
+
+    categories, expressions, drawn = results
+
+    def panel(masks: Any, labels: list[str], **options: Any) -> "Image.Image":
+        return draw_segmentation(categories.image, masks, labels, legend=False, **options)
+
+    panels = [
+        panel([], []),
+        panel(categories.masks, categories.labels, colors=label_colors(categories.prompt.names)),
+        panel(drawn.masks, drawn.labels, prompts=drawn.prompt.regions),
+    ]
+    for index in range(len(expressions.prompt.names)):  # one without target gets a panel too
+        found = expressions[expressions.label_ids == index]
+        scores = [f"{score:.2f}" for score in found.scores]
+        panels.append(panel(found.masks, scores, colors=dict.fromkeys(scores, TARGET_COLOR)))
+    titles = [
+        "the image",
+        f"categories: {', '.join(categories.prompt.names)}",
+        f"regions: {', '.join(f'a {kind}' for kind in drawn.prompt.names)}",
+        *(f'expression: "{text}"' for text in expressions.prompt.names),
+    ]
+    return draw_panels(panels, titles)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -145,6 +183,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stuff", nargs="+", metavar="NAME", default=[], help="categories whose segments are fused into one (panoptic)")
     parser.add_argument("--task", choices=("panoptic", "semantic", "instance"), help="what to do with --categories (default: panoptic)")
     parser.add_argument("--expression", action="append", dest="expressions", default=[], metavar="TEXT", help="may be repeated")
+    parser.add_argument("--instances", action="store_true", help="every instance of an --expression by itself, not all in one mask")
     parser.add_argument("--point", action=AddRegion, type=numbers(2), metavar="X,Y", help="regions may be repeated and mixed")
     parser.add_argument("--box", action=AddRegion, type=numbers(4), metavar="X0,Y0,X1,Y1")
     parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
@@ -184,6 +223,8 @@ def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespa
             f"--stuff: {', '.join(unknown)} not among the --categories {', '.join(options.categories)}"
             + did_you_mean(unknown[0], options.categories)
         )
+    if options.instances and not options.expressions:
+        parser.error("--instances goes with --expression")
     if options.no_target_threshold is not None and not options.expressions:
         parser.error("--no-target-threshold goes with --expression")
     if options.task and (options.expressions or options.regions):
@@ -208,14 +249,6 @@ def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
 
     parse.__name__ = f"{count} numbers with commas between them"  # argparse shows it when float() fails
     return parse
-
-
-def region_name(kind: str, value: tuple | list | Path) -> str:
-    if kind == "mask":
-        return f"mask {value.name}"
-    if kind == "scribble":
-        return f"scribble from {value[0][0]:g},{value[0][1]:g}"
-    return f"{kind} {','.join(f'{number:g}' for number in value)}"
 
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:

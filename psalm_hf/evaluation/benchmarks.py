@@ -23,9 +23,10 @@ from ..structures import REGION_KINDS, Sample
 from . import published as paper
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
 from .evaluators.base import Evaluator
+from .evaluators.expression_instances import ExpressionInstancesEvaluator, InstancesRule
 from .evaluators.instance import CityscapesInstanceEvaluator, InstanceEvaluator, LvisEvaluator, OwnInstanceEvaluator
 from .evaluators.panoptic import PanopticEvaluator, PanopticThresholds, ThingsFound
-from .evaluators.referring import ReferringEvaluator, ReferringRule
+from .evaluators.referring import ReferringEvaluator, ReferringRule, tags_of
 from .evaluators.region import RegionEvaluator
 from .evaluators.semantic import SemanticEvaluator
 from .evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator, ShapesQuestionEvaluator, VqaEvaluator
@@ -222,6 +223,7 @@ _FORMATS: Mapping[str, MakeFormat] = {
     "semantic": lambda part: LabelMaps.of_positions(part.targets_of("semantic").categories),
     "instance": lambda part: CocoResults(part.targets_of("instance").categories),
     "referring": lambda part: JsonLines(("mask", "score", "no_target")),
+    "expression": lambda part: JsonLines(("masks", "scores", "number")),
     "region": lambda part: JsonLines(("masks", "scores")),
     "text": lambda part: JsonLines(("text",)),
 }
@@ -268,6 +270,14 @@ def _rule(choices: Choices) -> ReferringRule:
     return ReferringRule(choices["referring_threshold"], choices["no_target"], choices["min_area"], choices.get("no_target_threshold"))
 
 
+def _expression_instances(
+    datasets: Mapping[str, SampleDataset], choices: Choices, groups: Callable[[Sample], Sequence[str]] = tags_of
+) -> list[Evaluator]:
+    thresholds = {name: choices[name] for name in _INSTANCES}
+    is_read = "processor" in thresholds.values()  # there is none
+    return [ExpressionInstancesEvaluator(None if is_read else InstancesRule(**thresholds), groups)]
+
+
 def with_processor(choices: Choices, own: Choices, processor: Any) -> dict[str, Any]:
     """Choices with what a processor says: how large baselines draw prompts, and its thresholds, where these decide what is meant.
 
@@ -280,6 +290,10 @@ def with_processor(choices: Choices, own: Choices, processor: Any) -> dict[str, 
     """
     if "prompt_radii" in choices:
         choices = {**choices, "prompt_radii": list(processor.prompt_radii)}
+    if "instances_threshold" in choices:
+        thresholds = processor.instance_thresholds(choices["instances_threshold"], choices["no_target_threshold"])
+        nms_threshold = processor.nms_threshold if choices["nms_threshold"] == "processor" else choices["nms_threshold"]
+        return dict(choices) | dict(zip(_INSTANCES, (*thresholds, nms_threshold), strict=True))
     if choices.get("no_target") != "processor":
         return dict(choices)
     found = {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
@@ -402,6 +416,9 @@ _GENERALISED = {
     "community": _REFERRING["community"] | {"referring_threshold": 0.6, "no_target": "threshold", "min_area": 50, "crowds": "left out"},
     "released": _REFERRING["released"] | {"referring_threshold": 0.6, "no_target": "never", "min_area": 50, "crowds": "meant"},
 }
+
+
+_INSTANCES = dict.fromkeys(("instances_threshold", "no_target_threshold", "nms_threshold"), "processor")
 
 
 def _questions(dataset: str, evaluator: Callable[..., Evaluator], form: Callable[[], Format], **others: Any) -> Benchmark:
@@ -537,6 +554,18 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         ),
         "test",
         "validation",
+    ),
+    "shapes_expression_instances": Benchmark(
+        (BenchmarkPart("shapes", options={"task": "referring"}),),
+        partial(_expression_instances, groups=_expression_groups),
+        _both(_INSTANCES),
+        "test",
+        "validation",
+    ),
+    "grefcoco_expression_instances": Benchmark(
+        (BenchmarkPart("grefcoco"),),
+        _expression_instances,
+        {protocol: choices | _INSTANCES for protocol, choices in _REFERRING.items()},
     ),
     **{name: Benchmark((BenchmarkPart(name),), _of_tools, _both(_THRESHOLDS)) for name in _OWN},
 }

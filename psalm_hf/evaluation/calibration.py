@@ -15,6 +15,7 @@ from .benchmarks import benchmark_of
 from .evaluation import Evaluation
 from .evaluators.base import Evaluator
 from .evaluators.referring import meant
+from .instance_calibration import ScoredInstances
 
 CANDIDATES = np.arange(2, 99) / 100  # candidates for both thresholds
 
@@ -58,11 +59,12 @@ class CalibrationEvaluator(Evaluator):
     """
 
     name = "calibration"
-    sums: ClassVar[tuple[str, ...]] = ("scored",)
+    sums: ClassVar[tuple[str, ...]] = ("scored", "instances")
 
     def __init__(self, crowds: str = "left out"):
         self.crowds = crowds
         self.scored: list[ScoredPrediction] = []
+        self.instances: list[ScoredInstances] = []
 
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
         """Scores and masks of all queries that score above the lowest candidate, and of the best one."""
@@ -76,6 +78,7 @@ class CalibrationEvaluator(Evaluator):
 
     def add(self, sample: Sample, prediction: Any) -> None:
         scores = np.array(prediction["scores"], dtype=np.float32)
+        self.instances.append(ScoredInstances.of(prediction["masks"], scores, sample.segments))
         target, ignored = meant(sample, self.crowds)
         if not target.any():
             self.scored.append(ScoredPrediction(scores, None))
@@ -104,14 +107,21 @@ def open_calibration(dataset: str, processor: Any, **options: Any) -> Evaluation
 
 
 def score_predictions(model: Any, expressions: Evaluation, *, batch_size: int) -> list[ScoredPrediction]:
-    """Asks every expression.
+    """Asks every expression, about the pixels of all that it means.
 
     Args:
         model: a `PsalmForSegmentation` in eval mode.
         expressions: of `open_calibration`.
         batch_size: rows of a forward pass.
     """
-    return [scored for part in expressions.evaluated_parts(model, batch_size=batch_size) for scored in part.evaluators[0].scored]
+    return score_expressions(model, expressions, batch_size=batch_size)[0]
+
+
+def score_expressions(model: Any, expressions: Evaluation, *, batch_size: int) -> tuple[list[ScoredPrediction], list[ScoredInstances]]:
+    """Asks every expression once, about the pixels of all that it means and about its instances; arguments are those of
+    `score_predictions`."""
+    evaluators = [part.evaluators[0] for part in expressions.evaluated_parts(model, batch_size=batch_size)]
+    return [each for one in evaluators for each in one.scored], [each for one in evaluators for each in one.instances]
 
 
 def _evaluators(datasets: Mapping[str, SampleDataset], choices: Mapping[str, Any]) -> list[CalibrationEvaluator]:

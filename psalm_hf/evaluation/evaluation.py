@@ -153,9 +153,9 @@ class Evaluation:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if model is not None:
             self.description["dtype"] = str(model.dtype).removeprefix("torch.")
-        if self.output_dir is None or self.processes.rank:
+        if self.output_dir is None:
             return self._run(model, batch_size, num_workers)
-        with only_run(self.output_dir):
+        with only_run(self.output_dir, self.processes.lock):
             return self._run(model, batch_size, num_workers)
 
     def _run(self, model: Any, batch_size: int, num_workers: int) -> Results | None:

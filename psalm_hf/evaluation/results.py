@@ -28,7 +28,7 @@ from .runner import sums
 # In the row for a table; the other numbers, and those of groups, are in results.json.
 TABLE_COLUMNS = (
     *("PQ", "PQ-things", "PQ-stuff", "AP", "mIoU", "cIoU", "gIoU", "N-acc", "T-acc"),
-    *("J&F", "J-Mean", "F-Mean", "IoU", "accuracy", "F1"),
+    *("J&F", "J-Mean", "F-Mean", "IoU", "accuracy", "F1", "cgF1"),
 )
 MAIN = ("PQ", "AP", "mIoU")  # also averaged over the categories that training has seen, and over the others
 

@@ -37,6 +37,11 @@ class Processes:
     rank: int = 0
     number: int = 1
 
+    @property
+    def lock(self) -> str:
+        """Name of this process's lock of a folder, see `only_run`: the first one has the folder, and each of the others its own file."""
+        return f"process {self.rank}" if self.rank else ""
+
     def wait(self) -> None:
         """Waits until all are here."""
         if self.number > 1:

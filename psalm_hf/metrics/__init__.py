@@ -11,6 +11,7 @@ there are none). It raises ValueError before the first update.
 from .cityscapes_ap import CityscapesAP
 from .correspondence import Correspondence, compared_size, resize_nearest
 from .exact_answers import ExactAnswers
+from .expression_instances import ExpressionInstances
 from .identity_switches import IdentitySwitches
 from .label_map import label_map
 from .lvis_ap import LvisAP
@@ -32,6 +33,7 @@ __all__ = [
     "CityscapesAP",
     "Correspondence",
     "ExactAnswers",
+    "ExpressionInstances",
     "IdentitySwitches",
     "LvisAP",
     "MaskAP",

@@ -1,5 +1,8 @@
 """PsalmConfig: every size, option and loss weight of a PSALM model. Data with defaults; it builds nothing."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +64,7 @@ class PsalmConfig(PreTrainedConfig):
         score_cost: weight of the score in the matching cost of sentence and region rows. Released: 0, masks alone decide there, so of
             several queries on the target any one may be called right and the others wrong.
         no_object_weight: weight of `background` in the class cross entropy.
+        domain: the images that the weights were trained on, in words such as "drawn shapes"; None = not stated. Training adds to it.
         train_num_points, oversample_ratio, importance_sample_ratio: point sampling of the mask losses (PointRend).
 
     Source: released configuration files, see `docs/checkpoints.md`; paper section 3 and Tables 15, 16.
@@ -102,6 +106,7 @@ class PsalmConfig(PreTrainedConfig):
     dice_weight: float = 5.0
     score_cost: float = 0.0
     no_object_weight: float = 0.1
+    domain: str | None = None
     train_num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_sample_ratio: float = 0.75
@@ -176,7 +181,52 @@ def _sub_config(value: dict | PreTrainedConfig | None, default: dict) -> PreTrai
     if isinstance(value, PreTrainedConfig):
         return value
     fields = dict(default if value is None else value)
+    for name, text in _texts(fields, str(fields.get("model_type"))):
+        if name.endswith(("attn_implementation", "experts_implementation")) and "/" in text:
+            # transformers would download this repository and run its kernels
+            raise ValueError(f"{name}: {text!r:.200} is code on the Hub; leave it out, and give it to from_pretrained if you trust it")
     return AutoConfig.for_model(fields.pop("model_type", default["model_type"]), **fields)
+
+
+_ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")  # how names begin that timm looks up on the Hub or in a folder
+_IS_TRUSTED: ContextVar[bool] = ContextVar("is_trusted", default=False)
+
+
+@contextmanager
+def trusting(is_trusted: bool) -> Iterator[None]:
+    """Inside, `check_parts` lets everything pass if `is_trusted`."""
+    before = _IS_TRUSTED.set(is_trusted or _IS_TRUSTED.get())
+    try:
+        yield
+    finally:
+        _IS_TRUSTED.reset(before)
+
+
+def check_parts(*configs: PreTrainedConfig) -> None:
+    """Refuses configurations of a vision tower or language model that would be built from something that is not in them.
+
+    Raises:
+        ValueError: a name for which timm reads the Hub or another folder.
+    """
+    for config in configs:
+        for name, text in _texts(config.to_dict(), config.model_type):
+            if "".join(text.split()).lower().startswith(_ELSEWHERE) and not _IS_TRUSTED.get():
+                raise ValueError(
+                    f"{name}: {text!r:.200} is not in the checkpoint but read from elsewhere; name a model that timm itself knows, or, if "
+                    f"you trust that place too, load with PsalmForSegmentation.from_pretrained(..., trust_remote_code=True)"
+                )
+
+
+def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """All texts of the fields of a configuration, with their places."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{name}.{key}")
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _texts(inner, name)
 
 
 class OriginalPsalmConfig(PsalmConfig):

@@ -42,8 +42,9 @@ def click_agreement(mask_logits: Tensor, clicks: Sequence[Click], frame: Placeme
     reach = REACH * max(height, width)
     angles = torch.arange(8) * (math.pi / 4)
     around = torch.cat([torch.zeros(1, 2), reach * torch.stack([angles.cos(), angles.sin()], 1)])  # (9, 2)
-    places = torch.tensor([click[:2] for click in clicks], dtype=torch.float32)[:, None] + around  # (K, 9, 2)
-    places = torch.minimum(places.clamp(min=0.5), torch.tensor([width, height]) - 0.5)  # what is outside of the image is not asked
+    centres = torch.tensor([(int(x) + 0.5, int(y) + 0.5) for x, y, _ in clicks])  # of the pixels
+    places = centres[:, None] + around  # (K, 9, 2)
+    places = torch.minimum(places, torch.tensor([width, height]) - 0.5)  # what is outside of the image is not asked: there may be padding
     inside = [frame.content_size[1] / width / frame.padded_size[1], frame.content_size[0] / height / frame.padded_size[0]]
     grid = 2 * places * torch.tensor(inside) - 1
     grid = grid.to(mask_logits.device).expand(1, -1, -1, -1)

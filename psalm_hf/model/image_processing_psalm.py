@@ -255,8 +255,11 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     elif low >= 0 and high <= 65535 and is_integer:
         values /= 257
     else:
-        values = (values - low) / max(high - low, 1e-12) * 255
-    return (values + 0.5).astype(np.uint8)
+        values -= low
+        values /= max(high - low, 1e-12)
+        values *= 255
+    values += 0.5  # in place: these are 8 bytes a pixel
+    return values.astype(np.uint8)
 
 
 def _pil_to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -273,7 +276,7 @@ def _pil_to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
             image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")

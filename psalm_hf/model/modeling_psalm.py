@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 
 from .batch import BatchRows, common_image_prefix, compacted, first_rows, positions, read_rows
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
-from .configuration_psalm import PsalmConfig
+from .configuration_psalm import PsalmConfig, check_parts, trusting
 from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder, slices_to_convert
 from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
@@ -275,7 +275,8 @@ class PsalmPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """Load a folder or Hub repository: our own format, or an original PSALM checkpoint (`model_type: llava_phi`); or "psalm-tiny".
 
-        Takes the keywords of `PreTrainedModel.from_pretrained`. Loading is strict: nothing is initialised silently.
+        Takes the keywords of `PreTrainedModel.from_pretrained`. Loading is strict: nothing is initialised silently. Only with
+        `trust_remote_code=True` may the configuration name a vision tower that timm looks up on the Hub or in another folder.
 
         Raises:
             ValueError: keys are missing, unexpected or of another shape; the message lists them. `ignore_mismatched_sizes=True`
@@ -294,9 +295,10 @@ class PsalmPreTrainedModel(PreTrainedModel):
             kwargs["config"] = cls.config_class(**fields)
             pretrained_model_name_or_path = None
         wants_info, lenient = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        with trusting(bool(kwargs.get("trust_remote_code"))):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
         if not lenient:
             _check_loading(info, original or pretrained_model_name_or_path)
         _check_ties(model, original or pretrained_model_name_or_path)
@@ -404,6 +406,7 @@ class PsalmModel(PsalmPreTrainedModel):
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
         width, dim = config.text_config.hidden_size, config.hidden_dim
+        check_parts(config.vision_config, config.text_config)
         self.vision_tower = AutoBackbone.from_config(config.vision_config)
         if isinstance(self.vision_tower, SwinBackbone):
             # Each stage has its own norm; this last one's output is thrown away, and weights without gradient stop DDP.

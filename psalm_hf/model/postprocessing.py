@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,88 @@ def masks_of(queries: Tensor, mask_logits: Tensor, frame: Placement | None, mask
         return binary_masks(mask_logits[queries], frame, mask_threshold)
     different, position = queries.unique(return_inverse=True)
     return binary_masks(mask_logits[different], frame, mask_threshold)[position]
+
+
+class DistinctMasks(NamedTuple):
+    """Masks of N queries, best first, without repetitions.
+
+    Attributes:
+        positions: (N,) int64, places of their queries among those that were given.
+        masks: (N, H, W) bool, none of them empty.
+        boxes: (N, 4) float32: x0, y0, x1, y1 around each mask, in pixels along pixel edges.
+    """
+
+    positions: Tensor
+    masks: Tensor
+    boxes: Tensor
+
+
+class _CroppedMask(NamedTuple):
+    position: int
+    box: tuple[int, int, int, int]
+    pixels: Tensor  # those in the box
+    area: int
+
+    @classmethod
+    def of(cls, position: int, mask: Tensor) -> _CroppedMask | None:
+        """None of an empty mask."""
+        columns, rows = mask.any(0).nonzero()[:, 0], mask.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return None
+        x0, x1, y0, y1 = torch.stack([columns[0], columns[-1], rows[0], rows[-1]]).tolist()
+        pixels = mask[y0 : y1 + 1, x0 : x1 + 1].clone()  # a view would keep the whole mask
+        return cls(position, (x0, y0, x1 + 1, y1 + 1), pixels, int(pixels.count_nonzero()))
+
+    def inside(self, x0: int, y0: int, x1: int, y1: int) -> Tensor:
+        """The pixels in a box that lies within its own."""
+        left, top = self.box[:2]
+        return self.pixels[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def iou(self, other: _CroppedMask) -> float:
+        """Intersection over union, in [0, 1]."""
+        x0, y0 = max(self.box[0], other.box[0]), max(self.box[1], other.box[1])
+        x1, y1 = min(self.box[2], other.box[2]), min(self.box[3], other.box[3])
+        if x0 >= x1 or y0 >= y1:
+            return 0.0
+        common = int((self.inside(x0, y0, x1, y1) & other.inside(x0, y0, x1, y1)).count_nonzero())
+        return common / (self.area + other.area - common)
+
+
+def distinct_masks(
+    queries: Tensor, mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5, nms_threshold: float = 0.5
+) -> DistinctMasks:
+    """Masks of chosen queries after non-maximum suppression: a mask is left out if its IoU with a better one that stays is too high.
+
+    The masks themselves are compared, not their boxes, which of things that stand close or diagonally overlap much more. Only the masks
+    that stay are kept, cropped to their boxes.
+
+    Args:
+        queries: (n,) int64, best first, each once.
+        mask_logits: (Q, h, w).
+        frame: see the module.
+        mask_threshold: a pixel is set if its probability is above it.
+        nms_threshold: IoU in [0, 1] up to which two masks may both stay; 1 = all stay. Empty masks are left out in any case.
+
+    Source: greedy suppression as of detectors (Felzenszwalb et al., 2010), on masks as SAM 3 does it for the instances of a phrase
+    (arXiv:2511.16719).
+    """
+    limit = threshold_logit(mask_threshold)
+    kept: list[_CroppedMask] = []
+    position = 0
+    for _, logits in _restored(mask_logits, queries, frame):
+        for query_logits in logits:
+            mask = _CroppedMask.of(position, query_logits > limit)
+            if mask is not None and all(mask.iou(better) <= nms_threshold for better in kept):
+                kept.append(mask)
+            position += 1
+        del logits, query_logits
+    positions = torch.tensor([mask.position for mask in kept], dtype=torch.int64, device=mask_logits.device)
+    boxes = torch.tensor([mask.box for mask in kept], dtype=torch.float32, device=mask_logits.device).reshape(-1, 4)
+    masks = mask_logits.new_zeros((len(kept), *_result_size(mask_logits, frame)), dtype=torch.bool)
+    for whole in masks:
+        _, (x0, y0, x1, y1), pixels, _ = kept.pop(0)  # is free again when it is painted
+        whole[y0:y1, x0:x1] = pixels
+    return DistinctMasks(positions, masks, boxes)
 
 
 def mask_scores(mask_logits: Tensor, frame: Placement | None, mask_threshold: float = 0.5) -> Tensor:

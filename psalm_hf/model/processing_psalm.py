@@ -42,7 +42,7 @@ from .prompts import (
 )
 from .regions import PROMPT_RADII, REGION_SAMPLINGS, place_region, region_clicks, region_mask, region_weights
 from .rows import EncodedImage, ImagePool, PromptRow, RowInfo, RowWriter, prompts_per_image, read_region_entry, with_sam_regions
-from .segmentations import PostProcessing, check_score
+from .segmentations import PostProcessing, check_fraction, check_score
 from .targets import read_targets
 
 
@@ -82,6 +82,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         referring_threshold, no_target_threshold: what `post_process_referring_segmentation` takes unless told otherwise. None (the
             released behaviour) = the best query is what an expression means, and there always is one. They depend on the weights:
             `psalm calibrate` finds those of a checkpoint.
+        instances_threshold, nms_threshold: what `post_process_referring_instances` takes unless told otherwise, see there; the command
+            finds these too.
 
     Raises:
         ValueError: an option out of its range.
@@ -105,6 +107,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         chat_template: str | None = None,
         referring_threshold: float | None = None,
         no_target_threshold: float | None = None,
+        instances_threshold: float | None = None,
+        nms_threshold: float = 0.5,
     ):
         super().__init__(image_processor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template)
         if prompt_style not in HUMAN_TURNS:
@@ -119,6 +123,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
             raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries} and {max_length}")
         check_score(referring_threshold, "referring_threshold")
         check_score(no_target_threshold, "no_target_threshold")
+        check_score(instances_threshold, "instances_threshold")
+        check_fraction("nms_threshold", nms_threshold)
         if tokenizer.eos_token is None:
             raise ValueError("tokenizer: has no eos_token, with which every prompt ends; set it to the end-of-text token")
         self.prompt_style = prompt_style
@@ -129,6 +135,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         self.max_length = max_length
         self.referring_threshold = referring_threshold
         self.no_target_threshold = no_target_threshold
+        self.instances_threshold = instances_threshold
+        self.nms_threshold = nms_threshold
         prepare_tokenizer(tokenizer)
         self.image_token_id, self.region_token_id, self.mask_query_token_id = tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
 

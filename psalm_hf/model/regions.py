@@ -56,8 +56,8 @@ def region_mask(region: Mapping[str, Any], size: Size, name: str, radii: tuple[i
     if not isinstance(region, Mapping) or not _is_one_kind(region) and not _is_joined(region):
         got = sorted(map(str, region)) if isinstance(region, Mapping) else type(region).__name__
         raise ValueError(
-            f"{name}: expected a dictionary with several of {', '.join(JOINED_KINDS)}, and labels of the points, or with exactly one of "
-            f"the keys {', '.join(REGION_KINDS)}, got {got}"
+            f"{name}: expected a dictionary with exactly one of the keys {', '.join(REGION_KINDS)}, got {got}; "
+            f"only {', '.join(JOINED_KINDS)} and the labels of the points may stand together"
         )
     if _is_one_kind(region):
         return _prompt_mask(*next(iter(region.items())), size, name, radii)
@@ -143,15 +143,24 @@ def _prompt_mask(kind: str, prompt: Any, size: Size, name: str, radii: tuple[int
 
 def enlarge(mask: np.ndarray, radius: int) -> np.ndarray:
     """(H, W) bool -> the same with every set pixel grown to the disc of pixels at most `radius` away (Euclidean)."""
-    height, width = mask.shape
     rows, columns = np.nonzero(mask)
+    grown = np.zeros(mask.shape, dtype=bool)
+    if not len(rows):
+        return grown
+    # Only where the mask is: of a click on a photograph, all the rest would be 12 million pixels of nothing.
+    top, left = rows.min() - radius, columns.min() - radius
+    height, width = rows.max() + radius + 1 - top, columns.max() + radius + 1 - left
     # +1 where a row of a disc begins, -1 behind its end; a running sum along the row then counts the discs over a pixel.
-    edges = np.zeros((height + 2 * radius, width + 2 * radius + 1), dtype=np.int32)
+    edges = np.zeros((height, width + 1), dtype=np.int32)
     for offset in range(-radius, radius + 1):
         reach = math.isqrt(radius**2 - offset**2)
-        np.add.at(edges, (rows + radius + offset, columns + radius - reach), 1)
-        np.add.at(edges, (rows + radius + offset, columns + radius + reach + 1), -1)
-    return edges.cumsum(axis=1)[radius : radius + height, radius : radius + width] > 0
+        np.add.at(edges, (rows - top + offset, columns - left - reach), 1)
+        np.add.at(edges, (rows - top + offset, columns - left + reach + 1), -1)
+    discs = edges.cumsum(axis=1)[:, :width] > 0
+    above, before = max(0, -top), max(0, -left)
+    target = grown[top + above : top + height, left + before : left + width]
+    target[:] = discs[above : above + target.shape[0], before : before + target.shape[1]]
+    return grown
 
 
 def place_region(mask: np.ndarray, image_size: int) -> np.ndarray:

@@ -17,13 +17,22 @@ from torch import Tensor
 from .checked_masks import MAX_PIXELS
 from .corrections import click_agreement, corrected_mask
 from .image_processing_psalm import Placement, PsalmImageProcessor
-from .postprocessing import best_scores, instance_map, masks_of, merge_panoptic, semantic_map, threshold_logit, top_instances
+from .postprocessing import (
+    best_scores,
+    distinct_masks,
+    instance_map,
+    masks_of,
+    merge_panoptic,
+    semantic_map,
+    threshold_logit,
+    top_instances,
+)
 from .prompts import ROW_KINDS
 from .regions import Click, read_clicks
 from .rows import RowInfo
 
-# The released thresholds; but for instances the processor keeps everything, as average precision wants it, and 100 masks are of no use.
-THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}
+THRESHOLDS = {"panoptic": 0.8, "instance": 0.5}  # the released one, and that of other models in transformers
+UNION_THRESHOLD = 0.6  # of the queries that belong to an expression, in the released evaluation of gRefCOCO
 
 
 class FoundSegment(NamedTuple):
@@ -49,6 +58,8 @@ class PostProcessing:
     num_queries: int
     referring_threshold: float | None
     no_target_threshold: float | None
+    instances_threshold: float | None
+    nms_threshold: float
 
     @torch.no_grad()
     def post_process_semantic_segmentation(
@@ -79,7 +90,7 @@ class PostProcessing:
     def post_process_instance_segmentation(
         self,
         outputs: Any,
-        threshold: float = 0.0,
+        threshold: float = 0.5,
         mask_threshold: float = 0.5,
         target_sizes: Any = None,
         top_k: int = 100,
@@ -91,7 +102,8 @@ class PostProcessing:
 
         Args:
             outputs, target_sizes: see `post_process_semantic_segmentation`.
-            threshold: instances need a score (class probability times mean mask probability) above it.
+            threshold: instances need a score (class probability times mean mask probability) above it. Average precision wants all of
+                them: 0.
             mask_threshold: of the probability of a pixel.
             top_k: (query, category) pairs considered.
             label_ids: categories to keep; the things, if the categories are a panoptic vocabulary. Default all.
@@ -109,7 +121,7 @@ class PostProcessing:
         if return_binary_maps and return_coco_annotation:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
-        _check_range("threshold", threshold)
+        check_fraction("threshold", threshold)
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k: expected a whole number of at least 1, got {top_k!r:.80}")
         kept = None if label_ids is None else _read_labels("label_ids", label_ids, outputs)
@@ -164,8 +176,8 @@ class PostProcessing:
             ValueError: number of target sizes; threshold out of range.
         """
 
-        _check_range("threshold", threshold)
-        _check_range("overlap_mask_area_threshold", overlap_mask_area_threshold)
+        check_fraction("threshold", threshold)
+        check_fraction("overlap_mask_area_threshold", overlap_mask_area_threshold)
         fused = () if label_ids_to_fuse is None else _read_labels("label_ids_to_fuse", label_ids_to_fuse, outputs)
 
         def run(row: int, frame: Placement | None) -> dict[str, Any]:
@@ -231,6 +243,73 @@ class PostProcessing:
         return self._each_row(outputs, "sentence", target_sizes, run)
 
     @torch.no_grad()
+    def post_process_referring_instances(
+        self,
+        outputs: Any,
+        threshold: float | Literal["processor"] = "processor",
+        mask_threshold: float = 0.5,
+        target_sizes: Any = None,
+        no_target_threshold: float | Literal["processor"] | None = "processor",
+        nms_threshold: float | Literal["processor"] = "processor",
+    ) -> list[dict[str, Any] | None]:
+        """Every instance that an expression means, each with its own mask, box and score; none if it means nothing.
+
+        Args:
+            outputs, target_sizes: see `post_process_semantic_segmentation`.
+            threshold: instances need a score above it, which is that of `post_process_referring_segmentation`. "processor": see
+                `instance_thresholds`.
+            mask_threshold: of the probability of a pixel.
+            no_target_threshold: the expression means nothing unless a query scores above it; the best one then needs no other score. None =
+                `threshold` decides this too. "processor": see `instance_thresholds`.
+            nms_threshold: IoU in [0, 1] above which the worse of two masks is left out as a repetition, see `distinct_masks`; 1 = never.
+                "processor" = `nms_threshold` of the processor.
+
+        Returns:
+            Per row `{"masks": (N, H, W) bool, "scores": (N,) float32 in (0, 1], best first, "boxes": (N, 4) float32 x0, y0, x1, y1 along
+            pixel edges}`, None for a row without expression. No mask is empty; N may be 0.
+
+        Raises:
+            ValueError: number of target sizes; threshold out of range.
+        """
+        threshold, no_target_threshold = self.instance_thresholds(threshold, no_target_threshold)
+        nms_threshold = self.nms_threshold if nms_threshold == "processor" else nms_threshold
+        check_fraction("threshold", threshold)
+        check_fraction("no_target_threshold", no_target_threshold)
+        check_fraction("nms_threshold", nms_threshold)
+
+        def run(row: int, frame: Placement | None) -> dict[str, Any]:
+            mask_logits = outputs.masks_queries_logits[row]
+            probabilities = outputs.referring_queries_logits[row].float().sigmoid().T  # (1, Q)
+            scores = best_scores(probabilities, mask_logits, frame, mask_threshold, threshold)[0]
+            order = scores.argsort(descending=True, stable=True)
+            found = distinct_masks(
+                order[: set_size(scores[order].tolist(), threshold, no_target_threshold)],
+                mask_logits,
+                frame,
+                mask_threshold,
+                nms_threshold,
+            )
+            return {"masks": found.masks, "scores": scores[order[found.positions]], "boxes": found.boxes}
+
+        return self._each_row(outputs, "sentence", target_sizes, run)
+
+    def instance_thresholds(
+        self, threshold: float | Literal["processor"] = "processor", no_target_threshold: float | Literal["processor"] | None = "processor"
+    ) -> tuple[float, float]:
+        """`threshold` and `no_target_threshold` of `post_process_referring_instances`, decided.
+
+        "processor" for both: its `instances_threshold`, or where that is None its `referring_threshold`, or `UNION_THRESHOLD`; and its
+        `no_target_threshold`, so that an expression has an instance where it has a mask in `post_process_referring_segmentation`. A number
+        for `threshold` alone decides everything.
+        """
+        if no_target_threshold == "processor":
+            no_target_threshold = self.no_target_threshold if threshold == "processor" else None
+        if threshold == "processor":
+            given = (self.instances_threshold, self.referring_threshold, UNION_THRESHOLD)
+            threshold = next(value for value in given if value is not None)
+        return threshold, threshold if no_target_threshold is None else no_target_threshold
+
+    @torch.no_grad()
     def post_process_region_segmentation(
         self, outputs: Any, mask_threshold: float = 0.5, target_sizes: Any = None, clicks: Sequence[Any] | None = None
     ) -> list[dict[str, Any] | None]:
@@ -283,6 +362,8 @@ class PostProcessing:
         overlap_mask_area_threshold: float = 0.8,
         referring_threshold: float | str | None = "processor",
         no_target_threshold: float | str | None = "processor",
+        instances: bool = False,
+        nms_threshold: float | str = "processor",
     ) -> list[list[FoundSegment]]:
         """Segments of every row of a batch, whatever it asks for; an expression that means nothing has none.
 
@@ -292,6 +373,9 @@ class PostProcessing:
             task: of the rows of categories. stuff: those of their categories whose segments are fused (panoptic).
             threshold, mask_threshold, overlap_mask_area_threshold, referring_threshold, no_target_threshold: see the methods
                 above; `threshold` default that of `THRESHOLDS`.
+            instances: a segment for every instance that an expression means, instead of one of all together; then `referring_threshold`
+                is the `threshold` of `post_process_referring_instances`.
+            nms_threshold: see there.
         """
 
         def results(kind: str, **options: Any) -> Iterator[tuple[list[FoundSegment], RowInfo, Any]]:
@@ -314,11 +398,16 @@ class PostProcessing:
                 segments += (FoundSegment(index, row.conditions[index], score, mask) for index, score, mask in _of_categories(result, task))
         if "sentence" in kinds:
             options = {"threshold": referring_threshold, "no_target_threshold": no_target_threshold, "mask_threshold": mask_threshold}
+            if instances:
+                per_row = self.post_process_referring_instances(outputs, target_sizes=target_sizes, nms_threshold=nms_threshold, **options)
+            else:
+                per_row = self.post_process_referring_segmentation(outputs, target_sizes=target_sizes, **options)
             numbers: Counter[int] = Counter()
-            for segments, row, result in results("referring", **options):
-                if not result["no_target"]:
-                    segments.append(FoundSegment(numbers[row.image], "; ".join(row.conditions), result["score"], result["segmentation"]))
-                numbers[row.image] += 1
+            for segments, row, result in zip(found, rows, per_row, strict=True):
+                if result is not None:
+                    label = "; ".join(row.conditions)
+                    segments += (FoundSegment(numbers[row.image], label, score, mask) for score, mask in _of_expression(result))
+                    numbers[row.image] += 1
         if "region" in kinds:
             clicks = [row.clicks for row in rows]
             for segments, row, result in results("region", mask_threshold=mask_threshold, clicks=clicks):
@@ -351,6 +440,13 @@ class PostProcessing:
         return mask_logits, class_logits
 
 
+def set_size(scores: Sequence[float], threshold: float, no_target_threshold: float) -> int:
+    """Number of the instances of an expression, by the scores of N masks, best first: see `post_process_referring_instances`."""
+    if not len(scores) or scores[0] <= no_target_threshold:
+        return 0
+    return max(1, sum(score > threshold for score in scores))
+
+
 def check_score(value: Any, name: str) -> None:
     """Raises ValueError unless it is None or a score."""
     if value is None:
@@ -359,7 +455,7 @@ def check_score(value: Any, name: str) -> None:
         raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
 
 
-def _check_range(name: str, value: Any) -> None:
+def check_fraction(name: str, value: Any) -> None:
     """Raises ValueError unless it is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r:.80}")
@@ -428,6 +524,13 @@ def _of_categories(result: Any, task: str) -> list[tuple[int, float | None, Tens
     segmentation, infos = result["segmentation"], result["segments_info"]
     masks = segmentation if task == "instance" else [segmentation == info["id"] for info in infos]
     return [(info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)]
+
+
+def _of_expression(result: Any) -> list[tuple[float, Tensor]]:
+    """(score, mask) of every instance; of all together, where instances were not asked for."""
+    if "boxes" in result:
+        return list(zip(result["scores"].tolist(), result["masks"], strict=True))
+    return [] if result["no_target"] else [(result["score"], result["segmentation"])]
 
 
 def _coco_rles(masks: Tensor) -> list[dict[str, Any]]:

@@ -31,11 +31,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TimmBackbone,
+    TimmBackboneConfig,
 )
 from transformers.utils import logging
 
 from .compatibility import CACHE
-from .configuration_psalm import PsalmConfig
+from .configuration_psalm import PsalmConfig, check_parts
 from .convert_psalm_checkpoint import (
     convert_mask2former,
     convert_original_name,
@@ -426,6 +427,7 @@ def read_backbone(source: str | Path) -> StartPart:
         import timm
 
         model_name = str(source).removeprefix("timm/")
+        check_parts(TimmBackboneConfig(backbone=model_name))
         with _reading(f"{name}: timm cannot give its feature maps", "give another model"):
             with torch.device("meta"):
                 reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
@@ -440,6 +442,7 @@ def _random_vision_tower(config: PsalmConfig) -> StartPart:
     # Drawn here, not by the model's own initialisation, which does not know how timm's towers start.
     name = "vision_config"
     with _reading(f"{name}: not a backbone", "give the configuration of one that AutoBackbone knows"):
+        check_parts(config.vision_config)
         model = AutoBackbone.from_config(config.vision_config)
     return _vision_part(model, name, {})
 
@@ -461,6 +464,7 @@ def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(source)
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise ValueError(f"AutoBackbone does not know {config.model_type}")
+        check_parts(config)
         if config.model_type == "timm_backbone":  # its own from_pretrained asks timm and leaves the folder's weights unread
             model = AutoBackbone.from_config(config)
             model.load_state_dict(read_weights(_folder(source)))

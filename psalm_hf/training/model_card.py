@@ -25,6 +25,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from .. import __version__
 from ..data.shapes.stream import ShapesStream
+from ..domain import DRAWN_SHAPES, extended_domain
 from ..model.compatibility import CHECKPOINTING
 from ..model.modeling_psalm import in_plain_class, plain_class
 from ..writing import write_file
@@ -205,6 +206,14 @@ def describe_run(trainer: Any) -> TrainingRun:
         best=next((each for each in evaluations if each.step == state.best_global_step), None),
         best_metric=args.metric_for_best_model,
     )
+
+
+def state_domain(trainer: Any) -> None:
+    """Writes into the configuration of the model, with which every checkpoint of a `PsalmTrainer` is saved, what it is trained on."""
+    drawn = [trainer.train_dataset.sources[name] for name, weight in trainer.batch_sampler.weights.items() if weight]
+    kinds = [DRAWN_SHAPES if isinstance(source, ShapesStream) else describe_source(source).split(",")[0] for source in drawn]
+    config = without_adapters(trainer.model).config
+    config.domain = extended_domain(config.domain, kinds)
 
 
 def describe_source(source: Any) -> str:

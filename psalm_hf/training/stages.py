@@ -24,6 +24,7 @@ from ..writing import remove_unfinished, sync_tree
 from .arguments import AlignmentArguments, MixtureArguments, PsalmTrainingArguments, read_config
 from .configs import read_mapping
 from .lora import add_adapters, merge_adapter, read_lora
+from .model_card import state_domain
 from .next_steps import has_own_data, next_steps, why_nothing_is_held_out
 from .quantization import quantization_options
 from .resuming import check_schedule, last_checkpoint
@@ -97,7 +98,9 @@ def read_run(config: str | Path, overrides: Overrides = ()) -> tuple[Run, PsalmT
 def _build(run: Run, training: PsalmTrainingArguments, resume: bool) -> PsalmTrainer:
     resolve_checkpoint(run.checkpoint)  # a name that cannot be one is refused before all others
     parts = _mixture_parts if isinstance(run, MixtureArguments) else _alignment_parts
-    return parts(run, training, resume)
+    trainer = parts(run, training, resume)
+    state_domain(trainer)
+    return trainer
 
 
 def _batches(

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmu
 
 from ..data import load
 from ..data.shapes.stream import ShapesStream
+from ..domain import DRAWN_SHAPES
 from ..locking import only_run
 from ..model.prompts import HUMAN_TURNS, SYSTEM_MESSAGE
 from ..public import PsalmConfig, PsalmForSegmentation, PsalmImageProcessor, PsalmProcessor
@@ -165,6 +166,7 @@ def make_start(options: VisionArguments) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} million parameters", file=sys.stderr)
     if options.steps:
         train_vision(model, processor, options)
+        model.config.domain = DRAWN_SHAPES
     folder = Path(options.output_dir)
     with only_run(folder), replaced_files(folder) as unfinished:
         model.eval().save_pretrained(unfinished)

@@ -9,7 +9,7 @@ import traceback
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.mixture import OneTaskPerBatch
 from ..devices import kept_torch_state
+from ..locking import only_run
 from ..model.compatibility import TRAINS_DIVIDED
 from ..model.prompts import ROW_KINDS
 from ..writing import finish, sync_tree, unfinished_path
@@ -256,7 +257,8 @@ class PsalmTrainer(Trainer):
             check_schedule(resume_from_checkpoint, self.batch_sampler.schedule)
         self.is_best_loaded = False
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with only_run(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except BaseException as error:
             # Its frames hold the iterator of the DataLoader, and so its workers. Python would wait for them at its end for ever: it ends
             # processes by SIGTERM, which they ignore.

@@ -28,7 +28,7 @@ from ..model.image_processing_psalm import Placement, Size, content_size, to_rgb
 from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, pool_regions
 from ..model.postprocessing import region_scores
 from ..model.processing_psalm import PsalmProcessor
-from ..model.regions import place_region, region_mask
+from ..model.regions import Click, place_region, region_clicks, region_mask
 from ..writing import write_file
 from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
 
@@ -108,6 +108,7 @@ class PsalmVideoSession:
                 again if it is the frame that was given last.
             objects: id (int or str) -> mask (H, W) (array, tensor, PIL image or COCO RLE), or a region as of the processor, in pixels of
                 the frame: `{"mask": ...}`, `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}`.
+                If points of label 0 say what does not belong to it, what the network finds in this frame without that is remembered.
 
         Raises:
             ValueError: an id that the session has already, none at all, a region that is empty or outside of the frame, a frame of another
@@ -244,13 +245,27 @@ class PsalmVideoSession:
         regions = {name: _as_region(prompt) for name, prompt in objects.items()}
         names = {name: f"object {name!r}" for name in regions}
         weights = self._weights(list(regions.values()), size, list(names.values()))
-        drawn = {name: region_mask(region, size, names[name]) for name, region in regions.items() if "mask" in region}
+        clicks = {name: found for name, region in regions.items() if (found := region_clicks(region, size, names[name]))}
         encoded = self._encode(image)
+        if clicks:
+            is_clicked = torch.tensor([name in clicks for name in regions])
+            masks = self._corrected(encoded, weights[is_clicked], list(clicks.values()))
+            regions |= {name: {"mask": mask} for name, mask in zip(clicks, masks, strict=True)}
+            weights[is_clicked] = self._weights([regions[name] for name in clicks], size, [f"{names[name]}, corrected" for name in clicks])
+        drawn = {name: region_mask(region, size, names[name]) for name, region in regions.items() if "mask" in region}
         features = self._pool(encoded, weights)
         return {
             name: ObjectMemory(feature.clone(), mask=self._reduce(encoded, drawn[name]) if name in drawn else None)
             for name, feature in zip(regions, features, strict=True)
         }
+
+    def _corrected(self, encoded: _Encoded, weights: Tensor, clicks: Sequence[Sequence[Click]]) -> list[np.ndarray]:
+        """Masks (H, W) of prompts (R, G) that were drawn on a frame, each corrected by its clicks: a vector cannot say what it is not."""
+        outputs = self.model(
+            **self._prompt_row(len(weights)), image_features=encoded.features, region_weights=weights[None].to(self.model.device)
+        )
+        (found,) = self.processor.post_process_region_segmentation(outputs, target_sizes=[self.frame_size], clicks=[clicks])
+        return list(found["masks"].cpu().numpy())
 
     def _weights(self, regions: Sequence[Mapping[str, Any]], size: Size, names: Sequence[str] | None = None) -> Tensor:
         """(R, G), see `PsalmProcessor.region_weights`."""

@@ -1,4 +1,4 @@
-"""Calibration from the command line: two fields of a folder's processor change, or nothing does; the evaluate command goes by them."""
+"""Calibration from the command line: four fields of a folder's processor change, or nothing does; the evaluate command goes by them."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ import pytest
 from psalm_hf import PsalmForSegmentation, PsalmProcessor
 from psalm_hf.cli import calibrate as script
 from psalm_hf.cli import evaluate
-from psalm_hf.evaluation.calibration import choose_thresholds, open_calibration, score_predictions
+from psalm_hf.evaluation.calibration import choose_thresholds, open_calibration, score_expressions
+from psalm_hf.evaluation.instance_calibration import choose_instance_thresholds
 from psalm_hf.tiny import build_tiny
 from tests.examples.scripts import EXAMPLES
 
@@ -35,18 +36,22 @@ def run(checkpoint, *arguments):
     return script.main(["--checkpoint", str(checkpoint), "--images", "4", *map(str, arguments)])
 
 
-def test_the_two_thresholds_are_written_and_nothing_else_changes(checkpoint, capsys):
+def test_the_four_thresholds_are_written_and_nothing_else_changes(checkpoint, capsys):
     before = contents(checkpoint)
     assert run(checkpoint) == 0
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint).eval()
-    expected = choose_thresholds(score_predictions(model, open_calibration("shapes", processor, limit=4), batch_size=16))
+    predictions, instances = score_expressions(model, open_calibration("shapes", processor, limit=4), batch_size=16)
+    expected = choose_thresholds(predictions)
+    of_instances = choose_instance_thresholds(instances, expected.no_target)
+    assert (processor.instances_threshold, processor.nms_threshold) == (of_instances.instances, of_instances.nms)
     assert (processor.referring_threshold, processor.no_target_threshold) == (expected.further_targets, expected.no_target)
 
     after = contents(checkpoint)
     assert {name for name in after if after[name] != before.get(name)} == {"processor_config.json"}
     fields = json.loads(before["processor_config.json"])
     found = {"referring_threshold": expected.further_targets, "no_target_threshold": expected.no_target}
+    found |= {"instances_threshold": of_instances.instances, "nms_threshold": of_instances.nms}
     assert json.loads(after["processor_config.json"]) == fields | found
     printed = capsys.readouterr().out
     assert "shapes: 16 expressions" in printed

@@ -78,7 +78,9 @@ def test_a_later_question_knows_what_was_said(dialogue, tiny, monkeypatch):
 def test_a_picture_is_encoded_once(dialogue, vision_calls, picture, tmp_path):
     converse(dialogue, [*QUESTIONS, "/segment the red box", "/categories box, wall", "/new", QUESTIONS[0]])
     assert vision_calls == []
-    converse(dialogue, [f"/image {picture}", QUESTIONS[0], "/segment the red box"])
+    other = tmp_path / "other.png"
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other)
+    converse(dialogue, [f"/image {other}", QUESTIONS[0], "/segment the red box"])
     assert vision_calls == [1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"found_1.png", "found_2.png"}
 
@@ -159,7 +161,7 @@ def test_masks_are_those_of_a_call_with_the_picture(trained, said, monkeypatch):
     model, processor = trained
     dialogue, drawn = Dialogue(model, processor, said.append, threshold=0.5), []
     dialogue.show(example_image(), "drawn shapes")
-    monkeypatch.setattr(dialogue, "_draw", lambda *found: drawn.append(found))
+    monkeypatch.setattr(dialogue, "_draw", lambda *found, **colors: drawn.append(found))
     converse(dialogue, ["/segment the purple triangle", "/categories star, triangle, grass"])
     with torch.no_grad():
         inputs = processor(

@@ -171,6 +171,20 @@ def test_an_expression_that_means_nothing_gets_no_mask_and_is_named(tmp_path, ca
     assert [segment["label"] for segment in record["segments"]] == ["the purple triangle", "the yellow moon"]
 
 
+def test_every_instance_of_an_expression_is_a_segment_of_its_own(tmp_path):
+    expressions = ("--expression", "all dotted things", "--expression", "the yellow moon", "--checkpoint", PSALM_TINY)
+    _, record = run(tmp_path, *expressions, "--instances")
+    check_segments(record)
+    assert len(record["segments"]) > 1 and {segment["label"] for segment in record["segments"]} == {"all dotted things"}
+    assert record["instances"] is True and record["no_target"] == ["the yellow moon"]
+    assert record["thresholds"]["no_target_threshold"] == 0.87
+    _, record = run(tmp_path / "all", *expressions, "--instances", "--threshold", "0")
+    assert {segment["label"] for segment in record["segments"]} == {"all dotted things", "the yellow moon"}
+    assert record["thresholds"] == {"threshold": 0.0, "mask_threshold": 0.5, "no_target_threshold": 0.0}
+    _, record = run(tmp_path / "one", *expressions)
+    assert "instances" not in record and len(record["segments"]) == 1
+
+
 def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
     mask = np.zeros((48, 64), dtype=np.uint8)
     mask[12:20, 25:40] = 255
@@ -257,6 +271,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--point", "3"], "expected 2 numbers"),
         (["--point", "a,b"], "2 numbers with commas"),
         (["--categories", "cup", "--point", "1,2"], "one kind of prompt"),
+        (["--categories", "cup", "--instances"], "--instances goes with --expression"),
         (["--stuff", "cup"], "--stuff goes with --categories"),
         (
             ["--categories", "red cup, wall"],

@@ -21,6 +21,7 @@ DATA = {
     "refcoco+": ("refer_seg", {}),
     "refcocog": ("refer_seg", {}),
     "grefcoco": ("refer_seg", {}),
+    "grefcoco_expression_instances": ("refer_seg", {}),
     "coco_interactive": ("coco", {}),
     "ade20k": ("ADEChallengeData2016", {}),
     "cityscapes": ("cityscapes", {}),
@@ -35,6 +36,7 @@ DATA = {
     "scienceqa": ("scienceqa", {}),
     "mmbench": ("mmbench", {"language": "en"}),
     "shapes": (None, {"num_images": 8}),
+    "shapes_expression_instances": (None, {"num_images": 8}),
     "moving_shapes": (None, {"num_clips": 2}),
     "two_view_shapes": (None, {"num_pairs": 6}),
 }
@@ -68,6 +70,8 @@ def truth(measure, sample, things):
     if measure == "referring":
         mask = together([segment.mask_rle for segment in sample.segments], sample.image_size)
         return {"mask": rle_from_bitmap(mask), "score": 1.0, "no_target": not mask.any()}
+    if measure == "expression":
+        return {"masks": [segment.mask_rle for segment in objects], "scores": [1.0] * len(objects), "number": len(objects)}
     if measure == "region":
         empty = rle_from_bitmap(np.zeros(sample.image_size, dtype=bool))
         found = [empty if region.segment is None else sample.segments[region.segment].mask_rle for region in sample.regions]

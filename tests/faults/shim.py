@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import sys
 
 KILL, FULL = "kill", "full"
 
@@ -68,7 +69,8 @@ class Faults:
             return os_open(path, flags, mode, dir_fd=dir_fd)
 
         os.open = opened
-        self._replace_native()
+        if "torch" in sys.modules:
+            self._replace_native()
 
     def _replace(self, function, name, is_pair=False):
         real = getattr(os, function)

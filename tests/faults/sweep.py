@@ -15,6 +15,8 @@ import shutil
 import signal
 import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 from tests.faults.shim import FULL, KILL, Faults, child
@@ -25,15 +27,32 @@ class Case:
 
     Args:
         folder: of everything; `inputs` is for what it reads.
+
+    Attributes:
+        imports: modules that the command loads.
+        is_warmed: whether it is run once in the process that is forked, which then has loaded everything. Not where it trains.
     """
 
+    imports = ()
+    is_warmed = True
+
     def __init__(self, folder):
+        for module in self.imports:
+            import_module(module)
         self.inputs = folder / "inputs"
         self.inputs.mkdir()
         self.prepare()
+        if self.is_warmed:
+            (folder / "warm").mkdir()
+            self.begin(folder / "warm")
+            with redirect_stdout(sys.stderr):
+                self.run(folder / "warm")
 
     def prepare(self):
-        """Makes the inputs and imports what the command needs."""
+        """Makes the inputs."""
+
+    def begin(self, output):
+        """Makes what lies in the folder before the command writes there."""
 
     def run(self, output):
         """The command; returns its exit status."""
@@ -53,6 +72,8 @@ class Case:
 
 
 class Checkpoint(Case):
+    imports = ("psalm_hf.checkpoints.writing",)
+
     def prepare(self):
         from psalm_hf.tiny import build_tiny
 
@@ -61,12 +82,18 @@ class Checkpoint(Case):
     def run(self, output):
         from psalm_hf.checkpoints.writing import write_checkpoint
 
-        if not (output / "checkpoint").exists():  # else it is complete, which is compared
+        was_there = (output / "checkpoint").exists()
+        try:
             write_checkpoint(output / "checkpoint", *self.parts)
+        except ValueError as error:
+            if not (was_there and "exists already" in str(error)):  # then it is complete, which is compared
+                raise
 
 
 class Prepare(Case):
     """Layout of maps, and a file that is joined from parts."""
+
+    imports = ("psalm_hf.data.prepare.pascal_voc", "psalm_hf.data.benchmarks.coco_interactive")
 
     def prepare(self):
         import numpy as np
@@ -90,26 +117,28 @@ class Prepare(Case):
         content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
         (self.inputs / "instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
 
+    def begin(self, output):
+        (output / "coco/annotations").mkdir(parents=True)
+        shutil.copy(self.inputs / "instances_val2017.json", output / "coco/annotations")
+
     def run(self, output):
-        annotations = output / "coco/annotations"
-        if not annotations.exists():  # the dataset was there before: no event
-            os.makedirs(annotations)
-            shutil.copy(self.inputs / "instances_val2017.json", annotations)
         words = ["pascal_voc", str(self.inputs / "VOCdevkit"), str(output / "voc"), "--splits", "val"]
         return self.command(words) or self.command(["coco_interactive", str(output / "coco"), "--split", "val"])
 
 
 class Evaluate(Case):
-    """Six images; regions and expressions, with drawings."""
+    """Six images with boxes."""
+
+    imports = ("psalm_hf.evaluation.evaluation", "psalm_hf.public", "accelerate")
 
     def prepare(self):
         from psalm_hf.cli import evaluate
+        from psalm_hf.evaluation.records import Records
+        from psalm_hf.tiny import build_tiny
 
         self.command = evaluate.main
-
-    def run(self, output):
-        from psalm_hf.evaluation.records import Records
-
+        for part in build_tiny(image_size=64):
+            part.save_pretrained(self.inputs / "checkpoint")
         append = Records.append
 
         def counted(records, predictions):
@@ -119,8 +148,11 @@ class Evaluate(Case):
             append(records, predictions)
 
         Records.append = counted
-        words = ["--benchmark", "shapes", "--checkpoint", "psalm-tiny", "--device", "cpu", "--limit", "6", "--parts", "box", "panoptic"]
-        return self.command([*words, "--batch-size", "2", "--visualize", "2", "--resume", "--output-dir", str(output / "run")])
+
+    def run(self, output):
+        words = ["--benchmark", "shapes", "--checkpoint", str(self.inputs / "checkpoint"), "--device", "cpu", "--limit", "6"]
+        words += ["--parts", "box", "--batch-size", "2", "--resume", "--output-dir", str(output / "run")]
+        return self.command(words)
 
     def result(self, output):
         files = super().result(output)
@@ -141,31 +173,41 @@ class Evaluate(Case):
 
 
 class Video(Case):
+    """Six frames, the state saved after every second one."""
+
+    imports = ("psalm_hf.following", "psalm_hf.public")
+
     def prepare(self):
         import numpy as np
         from PIL import Image
 
         from psalm_hf.cli import video
+        from psalm_hf.tiny import build_tiny
 
         self.command = video.main
+        for part in build_tiny(image_size=64):
+            part.save_pretrained(self.inputs / "checkpoint")
         (self.inputs / "clip").mkdir()
         for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)):
             Image.fromarray(pixels).save(self.inputs / f"clip/{number}.png")
 
     def run(self, output):
-        words = [str(self.inputs / "clip"), "--box", "1", "5", "10", "20", "25", "--save-every", "2", "--output", str(output / "tracked")]
-        return self.command(words)
+        words = [str(self.inputs / "clip"), "--checkpoint", str(self.inputs / "checkpoint"), "--box", "1", "5", "10", "20", "25"]
+        return self.command([*words, "--save-every", "2", "--output", str(output / "tracked")])
 
 
 class Train(Case):
     """Four steps with a checkpoint after every second one."""
+
+    imports = ("psalm_hf.training.stages",)
+    is_warmed = False
 
     def prepare(self):
         from psalm_hf.cli import train
         from psalm_hf.tiny import build_tiny
 
         self.command = train.main
-        for part in build_tiny():
+        for part in build_tiny(image_size=64):
             part.save_pretrained(self.inputs / "start")
 
     def run(self, output):
@@ -229,6 +271,7 @@ def sweep(name, folder, kind, how="each", number=1):
     case = CASES[name](folder)
     errors, undisturbed = folder / "errors", folder / "undisturbed"
     undisturbed.mkdir()
+    case.begin(undisturbed)
 
     def count():
         faults = Faults(undisturbed)
@@ -243,7 +286,9 @@ def sweep(name, folder, kind, how="each", number=1):
     report = {"events": len(events), "tried": 0, "names": sorted({event for event, _ in events}), "failures": []}
     for at in chosen(events, how, number):
         report["tried"] += 1
-        if problem := _problem(case, folder / f"{kind}-{at}", at, kind, expected, errors):
+        problem = _problem(case, folder / f"{kind}-{at}", at, kind, expected, errors)
+        print(report["tried"], kind, at, *events[at], problem or "fine", file=sys.stderr, flush=True)
+        if problem:
             report["failures"].append(f"{kind} at event {at} ({' '.join(events[at])}): {problem}")
     return report
 
@@ -251,6 +296,7 @@ def sweep(name, folder, kind, how="each", number=1):
 def _problem(case, output, at, kind, expected, errors):
     """What is wrong after a fault and another run, or None."""
     output.mkdir()
+    case.begin(output)
 
     def disturbed():
         Faults(output, at, kind).install()

@@ -58,6 +58,10 @@ def test_clicks_are_in_pixels_of_the_image_as_given():
     wrong = click_agreement(upper, [(64, 16, 0)], wide, 0), click_agreement(upper, [(192, 16, 1)], wide, 0)
     right = click_agreement(upper, [(64, 48, 0)], wide, 0), click_agreement(upper, [(64, 16, 1)], wide, 0)
     assert [round(float(factor), 3) for factor in (*wrong, *right)] == [0.1, 0.1, 1, 1]
+    everything = torch.full((1, 32, 32), -8.0)
+    everything[0, :8] = 8
+    for corner in ((0, 0), (255, 0), (0, 63), (255, 63)):  # the padding below is not asked
+        assert float(click_agreement(everything, [(*corner, 0)], wide, 0)) == pytest.approx(0.1)
 
 
 def test_clicks_on_their_side_leave_the_mask_as_it_is():
@@ -74,6 +78,10 @@ def test_the_border_moves_past_a_click_and_is_held_by_others():
     assert torch.equal(moved[60:], logits[60:] > 0)  # four reaches away nothing happens
     held = corrected_mask(logits, [(60.5, 30.5, 0), (58.5, 34.5, 1)], limit=0.0)
     assert not held[30, 60] and held[34, 58] and not held[30, 60:].any()
+    surplus = torch.ones(128, 128)
+    surplus[30, 20] = 6
+    around = corrected_mask(surplus, [(20.5, 30.5, 1), (80.5, 30.5, 0)], limit=0.0)
+    assert around[20:40, 10:30].all() and not around[30, 80]  # what is surer than needed is not lowered
     added = corrected_mask(logits, [(70.5, 30.5, 1)], limit=0.0)
     assert added[30, :71].all() and not added[30, 76:].any()
 

@@ -307,6 +307,15 @@ def test_instance_forms_of_one_result():
         processor.post_process_instance_segmentation(outputs, return_binary_maps=True, return_coco_annotation=True)
 
 
+def test_by_default_instances_need_a_score_above_one_half():
+    processor, outputs = make_processor(), mixed_outputs()
+    every, default, half = (
+        processor.post_process_instance_segmentation(outputs, target_sizes=SIZES, **options)[4]["segments_info"]
+        for options in ({"threshold": 0.0}, {}, {"threshold": 0.5})
+    )
+    assert default == half == [segment for segment in every if segment["score"] > 0.5] and 0 < len(default) < len(every)
+
+
 def test_best_instance_is_on_top_and_no_instance_is_minus_one():
     processor, outputs = make_processor(), mixed_outputs()
     outputs.masks_queries_logits[4] = torch.tensor([-4.0, 2.0, 2.0, -4.0])  # both queries in the middle

@@ -330,15 +330,39 @@ def test_all_processes_and_accumulated_batches_of_a_step_have_one_task(shares, m
     assert len(set(inputs)) == len(inputs)  # no batch twice
 
 
-def kill_in_the_middle(process, records, step):
-    """SIGKILL to all processes of a run, once it has come to a step."""
+def kill_in_the_middle(process, records, step, seconds=0.0):
+    """SIGKILL to all processes of a run, some seconds after it has come to a step."""
     while not any(f'"step": {step},' in path.read_text() for path in records.glob("*.jsonl")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.05)
+    time.sleep(seconds)
     for of_rank in lines(records).values():  # torchrun gives its processes sessions of their own
-        os.kill(of_rank[0]["pid"], signal.SIGKILL)
-    os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has come to its end
+            os.kill(of_rank[0]["pid"], signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.engines
+def test_two_processes_go_on_to_the_same_bits_from_ten_kills_while_they_compute_and_save(options, tmp_path):
+    options = [*options, "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1"]
+    run("DDP", {tmp_path / "whole": ["--output_dir", tmp_path / "straight"]}, *options)
+    chance, resumed = random.Random(0), {}
+    for number in range(10):
+        records, output = tmp_path / f"begun-{number}", tmp_path / f"killed-{number}"
+        process = launch("DDP", {records: ["--output_dir", output]}, *options)
+        kill_in_the_middle(process, records, chance.randrange(1, STEPS), chance.random() / 2)
+        complete = list(output.glob("checkpoint-*/trainer_state.json"))
+        resumed[tmp_path / f"resumed-{number}"] = ["--output_dir", output, *(["--resume", "true"] if complete else [])]
+    run("DDP", resumed, *options)
+    expected = load_file(tmp_path / "straight" / "model.safetensors")
+    for number in range(10):
+        output = tmp_path / f"killed-{number}"
+        actual = load_file(output / "model.safetensors")
+        assert expected.keys() == actual.keys() and all(torch.equal(expected[name], actual[name]) for name in expected), number
+        assert [path.name for path in output.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"] and not (output / "_psalm").exists()
 
 
 @pytest.mark.slow

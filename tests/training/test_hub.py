@@ -254,3 +254,30 @@ def test_the_server_is_loud_about_what_it_does_not_know():
         with pytest.raises(urllib.error.HTTPError, match="501"):
             urllib.request.urlopen(f"{hub.url}/api/datasets/me/none")
         assert hub.unknown == ["GET /api/datasets/me/none: NotImplementedError()"]
+
+
+def told_places(pushed):
+    """(commit, path, text) of every uploaded file that names a folder of the machine that pushed."""
+    hub, _, folder = pushed
+    private = [str(folder), str(ROOT), str(Path.home())]
+    for repo in hub.repositories:
+        for branch in hub.repositories[repo].branches.values():
+            for commit in branch:
+                for path, content in commit.files.items():
+                    for place in private:
+                        if place.encode() in content or json.dumps(place)[1:-1].encode() in content:
+                            yield repo, path, place
+
+
+def test_only_the_files_that_the_page_names_tell_folders_of_the_machine(pushed):
+    """docs/hub.md says which: the pickled arguments, and the log of a checkpoint that is pushed with them."""
+    told = {(repo, path.rpartition("/")[2]) for repo, path, _ in told_places(pushed)}
+    assert told <= {("me/run", "training_args.bin"), ("me/run", "trainer_state.json")}, told
+
+
+def test_files_outside_of_the_folder_are_not_sent(pushed):
+    hub, _, folder = pushed
+    inside = {path.relative_to(folder / "run").as_posix() for path in (folder / "run").rglob("*") if path.is_file()}
+    sent = {path for commit in hub.commits("me/run") for path in commit.files}
+    unknown = {path for path in sent if path not in inside and not path.startswith("last-checkpoint/")} - {".gitattributes"}
+    assert unknown == set()

@@ -1,16 +1,24 @@
 """From a config to a trainer, in Python; runs from the command line: tests/cli/test_train.py."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from psalm_hf.data.shapes.stream import ShapesStream
+from psalm_hf.tiny import build_tiny
 from psalm_hf.training import build_trainer, train
 from psalm_hf.training.arguments import AlignmentArguments, MixtureArguments
+from psalm_hf.training.model_card import state_domain
 from psalm_hf.training.stages import stage_of
 from psalm_hf.training.start import VisionArguments
 from psalm_hf.training.trainer import PsalmTrainer
 
 FEW = {"batch_sizes": {"panoptic": 1, "referring": 1, "interactive": 1, "conversation": 1}, "eval_strategy": "no", "eval_images": 0}
+
+
+class Kitchen:
+    """A source of somebody else's."""
 
 
 def test_a_config_that_ships_gives_a_trainer_by_its_name_in_any_folder(tmp_path, monkeypatch):
@@ -19,6 +27,21 @@ def test_a_config_that_ships_gives_a_trainer_by_its_name_in_any_folder(tmp_path,
     assert isinstance(trainer, PsalmTrainer) and trainer.model.name_or_path == "psalm-tiny"
     assert (trainer.args.max_steps, trainer.args.seed, trainer.args.learning_rate) == (3, 5, 1e-3)
     assert trainer.args.resume_from_checkpoint is None
+    assert trainer.model.config.domain == "drawn shapes"
+
+
+def test_a_checkpoint_is_saved_with_what_it_was_trained_on():
+    sources = {"drawn": ShapesStream(task="panoptic"), "left out": object(), "mine": Kitchen()}
+    trainer = SimpleNamespace(
+        train_dataset=SimpleNamespace(sources=sources),
+        batch_sampler=SimpleNamespace(weights={"drawn": 1, "left out": 0, "mine": 2}),
+        model=build_tiny()[0],
+    )
+    state_domain(trainer)
+    assert trainer.model.config.domain == "not stated, drawn shapes, Kitchen"
+    trainer.model.config.domain = "drawn shapes"
+    state_domain(trainer)
+    assert trainer.model.config.domain == "drawn shapes, Kitchen"
 
 
 def test_a_run_that_resumes_ends_where_it_would_have_ended(tmp_path):

@@ -1,8 +1,11 @@
 """The Trainer on the shapes world: terms by task, frozen parts stay, evaluations leave no trace, a run that stops goes on to the same
 weights."""
 
+import os
 import random
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from psalm_hf.data.mixture import OneTaskPerBatch, TaskSources
 from psalm_hf.data.shapes.stream import ShapesStream
 from psalm_hf.tiny import build_tiny
 from psalm_hf.training.arguments import PsalmTrainingArguments
+from psalm_hf.training.resuming import last_checkpoint
 from psalm_hf.training.trainer import PsalmTrainer, batch_seed, check_learning, train_only
 
 
@@ -80,6 +84,31 @@ def test_a_run_that_stops_and_resumes_ends_bit_equal(tmp_path, stop):
     second.train(resume_from_checkpoint=True)
     expected, actual = straight.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_checkpoint_of_an_earlier_run_is_not_complete_while_it_is_written_over(tmp_path, monkeypatch):
+    trainer(tmp_path, max_steps=1, save_steps=1).train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PsalmTrainer, "_save_optimizer_and_scheduler", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, max_steps=1, save_steps=1).train()
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        last_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_is_removed(tmp_path, monkeypatch):
+    events, fsync, rmtree = [], os.fsync, shutil.rmtree
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, *rest, **options: events.append("removed") or rmtree(path, *rest, **options))
+    trainer(tmp_path, max_steps=2, save_steps=1, save_total_limit=1).train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    names = [Path(path).name for path in events[: events.index("removed")] if "checkpoint-2" in path]
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= set(names[:-2])
+    assert "trainer_state.json" in names[-2] and names[-1] == "checkpoint-2"
 
 
 def test_what_is_saved_loads_as_a_checkpoint(tmp_path):

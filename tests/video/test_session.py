@@ -160,6 +160,19 @@ def test_objects_join_leave_and_are_corrected_in_the_middle(tiny, frames):
     assert list(session.track(frames[3]).masks) == [2, 5]
 
 
+def test_a_correction_with_a_point_of_label_0_is_remembered_as_the_mask_that_is_left(tiny, frames):
+    model, processor = tiny
+    region = {"points": [(30, 20), (60, 40)], "labels": [1, 0]}
+    inputs = processor(frames[0], regions=[region])
+    found = processor.find_segments(model(**inputs), inputs.row_info, inputs["original_sizes"])[0][0].mask
+    assert found.any() and not found[40, 60]
+    session, masked = (PsalmVideoSession(*tiny, CAREFREE) for _ in range(2))
+    for one, prompt in ((session, region), (masked, {"mask": found.numpy()})):
+        one.add_objects(frames[0], {1: BOX, 2: POINT})
+        one.correct(frames[0], {2: prompt})
+    assert all(torch.equal(tensor, memory_of(masked)[name]) for name, tensor in memory_of(session).items())
+
+
 def test_with_the_oracle_what_is_not_visible_is_not_asked_for(tiny, frames):
     session, alone = (PsalmVideoSession(*tiny, "last_frame") for _ in range(2))
     session.add_objects(frames[0], {1: square(20, 5), 2: POINT})

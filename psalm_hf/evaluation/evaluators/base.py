@@ -25,7 +25,8 @@ class Evaluator:
         name: the kind of prediction, and behind an underscore its variant. Evaluators of one name share their predictions. Kinds:
             "panoptic" `{"segments": [{"category_id", "score", "mask"}]}`, "semantic" `{"segments": [{"category_id", "mask"}]}`,
             "instance" `{"instances": [{"category_id", "score", "mask"}]}` (with "area", if a results file has boxes), "referring"
-            `{"mask", "score", "no_target"}`, "region" `{"masks": [...], "scores": [...]}`, "text" `{"text"}`.
+            `{"mask", "score", "no_target"}`, "expression" `{"masks": [...], "scores": [...], "number": of those that are the set}`,
+            "region" `{"masks": [...], "scores": [...]}`, "text" `{"text"}`.
         variant: words behind the name of each number, to tell them from those of another evaluator of this kind.
         metric: collects what `numbers` are computed from.
         sums: names of the attributes that workers add up.

@@ -32,6 +32,7 @@ class InstanceEvaluator(Evaluator):
     def predict(self, samples: Sequence[Sample], outputs: Any, processor: Any) -> list[Any]:
         found = processor.post_process_instance_segmentation(
             outputs,
+            threshold=0.0,
             top_k=self.top_k,
             label_ids=[position for position, category in enumerate(self.categories) if category.is_thing],
             return_coco_annotation=True,

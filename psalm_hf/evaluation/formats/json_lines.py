@@ -16,8 +16,8 @@ _FILE = "predictions.jsonl"
 class JsonLines:
     """`predictions.jsonl`: `{"image_id", "record_id", ...}` and the fields of the prediction, one line per row.
 
-    An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; regions: `"masks"` and `"scores"`, in the order of the regions; questions
-    about shapes: `"text"`.
+    An expression: `"mask"` (COCO RLE), `"score"`, `"no_target"`; its instances: `"masks"` and `"scores"`, best first, and `"number"`,
+    of the first ones, which are the set; regions: `"masks"` and `"scores"`, in the order of the regions; questions about shapes: `"text"`.
 
     Args:
         fields: names of those of a prediction.

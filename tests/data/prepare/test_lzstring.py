@@ -86,3 +86,30 @@ def test_the_real_masks_are_those_of_the_ground_truth():
                 for frame, entry in view["annotation"].items():
                     rle = {"size": [entry["height"], entry["width"]], "counts": decompress_from_uri_component(entry["encodedMask"])}
                     assert rle == truth[take]["masks"][name][camera][frame]
+
+
+def test_a_text_that_grows_beyond_any_mask_is_refused():
+    packed = pack("0" * 300_000)  # each phrase is one longer than the last: 774 codes
+    assert len(packed) < 2000 and decompress_from_uri_component(packed) == "0" * 300_000
+    with pytest.raises(ValueError, match="unpack to more than 4194304"):
+        decompress_from_uri_component(growing(10_000))
+
+
+def growing(number):
+    """Packed text of a new character, and then always the phrase that this very step makes: 1, 2, 3, ... characters."""
+    width, free, phrases = 2, 1, 3
+    bits = "00" + format(48, "08b")[::-1]
+
+    def add():
+        nonlocal width, free, phrases
+        phrases, free = phrases + 1, free - 1
+        if not free:
+            width, free = width + 1, 1 << width
+
+    add()
+    for _ in range(number):
+        bits += format(phrases, f"0{width}b")[::-1]
+        add()
+    bits += "0" * (-len(bits) % 6)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-$"
+    return "".join(alphabet[int(bits[start : start + 6], 2)] for start in range(0, len(bits), 6))
