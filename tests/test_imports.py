@@ -78,6 +78,7 @@ ALLOWED = {
         "checkpoints",
         "data",
         "devices",
+        "domain",
         "evaluation",
         "following",
         "locking",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import TINY
+from ..domain import DRAWN_SHAPES, UNSTATED
 from ..predictor import PsalmPredictor
 
 CACHED_FEATURES = 16  # images whose features are kept, for all users together; the memory for them does not grow further
@@ -43,21 +44,23 @@ class LoadedCheckpoint:
         side = self.predictor.processor.image_processor.image_size
         size = f"{model.num_parameters() / 1e6:.1f} million parameters, images of {side} x {side} pixels, on {model.device}"
         shown = Path(name).name if Path(name).exists() else name
-        return f"**{shown}** ({size}). {expectation(name, side)}"
+        return f"**{shown}** ({size}). {expectation(model.config.domain)}"
 
 
-def expectation(checkpoint: str, image_size: int) -> str:
+def expectation(domain: str | None) -> str:
     """Sentence that says what masks of a checkpoint are worth, and on which images.
 
     Args:
-        checkpoint: its name.
-        image_size: side of the square that it looks at, in pixels.
+        domain: `config.domain`, the kind of images that it was trained on.
     """
-    if checkpoint == TINY:
+    if domain == DRAWN_SHAPES:
         return (
             "It was trained on drawn shapes alone: circle, star, ring, ... in six colours, on grass, sand, water or brick. Of those it "
             "finds most; of photographs its masks mean nothing. Use it to learn the page, and as a start for drawn images of your own."
         )
-    if image_size < 512:
-        return "A small model: it knows what it was trained on and little else, and sees nothing that is small in the image."
-    return "It knows what it was trained on. The weights that the authors released were trained on photographs: everyday things and stuff."
+    if domain is None or domain.startswith(UNSTATED):
+        return (
+            "It knows what it was trained on, and does not say what that was. The weights that the authors of PSALM released were trained "
+            "on photographs of everyday things."
+        )
+    return f"It was trained on {domain}; of other images its masks may mean nothing."

@@ -263,7 +263,7 @@ def test_three_images_are_labelled_a_checkpoint_is_fine_tuned_and_used(page, tmp
     page.wait_for_function("() => /is ready|failed/.test(document.querySelector('#psalm-run-state').innerText)", timeout=3 * SECONDS * 1000)
     assert "is ready: 5 of 5 steps" in page.inner_text("#psalm-run-state")
     button(page, "Use it").click()
-    says(page, "#psalm-checkpoint", "A small model")
+    says(page, "#psalm-checkpoint", "trained on drawn shapes, own_coco")
     assert loaded.predictor.checkpoint.endswith("mine/runs/first/checkpoint")
     page.get_by_role("tab", name="Image").click()
     look_at(page, files[0])
