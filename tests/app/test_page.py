@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import zipfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -294,15 +294,26 @@ def test_what_is_refused_is_said_in_one_sentence_and_the_page_lives_on(page, tmp
     masks_on(page, IMAGE, 1)
 
 
-def test_two_users_see_their_own_images(browser, address):
-    with opened(browser, address) as one, opened(browser, address) as other:
-        look_at(one, FILE)
-        other.locator("button.gallery-item, .gallery-item").first.click()
-        other.wait_for_selector(f"{IMAGE} svg")
-        one.mouse.click(*place(one, IMAGE, 88, 23))
-        masks_on(one, IMAGE, 1)
-        says(one, "#psalm-said", "128 x 128")
-        assert re.search("512 x 512", other.inner_text("#psalm-said")) and other.locator(f"{IMAGE} .psalm-mask").count() == 0
+def test_eight_users_at_once_get_what_belongs_to_their_images(browser, address, loaded, tmp_path):
+    scenes = [make_scene("test", number) for number in range(8)]
+    places = [tuple(map(int, scene.things[-1].position)) for scene in scenes]  # of the thing in front
+    for number, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(tmp_path / f"{number}.png")
+    with ExitStack() as stack:
+        pages = [stack.enter_context(opened(browser, address)) for _ in scenes]
+        for number, page in enumerate(pages):
+            page.set_input_files("#psalm-upload input[type=file]", tmp_path / f"{number}.png")
+        for page in pages:
+            page.wait_for_selector(f"{IMAGE} svg")
+        for page, spot in zip(pages, places, strict=True):  # nobody waits for the answer of another
+            page.mouse.click(*place(page, IMAGE, *spot))
+        for number, (page, (x, y)) in enumerate(zip(pages, places, strict=True)):
+            says(page, "#psalm-said", "1 instance")
+            (title,) = masks_on(page, IMAGE, 1)
+            point = [float(value) for value in re.findall(r"[\d.]+", title)[:2]]
+            assert abs(point[0] - x) < 2 and abs(point[1] - y) < 2
+            expected = loaded.predictor.predict(tmp_path / f"{number}.png", regions={"point": point})
+            assert title.endswith(f"{expected.areas[0]} pixels")
 
 
 def test_files_of_this_machine_are_not_handed_out(page, address, data):
