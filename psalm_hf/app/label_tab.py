@@ -123,7 +123,7 @@ def label_tab(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: gr.M
 
 def training_part(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: gr.Markdown) -> tuple[gr.Slider, gr.Dropdown]:
     """Lays out what trains, measures and uses; returns the share that is held out, and the name of the run."""
-    with gr.Accordion("Train on what is labelled", open=True):
+    with gr.Accordion("Train on what is labelled", open=True, elem_id="psalm-training"):
         gr.Markdown(TRAINING, elem_classes="psalm-hint")
         with gr.Row():
             name = gr.Dropdown(

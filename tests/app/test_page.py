@@ -53,7 +53,7 @@ def address(loaded, data):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(address):  # started after the server: playwright leaves its event loop in this thread
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running
