@@ -159,7 +159,16 @@ def test_the_model_folder_is_flat_and_imports_its_siblings_relatively():
 def test_only_the_page_and_its_tabs_import_gradio():
     """The others are tested, and can be used, where gradio is absent."""
     files = [path.name for path in PACKAGE.rglob("*.py") if "gradio" in imported_modules(path)]
-    assert sorted(files) == ["app.py", "chat_tab.py", "image_tab.py", "label_tab.py", "page.py", "sentences.py", "video_tab.py"]
+    assert sorted(files) == [
+        "app.py",
+        "chat_tab.py",
+        "image_tab.py",
+        "label_tab.py",
+        "page.py",
+        "sentences.py",
+        "training_tab.py",
+        "video_tab.py",
+    ]
 
 
 def test_importing_the_package_loads_neither_datasets_nor_deepspeed_nor_pycocotools():
