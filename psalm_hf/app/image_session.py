@@ -4,7 +4,7 @@ shows of one."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .strokes import MARK, MAX_STROKES, Stroke, read_stroke, regions_of, unmarke
 
 LEAST_ASKED = 0.1  # instances are asked for from this score on, so that the slider has something to hide and to show
 DEFAULT_LEAST = 0.5
-TABLE = ("show", "label", "score", "area", "box")
+TABLE = ("show", "number", "label", "score", "area", "box")
 MAX_NAMES = 200
 NO_IMAGE = "Upload, paste or take an image, or choose one of the examples."
 
@@ -206,24 +206,32 @@ def forget(session: ImageSession) -> ImageSession:
 
 
 def check_rows(session: ImageSession, rows: Sequence[Sequence[Any]]) -> ImageSession:
-    """The session with the check marks of a table, which has a row for each visible instance."""
-    visible = session.visible
-    if session.result is None or len(rows) != len(visible):
+    """The session with the check marks of a table, see `table_rows`; the user may have sorted it."""
+    if session.result is None:
         return session
     checked = [True] * len(session.result) if session.checked is None else list(session.checked)
-    for index, row in zip(visible, rows, strict=True):
-        checked[index] = row[0] in (True, "true", "True")
+    for is_checked, index in numbered_rows(rows, session.visible):
+        checked[index] = is_checked
     return replace(session, checked=tuple(checked))
 
 
+def numbered_rows(rows: Sequence[Sequence[Any]], known: Collection[int]) -> Iterator[tuple[bool, int]]:
+    """(check mark, index) of each row of a table whose first two columns are the check mark and the number, from 1. Rows that a user has
+    added have no known number, and are passed over."""
+    for row in rows:
+        number = str(row[1])
+        if number.isdigit() and int(number) - 1 in known:
+            yield row[0] in (True, "true", "True"), int(number) - 1
+
+
 def table_rows(session: ImageSession) -> list[list[Any]]:
-    """A row of `TABLE` for each visible instance: whether it is checked, label, score, pixels, x0, y0, x1, y1."""
+    """A row of `TABLE` for each visible instance: whether it is checked, its number, label, score, pixels, x0, y0, x1, y1."""
     rows = []
     for index in session.visible:
         one = session.result[index]
         is_checked = session.checked is None or session.checked[index]
         score = "" if math.isnan(one.score) else f"{one.score:.2f}"
-        rows.append([is_checked, one.phrase, score, one.area, box_text(one.box)])
+        rows.append([is_checked, index + 1, one.phrase, score, one.area, box_text(one.box)])
     return rows
 
 

@@ -65,9 +65,10 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
                 least = gr.Slider(0, 1, value=work.DEFAULT_LEAST, step=0.01, label="Least score", elem_id="psalm-least")
             table = gr.Dataframe(
                 headers=list(work.TABLE),
-                datatype=["bool", "str", "str", "number", "str"],
-                column_count=(len(work.TABLE), "fixed"),
-                static_columns=[1, 2, 3, 4],
+                datatype=["bool", "number", "str", "str", "number", "str"],
+                type="array",
+                column_limits=(len(work.TABLE), len(work.TABLE)),
+                static_columns=[1, 2, 3, 4, 5],
                 interactive=True,
                 label="Found",
                 elem_id="psalm-table",
@@ -100,7 +101,7 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
 
     @one_sentence
     def check(state: ImageSession, rows: Any) -> tuple:
-        state = work.check_rows(state, rows.values.tolist())
+        state = work.check_rows(state, rows)
         return state, work.board_of(state), work.describe(state)
 
     board.draw(draw, [session], [session, *views], show_progress="minimal")

@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 from ..predictor import PsalmPredictor
 from ..visualization import label_colors, mask_colors
 from .board import ShownMask, board_svg, empty_board
-from .image_session import LEAST_ASKED, read_names
+from .image_session import LEAST_ASKED, numbered_rows, read_names
 from .label_folder import LabelFolder
 from .limits import check_text, read_upload
 from .strokes import BRUSH, EXCLUDE, MARK, Stroke, read_stroke, regions_of
 
 ERASER = "Eraser"
 LABEL_TOOLS = (MARK, EXCLUDE, BRUSH, ERASER)
-LABEL_TABLE = ("accept", "name", "score", "area")
+LABEL_TABLE = ("accept", "number", "name", "score", "area")
 PROPOSED_FROM = 0.5  # score from which a proposal is accepted at first; those from LEAST_ASKED on are shown without a check mark
 SAME = 0.7  # IoU from which a proposal is what is there already
 NAMES, SENTENCE_MODE = "Names", "Sentence"
@@ -213,13 +213,11 @@ def choose(session: LabelSession, number: int | None) -> LabelSession:
 
 
 def read_table(session: LabelSession, rows: Sequence[Sequence[Any]]) -> LabelSession:
-    """The session with the check marks and names of a table, which has a row for each item."""
-    if len(rows) != len(session.items):
-        return session
-    items = [
-        replace(item, is_accepted=row[0] in (True, "true", "True"), name=check_text(str(row[1])))
-        for item, row in zip(session.items, rows, strict=True)
-    ]
+    """The session with the check marks and names of a table, see `label_rows`; the user may have sorted it."""
+    items = list(session.items)
+    names = {str(row[1]): check_text(str(row[2])) for row in rows}
+    for is_accepted, index in numbered_rows(rows, range(len(items))):
+        items[index] = replace(items[index], is_accepted=is_accepted, name=names[str(index + 1)])
     return replace(session, items=tuple(items))
 
 
@@ -246,8 +244,8 @@ def item_names(session: LabelSession) -> list[str]:
 def label_rows(session: LabelSession) -> list[list[Any]]:
     """A row of `LABEL_TABLE` for each item."""
     return [
-        [item.is_accepted, item.name, "drawn" if item.score is None else f"{item.score:.2f}", int(item.mask.sum())]
-        for item in session.items
+        [item.is_accepted, number, item.name, "drawn" if item.score is None else f"{item.score:.2f}", int(item.mask.sum())]
+        for number, item in enumerate(session.items, 1)
     ]
 
 

@@ -87,7 +87,7 @@ def label_tab(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: gr.M
 
     @one_sentence
     def edit(state: LabelSession, rows: Any) -> tuple:
-        state = work.read_table(state, rows.values.tolist())
+        state = work.read_table(state, rows)
         return state, work.label_board(state)
 
     widgets.board.draw(draw, [session, holdout, widgets.mode, widgets.text], [session, *views], show_progress="minimal")
@@ -124,9 +124,10 @@ def _label_widgets(data: str) -> SimpleNamespace:
             gr.Markdown(HINT, elem_classes="psalm-hint")
             table = gr.Dataframe(
                 headers=list(LABEL_TABLE),
-                datatype=["bool", "str", "str", "number"],
-                column_count=(len(LABEL_TABLE), "fixed"),
-                static_columns=[2, 3],
+                datatype=["bool", "number", "str", "str", "number"],
+                type="array",
+                column_limits=(len(LABEL_TABLE), len(LABEL_TABLE)),
+                static_columns=[1, 3, 4],
                 interactive=True,
                 label="Objects",
                 elem_id="psalm-label-table",

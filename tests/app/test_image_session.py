@@ -90,7 +90,8 @@ def test_the_slider_and_the_check_marks_hide_without_the_model(session, predicto
     assert len(lower.chosen) == len(scores)
     rows = work.table_rows(found)
     rows[0][0] = False
-    unchecked = work.check_rows(found, rows)
+    unchecked = work.check_rows(found, [*rows[::-1], ["", "", "", "", "", ""]])  # sorted by the user, and with a row more
+    assert unchecked.checked[found.visible[0]] is False
     assert len(unchecked.chosen) == len(found.chosen) - 1 and "1 more" not in work.describe(found)
     assert work.board_of(unchecked).count("<title>") == len(unchecked.chosen)
     assert len(vision_calls) == calls

@@ -121,8 +121,8 @@ def test_a_sentence_may_mean_nothing(session, predictor):
 def test_the_table_renames_and_rejects(session):
     session = dataclasses.replace(session, items=(LabelItem("cup", square(0, 0)), LabelItem("cup", square(50, 50))))
     rows = work.label_rows(session)
-    rows[0][1], rows[1][0] = "lamp", False
-    session = work.save_labels(work.read_table(session, rows))
+    rows[0][2], rows[1][0] = "lamp", False
+    session = work.save_labels(work.read_table(session, rows[::-1]))
     assert [name for name, _ in session.folder.objects(session.name)] == ["lamp"]
 
 
