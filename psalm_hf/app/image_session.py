@@ -219,7 +219,7 @@ def numbered_rows(rows: Sequence[Sequence[Any]], known: Collection[int]) -> Iter
     """(check mark, index) of each row of a table whose first two columns are the check mark and the number, from 1. Rows that a user has
     added have no known number, and are passed over."""
     for row in rows:
-        number = str(row[1])
+        number = str(row[1]).removesuffix(".0")  # a table of numbers may come back as floats
         if number.isdigit() and int(number) - 1 in known:
             yield row[0] in (True, "true", "True"), int(number) - 1
 

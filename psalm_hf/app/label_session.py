@@ -215,9 +215,9 @@ def choose(session: LabelSession, number: int | None) -> LabelSession:
 def read_table(session: LabelSession, rows: Sequence[Sequence[Any]]) -> LabelSession:
     """The session with the check marks and names of a table, see `label_rows`; the user may have sorted it."""
     items = list(session.items)
-    names = {str(row[1]): check_text(str(row[2])) for row in rows}
-    for is_accepted, index in numbered_rows(rows, range(len(items))):
-        items[index] = replace(items[index], is_accepted=is_accepted, name=names[str(index + 1)])
+    for row in rows:
+        for is_accepted, index in numbered_rows([row], range(len(items))):
+            items[index] = replace(items[index], is_accepted=is_accepted, name=check_text(str(row[2])))
     return replace(session, items=tuple(items))
 
 

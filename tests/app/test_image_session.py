@@ -88,7 +88,7 @@ def test_the_slider_and_the_check_marks_hide_without_the_model(session, predicto
     assert len(work.table_rows(found)) == len(found.chosen) == (scores >= 0.5).sum()
     lower = replace(found, least=0.0)
     assert len(lower.chosen) == len(scores)
-    rows = work.table_rows(found)
+    rows = [[row[0], float(row[1]), *row[2:]] for row in work.table_rows(found)]
     rows[0][0] = False
     unchecked = work.check_rows(found, [*rows[::-1], ["", "", "", "", "", ""]])  # sorted by the user, and with a row more
     assert unchecked.checked[found.visible[0]] is False
