@@ -20,7 +20,7 @@ from .strokes import BRUSH, Stroke
 SIDE = 1280  # of the image that is sent to the browser, in pixels
 MASK_SIDE = 640  # masks are drawn in steps of that fraction of the longer side
 MAX_NAME = 24  # letters of a name on the board; the pointer shows all
-EMPTY = "<div class='psalm-empty'>{}</div>"
+EMPTY_BOARD = "<div class='psalm-empty'>{}</div>"
 
 # `trigger`, `element` and `watch` are given by gradio's HTML component. Right button or Shift: the point does not belong.
 SCRIPT = """
@@ -124,7 +124,7 @@ def board_svg(
 
 def empty_board(text: str) -> str:
     """HTML in the place of a board that has no image yet."""
-    return EMPTY.format(html.escape(text))
+    return EMPTY_BOARD.format(html.escape(text))
 
 
 def data_address(image: Image.Image, side: int = SIDE) -> str:

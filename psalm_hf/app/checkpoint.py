@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import TINY
+from ..checkpoints import TINY, resolve_checkpoint
 from ..domain import DRAWN_SHAPES, UNSTATED
 from ..predictor import PsalmPredictor
 
@@ -36,6 +36,7 @@ class LoadedCheckpoint:
             self.predictor = self._load(checkpoint)
 
     def _load(self, checkpoint: str) -> PsalmPredictor:
+        resolve_checkpoint(checkpoint)  # a name that cannot be one is refused in the words of this package
         return PsalmPredictor.from_pretrained(checkpoint, cached_images=CACHED_FEATURES, **self._options)
 
     def describe(self) -> str:

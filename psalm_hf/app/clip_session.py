@@ -21,11 +21,11 @@ from ..video import PsalmVideoSession, count_frames, frame_rate, read_frames
 from ..visualization import label_colors
 from ..writing import write_file
 from .board import ShownMask, board_svg, empty_board
-from .limits import LIMITS, Limits, check_bytes, check_pixels, check_text
+from .limits import LIMITS, Limits, check_bytes, check_pixels, short_text
 from .strokes import MARK, MAX_STROKES, Stroke, read_stroke, regions_of, unmarked
 
 NO_CLIP = "Upload a video, or choose the example."
-DEFAULT_RATE = 24.0  # frames per second where the file does not say
+CLIP_RATE = 24.0  # frames per second where the file does not say
 KEPT_RUNS = 20  # folders of finished runs; the oldest are removed
 MAX_OBJECTS = 50
 
@@ -46,7 +46,7 @@ class ClipSession:
     path: Path | None = None
     frame: Image.Image | None = None
     num_frames: int | None = None
-    rate: float = DEFAULT_RATE
+    rate: float = CLIP_RATE
     found: tuple[tuple[str, np.ndarray], ...] = ()
     strokes: tuple[Stroke, ...] = ()
     number: int = 0
@@ -91,7 +91,7 @@ def open_clip(path: str | Path | None, limits: Limits = LIMITS) -> ClipSession:
         if (total or 0) > limits.frames:
             raise ValueError(f"{path.name}: has {total} frames, and at most {limits.frames} are taken; cut it first")
         frame = next(read_frames(path)).image
-        rate = frame_rate(path) or DEFAULT_RATE
+        rate = frame_rate(path) or CLIP_RATE
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace(str(path), path.name)) from error
     check_pixels(path.name, frame.width, frame.height, limits)
@@ -128,7 +128,7 @@ def find_in_clip(clip: ClipSession, text: str, predictor: PsalmPredictor) -> Cli
     Raises:
         ValueError: no video or text; nothing is meant.
     """
-    lines = [line.strip() for line in check_text(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in short_text(text).splitlines() if line.strip()]
     if not lines:
         raise ValueError("write what is to be followed, one sentence on each line, such as: the red star")
     result = predictor.predict(_frame_of(clip), expressions=lines)

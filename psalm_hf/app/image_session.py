@@ -17,7 +17,7 @@ from ..result import PsalmResult
 from ..structures import REGION
 from ..visualization import label_colors, mask_colors
 from .board import ShownMask, board_svg, empty_board
-from .limits import LIMITS, Limits, check_text, read_upload
+from .limits import LIMITS, Limits, read_upload, short_text
 from .strokes import MARK, MAX_STROKES, Stroke, read_stroke, regions_of, unmarked
 
 LEAST_ASKED = 0.1  # instances are asked for from this score on, so that the slider has something to hide and to show
@@ -139,7 +139,7 @@ def find_sentences(session: ImageSession, text: str, predictor: PsalmPredictor, 
     Raises:
         ValueError: no image or no text, see `PsalmPredictor.predict`.
     """
-    lines = [line.strip() for line in check_text(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in short_text(text).splitlines() if line.strip()]
     if not lines:
         raise ValueError("write what is to be found, one sentence on each line, such as: the red star")
     options = {"instances": True, "threshold": LEAST_ASKED} if every else {}
@@ -157,17 +157,17 @@ def find_names(session: ImageSession, text: str, predictor: PsalmPredictor, *, e
         ValueError: no image or no names, see `PsalmPredictor.predict`.
     """
     options = {"task": "instance", "threshold": LEAST_ASKED} if every else {}
-    result = predictor.predict(_image_of(session), categories=read_names(text), **options)
+    result = predictor.predict(_image_of(session), categories=comma_names(text), **options)
     return replace(session, strokes=(), number=0, result=result, checked=None)
 
 
-def read_names(text: str) -> list[str]:
+def comma_names(text: str) -> list[str]:
     """Names between commas or on lines of their own, each once.
 
     Raises:
         ValueError: there are none, or too many.
     """
-    names = list(dict.fromkeys(name.strip() for name in check_text(text).replace("\n", ",").split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in short_text(text).replace("\n", ",").split(",") if name.strip()))
     if not names:
         raise ValueError("write the names of what is to be found, with commas between them, such as: star, circle, grass")
     if len(names) > MAX_NAMES:
@@ -181,7 +181,7 @@ def ask(session: ImageSession, question: str, predictor: PsalmPredictor) -> Imag
     Raises:
         ValueError: no image or question; a dialogue that does not fit into the model's context.
     """
-    question = check_text(question)
+    question = short_text(question)
     if not question:
         raise ValueError("write a question about the image")
     said = [{"role": turn.role, "content": turn.text} for turn in session.turns if turn.is_dialogue]
@@ -195,8 +195,8 @@ def outline(session: ImageSession, text: str, predictor: PsalmPredictor) -> Imag
     Raises:
         ValueError: see `find_sentences`.
     """
-    found = find_sentences(session, " ".join(check_text(text).split()), predictor)
-    said = Turn("user", f"Show {text.strip()}", False), Turn("assistant", describe(found), False)
+    found = find_sentences(session, " ".join(short_text(text).split()), predictor)
+    said = Turn("user", f"Show {text.strip()}", False), Turn("assistant", describe_image(found), False)
     return replace(found, turns=(*session.turns, *said))
 
 
@@ -205,7 +205,7 @@ def forget(session: ImageSession) -> ImageSession:
     return replace(session, turns=())
 
 
-def check_rows(session: ImageSession, rows: Sequence[Sequence[Any]]) -> ImageSession:
+def set_check_marks(session: ImageSession, rows: Sequence[Sequence[Any]]) -> ImageSession:
     """The session with the check marks of a table, see `table_rows`; the user may have sorted it."""
     if session.result is None:
         return session
@@ -257,7 +257,7 @@ def shown_masks(session: ImageSession) -> list[ShownMask]:
     return masks
 
 
-def describe(session: ImageSession) -> str:
+def describe_image(session: ImageSession) -> str:
     """One line about what was found, with all that a user must know about it."""
     if session.image is None:
         return NO_IMAGE

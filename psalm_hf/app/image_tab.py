@@ -58,7 +58,7 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
                 find_names = gr.Button("Find the names", variant="primary")
         with gr.Column(scale=3, min_width=320):
             board = gr.HTML(work.board_of(ImageSession()), js_on_load=SCRIPT, elem_id="psalm-image-board", label="Board")
-            said = gr.Markdown(work.describe(ImageSession()), elem_id="psalm-said")
+            said = gr.Markdown(work.describe_image(ImageSession()), elem_id="psalm-said")
             gr.Markdown(GESTURES, elem_classes="psalm-hint")
             with gr.Row():
                 opacity = gr.Slider(0, 1, value=0.45, step=0.05, label="Opacity", elem_id="psalm-opacity")
@@ -80,7 +80,7 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
     views = [board, said, table, files]
 
     def show(state: ImageSession) -> tuple:
-        return state, work.board_of(state), work.describe(state), work.table_rows(state), gr.File(visible=False)
+        return state, work.board_of(state), work.describe_image(state), work.table_rows(state), gr.File(visible=False)
 
     def connect(event: Callable, function: Callable, *inputs: Any) -> None:
         event(one_sentence(lambda *values: show(function(*values))), [session, *inputs], [session, *views], show_progress="minimal")
@@ -101,8 +101,8 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
 
     @one_sentence
     def check(state: ImageSession, rows: Any) -> tuple:
-        state = work.check_rows(state, rows)
-        return state, work.board_of(state), work.describe(state)
+        state = work.set_check_marks(state, rows)
+        return state, work.board_of(state), work.describe_image(state)
 
     board.draw(draw, [session], [session, *views], show_progress="minimal")
     table.input(check, [session, table], [session, board, said], show_progress="hidden")

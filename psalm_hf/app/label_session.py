@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from ..predictor import PsalmPredictor
 from ..visualization import label_colors, mask_colors
 from .board import ShownMask, board_svg, empty_board
-from .image_session import LEAST_ASKED, numbered_rows, read_names
+from .image_session import LEAST_ASKED, comma_names, numbered_rows
 from .label_folder import LabelFolder
-from .limits import check_text, read_upload
+from .limits import read_upload, short_text
 from .strokes import BRUSH, EXCLUDE, MARK, Stroke, read_stroke, regions_of
 
 ERASER = "Eraser"
@@ -83,7 +83,7 @@ def open_label_folder(session: LabelSession, data: Path, relative: str) -> Label
     Raises:
         ValueError: see `LabelFolder.open`; an image that cannot be read.
     """
-    folder = LabelFolder.open(data, check_text(relative))
+    folder = LabelFolder.open(data, short_text(relative))
     names, labelled = folder.image_names(), folder.labelled()
     index = next((number for number, name in enumerate(names) if name not in labelled), 0)
     return go_to(replace(session, folder=folder, text=session.text or ", ".join(folder.categories())), index)
@@ -126,7 +126,7 @@ def add_images(session: LabelSession, paths: Sequence[str]) -> LabelSession:
 
 def set_mode(session: LabelSession, mode: str, text: str) -> LabelSession:
     """The session that labels by names or by a sentence. Of another mode or sentence, the labels are read from the files."""
-    changed = replace(session, mode=mode, text=check_text(text))
+    changed = replace(session, mode=mode, text=short_text(text))
     is_other = mode != session.mode or (mode == SENTENCE_MODE and changed.text != session.text)
     return read_labels(changed) if is_other else changed
 
@@ -140,7 +140,7 @@ def propose(session: LabelSession, predictor: PsalmPredictor) -> LabelSession:
     """
     image = _image_of(session)
     if session.mode == NAMES:
-        result = predictor.predict(image, categories=read_names(session.text), task="instance", threshold=LEAST_ASKED)
+        result = predictor.predict(image, categories=comma_names(session.text), task="instance", threshold=LEAST_ASKED)
     else:
         result = predictor.predict(image, expressions=[_sentence(session)])
     found = [
@@ -217,7 +217,7 @@ def read_table(session: LabelSession, rows: Sequence[Sequence[Any]]) -> LabelSes
     items = list(session.items)
     for row in rows:
         for is_accepted, index in numbered_rows([row], range(len(items))):
-            items[index] = replace(items[index], is_accepted=is_accepted, name=check_text(str(row[2])))
+            items[index] = replace(items[index], is_accepted=is_accepted, name=short_text(str(row[2])))
     return replace(session, items=tuple(items))
 
 
@@ -292,7 +292,7 @@ def _sentence(session: LabelSession) -> str:
 def _new_name(session: LabelSession) -> str:
     if session.mode == SENTENCE_MODE:
         return _sentence(session)
-    return read_names(session.text)[0]
+    return comma_names(session.text)[0]
 
 
 def _image_of(session: LabelSession) -> Image.Image:

@@ -14,10 +14,10 @@ from gradio.events import Dependency
 from . import label_session as work
 from .board import SCRIPT
 from .checkpoint import LoadedCheckpoint
+from .fine_tuning import run_names
 from .label_session import LABEL_TABLE, LABEL_TOOLS, NAMES, SENTENCE_MODE, LabelSession
 from .sentences import one_sentence
 from .strokes import MARK
-from .training_run import run_names
 from .training_tab import training_part
 
 NEW_OBJECT = "a new object"

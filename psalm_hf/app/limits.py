@@ -75,7 +75,7 @@ def check_pixels(name: str, width: int, height: int, limits: Limits = LIMITS) ->
         )
 
 
-def check_text(text: str | None, limits: Limits = LIMITS) -> str:
+def short_text(text: str | None, limits: Limits = LIMITS) -> str:
     """The text without blanks around it.
 
     Raises:

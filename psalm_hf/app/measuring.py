@@ -22,7 +22,7 @@ from ..evaluation.runner import PredictedRows
 from ..metrics.base import mean
 from ..public import PsalmForSegmentation, PsalmProcessor
 from ..writing import write_json
-from .training_run import MEASURED
+from .fine_tuning import MEASURED
 
 DRAWN = 8  # predictions on a sheet, half of them the worst
 

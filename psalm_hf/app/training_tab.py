@@ -11,9 +11,9 @@ from pandas import DataFrame
 from PIL import Image
 
 from .checkpoint import LoadedCheckpoint
+from .fine_tuning import FineTuning
 from .label_session import LabelSession
 from .sentences import one_sentence
-from .training_run import TrainingRun
 
 HOLDOUT = 0.2
 TRAINING = (
@@ -33,12 +33,12 @@ def training_part(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: 
     ticking = gr.Timer(2.0, active=False)
     views = [widgets.state_text, widgets.curve, widgets.numbers, widgets.sheets, ticking]
 
-    def run_of(state: LabelSession, run: str) -> TrainingRun:
+    def run_of(state: LabelSession, run: str) -> FineTuning:
         if state.folder is None:
             raise ValueError("open a labelled folder first")
-        return TrainingRun.of(state.folder, run)
+        return FineTuning.of(state.folder, run)
 
-    def show(run: TrainingRun) -> tuple:
+    def show(run: FineTuning) -> tuple:
         now = run.state()
         losses = DataFrame(now.losses, columns=["step", "loss"])
         return now.message, losses, run.numbers(), _images(run.sheets()), gr.Timer(active=now.phase == "running")
@@ -60,8 +60,8 @@ def training_part(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: 
         widgets.rate,
         widgets.holdout,
     )
-    connect(widgets.stop.click, TrainingRun.stop)
-    connect(widgets.resume.click, TrainingRun.resume)
+    connect(widgets.stop.click, FineTuning.stop)
+    connect(widgets.resume.click, FineTuning.resume)
     connect(ticking.tick, lambda run: None)
     connect(widgets.name.change, lambda run: None)
 

@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise ImportError("the page needs gradio, which is not installed: pip install psalm_hf[app]") from error
 
     from ..app.checkpoint import LoadedCheckpoint
+    from ..app.fine_tuning import stop_all
     from ..app.page import build_page, start_page, temporary_folder
-    from ..app.training_run import stop_all
     from ..devices import compile_parts
 
     with temporary_folder() as folder:

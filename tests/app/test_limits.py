@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from psalm_hf.app.limits import Limits, check_text, path_below, read_upload
+from psalm_hf.app.limits import Limits, path_below, read_upload, short_text
 
 
 @pytest.fixture
@@ -60,6 +60,6 @@ def test_a_path_outside_of_the_folder_is_refused(tmp_path, relative):
 
 
 def test_long_texts_are_refused():
-    assert check_text("  a cup ") == "a cup" and check_text(None) == ""
+    assert short_text("  a cup ") == "a cup" and short_text(None) == ""
     with pytest.raises(ValueError, match="the text has 2001 characters"):
-        check_text("x" * 2001)
+        short_text("x" * 2001)

@@ -42,8 +42,8 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def address(loaded, data):
+    from psalm_hf.app.fine_tuning import stop_all
     from psalm_hf.app.page import build_page, start_page, temporary_folder
-    from psalm_hf.app.training_run import stop_all
 
     with temporary_folder() as folder:
         page = build_page(loaded, folder, data)

@@ -1,4 +1,4 @@
-"""TrainingRun: `psalm train` on a labelled folder, in a process of its own that can be stopped and goes on, and its numbers.
+"""FineTuning: `psalm train` on a labelled folder, in a process of its own that can be stopped and goes on, and its numbers.
 
 FOLDER/runs/NAME/config.yaml     the run can be repeated by `psalm train --config`
 FOLDER/runs/NAME/train.log       what it printed
@@ -57,14 +57,14 @@ class RunState:
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class FineTuning:
     """A run of a folder; `name` is that of its folder below `runs`."""
 
     folder: LabelFolder
     name: str
 
     @classmethod
-    def of(cls, folder: LabelFolder, name: str) -> TrainingRun:
+    def of(cls, folder: LabelFolder, name: str) -> FineTuning:
         """A run by its name.
 
         Raises:
