@@ -32,7 +32,7 @@ def write_downloads(session: ImageSession, folder: Path) -> list[str]:
     result = session.chosen
     if result is None or not len(result):
         raise ValueError("there is nothing to download: mark something in the image, or say it, first")
-    stem = file_stem(Path(session.name).stem) or "image"
+    stem = safe_stem(Path(session.name).stem) or "image"
     target = folder / "downloads" / secrets.token_hex(8)
     target.mkdir(parents=True)
     overlay, coco, labelme, masks = (target / f"{stem}_{name}" for name in ("overlay.png", "coco.json", "labelme.json", "masks.zip"))
@@ -62,10 +62,10 @@ def masks_archive(result: PsalmResult) -> bytes:
         for number, one in enumerate(result, 1):
             png = io.BytesIO()
             Image.fromarray(one.mask.astype(np.uint8) * 255).save(png, format="PNG")
-            archive.writestr(f"{number:03d}_{file_stem(one.phrase)}.png", png.getvalue())
+            archive.writestr(f"{number:03d}_{safe_stem(one.phrase)}.png", png.getvalue())
     return file.getvalue()
 
 
-def file_stem(text: str) -> str:
+def safe_stem(text: str) -> str:
     """The text as part of the name of a file: letters, digits, dots and dashes."""
     return re.sub(r"[^\w.-]", "_", text)[:60]

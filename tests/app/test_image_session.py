@@ -84,10 +84,10 @@ def test_sentences_and_names_are_lines_and_commas(session, predictor):
 def test_the_slider_and_the_check_marks_hide_without_the_model(session, predictor, vision_calls):
     found = work.find_names(session, "triangle, cross, star", predictor, every=True)
     calls, scores = len(vision_calls), found.result.scores
-    assert len(scores) > 3 and (scores < 0.5).any()
-    assert len(work.table_rows(found)) == len(found.chosen) == (scores >= 0.5).sum()
-    lower = replace(found, least=0.0)
-    assert len(lower.chosen) == len(scores)
+    assert len(scores) == 5 and len(work.table_rows(found)) == len(found.chosen) == 5
+    found = replace(found, least=0.95)
+    assert len(work.table_rows(found)) == len(found.chosen) == (scores >= 0.95).sum() == 3
+    assert "2 more with a lower score" in work.describe_image(found)
     rows = [[row[0], float(row[1]), *row[2:]] for row in work.table_rows(found)]
     rows[0][0] = False
     unchecked = work.set_check_marks(found, [*rows[::-1], ["", "", "", "", "", ""]])  # sorted by the user, and with a row more
