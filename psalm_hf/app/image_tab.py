@@ -82,8 +82,9 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
     def show(state: ImageSession) -> tuple:
         return state, work.board_of(state), work.describe_image(state), work.table_rows(state), gr.File(visible=False)
 
-    def connect(event: Callable, function: Callable, *inputs: Any) -> None:
-        event(one_sentence(lambda *values: show(function(*values))), [session, *inputs], [session, *views], show_progress="minimal")
+    def connect(event: Callable, function: Callable, *inputs: Any, **options: Any) -> None:
+        run = one_sentence(lambda *values: show(function(*values)))
+        event(run, [session, *inputs], [session, *views], show_progress="minimal", **options)
 
     connect(upload.change, work.look_at, upload)
     connect(another.click, work.begin_object)
@@ -92,8 +93,8 @@ def image_tab(loaded: LoadedCheckpoint, session: gr.State, examples: list[str], 
     connect(find.click, lambda state, text, each: work.find_sentences(state, text, loaded.predictor, every=each), sentences, every)
     connect(find_names.click, lambda state, text, each: work.find_names(state, text, loaded.predictor, every=each), names, every)
     connect(tool.change, lambda state, value: replace(state, tool=value), tool)
-    connect(opacity.release, lambda state, value: replace(state, opacity=value), opacity)
-    connect(least.release, lambda state, value: replace(state, least=value), least)
+    connect(opacity.input, lambda state, value: replace(state, opacity=value), opacity, trigger_mode="always_last")
+    connect(least.input, lambda state, value: replace(state, least=value), least, trigger_mode="always_last")
 
     @one_sentence
     def draw(state: ImageSession, event: gr.EventData) -> tuple:
