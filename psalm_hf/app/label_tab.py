@@ -126,7 +126,6 @@ def _label_widgets(data: str) -> SimpleNamespace:
                 headers=list(LABEL_TABLE),
                 datatype=["bool", "number", "str", "str", "number"],
                 type="array",
-                column_limits=(len(LABEL_TABLE), len(LABEL_TABLE)),
                 static_columns=[1, 3, 4],
                 interactive=True,
                 label="Objects",
