@@ -175,7 +175,7 @@ def _mask_group(shown: ShownMask, opacity: float, size: tuple[int, int]) -> str:
     middle = rows[len(rows) // 2]
     widest = int(np.argmax(np.where(rows == middle, ends - starts, 0)))  # the run of the middle row that has the most room for the name
     name = shown.name if len(shown.name) <= MAX_NAME else f"{shown.name[: MAX_NAME - 1]}\u2026"
-    letter = max(size) / 45
+    letter = max(size) / 36
     room = min(size[0] / 2, 0.3 * letter * len(name))  # half of the width of the text
     x = min(max((starts[widest] + ends[widest]) / 2 * step, room), size[0] - room)
     y = min(max((middle + 0.5) * step, letter), size[1] - letter)

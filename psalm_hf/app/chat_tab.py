@@ -49,4 +49,5 @@ def chat_tab(loaded: LoadedCheckpoint, session: gr.State, tab: gr.Tab) -> None:
     for event in (ask.click, question.submit):
         connect(event, lambda state, text: work.ask(state, text, loaded.predictor), question, clears=True)
     connect(show_it.click, lambda state, text: work.outline(state, text, loaded.predictor), question, clears=True)
-    connect(forget.click, work.forget)
+    for event in (forget.click, chat.clear):
+        connect(event, work.forget)

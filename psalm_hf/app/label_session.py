@@ -133,7 +133,7 @@ def set_mode(session: LabelSession, mode: str, text: str) -> LabelSession:
 
 def propose(session: LabelSession, predictor: PsalmPredictor) -> LabelSession:
     """The session with what the model finds for the names or the sentence, in the place of its proposals before. What was drawn or saved
-    stays, and is not proposed again.
+    stays, and is not proposed again; under another name it is proposed without a check mark.
 
     Raises:
         ValueError: no image or text.
@@ -147,7 +147,8 @@ def propose(session: LabelSession, predictor: PsalmPredictor) -> LabelSession:
         LabelItem(one.phrase, one.mask, session.mode != NAMES or one.score >= PROPOSED_FROM, float(one.score)) for one in result if one.area
     ]
     kept = [item for item in session.items if item.score is None]
-    found = [item for item in found if not any(item.name == old.name and _iou(item.mask, old.mask) > SAME for old in kept)]
+    found = [replace(item, is_accepted=False) if _is_among(item, kept) else item for item in found]
+    found = [item for item in found if not _is_among(item, [old for old in kept if old.name == item.name])]
     return replace(session, items=(*kept, *sorted(found, key=lambda item: -item.score)), chosen=None)
 
 
@@ -175,8 +176,10 @@ def mark_label(session: LabelSession, gesture: Any, predictor: PsalmPredictor) -
     return _put(session, made, None if stroke.belongs else session.chosen)
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    return np.count_nonzero(one & other) / max(1, np.count_nonzero(one | other))
+def _is_among(item: LabelItem, others: Sequence[LabelItem]) -> bool:
+    """True if one of the others has almost the same mask."""
+    overlaps = (np.count_nonzero(item.mask & old.mask) / max(1, np.count_nonzero(item.mask | old.mask)) for old in others)
+    return any(overlap > SAME for overlap in overlaps)
 
 
 def _paint(session: LabelSession, stroke: Stroke, erases: bool) -> LabelSession:

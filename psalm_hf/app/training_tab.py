@@ -41,7 +41,13 @@ def training_part(loaded: LoadedCheckpoint, session: gr.State, checkpoint_text: 
     def show(run: FineTuning) -> tuple:
         now = run.state()
         losses = DataFrame(now.losses, columns=["step", "loss"])
-        return now.message, losses, run.numbers(), _images(run.sheets()), gr.Timer(active=now.phase == "running")
+        return (
+            now.message,
+            losses,
+            run.numbers(),
+            gr.Gallery(_images(run.sheets()), visible=bool(run.sheets())),
+            gr.Timer(active=now.phase == "running"),
+        )
 
     def connect(event: Callable, function: Callable, *inputs: Any) -> None:
         def acted(state: LabelSession, run: str, *values: Any) -> tuple:
@@ -110,7 +116,11 @@ def _training_widgets() -> SimpleNamespace:
                     headers=["labels", "on held-out images, %", "before", "after"], label="Before and after", elem_id="psalm-numbers"
                 )
                 sheets = gr.Gallery(
-                    label="Worst (left) and best (right) predictions afterwards", columns=1, height=320, elem_id="psalm-sheets"
+                    label="Worst (left) and best (right) predictions afterwards",
+                    columns=1,
+                    height=420,
+                    visible=False,
+                    elem_id="psalm-sheets",
                 )
     return SimpleNamespace(
         name=name,
