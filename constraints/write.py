@@ -3,8 +3,8 @@
     python constraints/write.py [lowest] [newest]
 
 `lowest.txt` has every dependency of setup.cfg, extras included, at its lower bound; `newest.txt` has what pip resolves within the bounds
-today. What these depend on in turn is the newest that fits. Nothing is installed. Run it after a change of the bounds in setup.cfg, then
-`.ci/lowest` and `.ci/run`.
+today. What these depend on in turn is the newest that fits. (gradio 6 holds pillow below 13; without the extra `app` pip takes 13.)
+Nothing is installed. Run it after a change of the bounds in setup.cfg, then `.ci/lowest` and `.ci/run`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def resolve(pins: list[str]) -> dict[str, str]:
         constraints, report = Path(folder, "pins.txt"), Path(folder, "report.json")
         constraints.write_text("\n".join(pins))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report]
-        subprocess.run([*command, "--constraint", constraints, f"{ROOT}[test]"], check=True)
+        subprocess.run([*command, "--constraint", constraints, f"{ROOT}[test,browser]"], check=True)
         found = json.loads(report.read_text())["install"]
     return {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in found}
 

@@ -106,13 +106,34 @@ def follow(
     total: int | None = None,
     save_every: int = 10,
 ) -> None:
-    """Frame after frame, from where an earlier run stopped.
+    """Frame after frame, from where an earlier run stopped, under a bar that shows how far it is.
+
+    Args:
+        total: how many frames the bar shows.
+        others: see `followed_frames`, as are the errors.
+    """
+    frames = followed_frames(session, source, objects, output, num_frames=num_frames, save_every=save_every)
+    with tqdm(total=total, initial=next(frames), unit="frame", desc="track") as bar:
+        for _ in frames:
+            bar.update()
+
+
+def followed_frames(
+    session: PsalmVideoSession,
+    source: str | Path,
+    objects: dict[int, dict[str, Any]],
+    output: Path,
+    *,
+    num_frames: int | None = None,
+    save_every: int = 10,
+) -> Iterator[int]:
+    """Follows objects, and yields how many frames are done: those of an earlier run first, then after each frame.
 
     Args:
         source: folder of images or video file, see `read_frames`.
         objects: see `read_objects`.
         output: a folder that `begin_output` made.
-        num_frames: where to stop. total: how many the bar shows.
+        num_frames: where to stop.
         save_every: frames between two saved states of the session.
 
     Raises:
@@ -128,9 +149,9 @@ def follow(
         done = session.num_tracked + tracked_from
     _keep_scores(output / "scores.jsonl", done)
     frames = islice(read_frames(source, done), None if num_frames is None else max(0, num_frames - done))
-    bar = tqdm(frames, total=total, initial=done, unit="frame", desc="track")
+    yield done
     try:
-        for index, frame in enumerate(bar, done):
+        for index, frame in enumerate(frames, done):
             if index == 0:
                 session.add_objects(frame.image, objects)
             if index >= tracked_from:
@@ -144,12 +165,11 @@ def follow(
             write_frame(output, frame, masks, scores)
             if (index + 1) % save_every == 0:
                 session.save(state)
+            yield index + 1
     except ValueError:  # of a frame that is broken or of another size: the session has not changed since the frame before
         if session.object_ids:
             session.save(state)
         raise
-    finally:
-        bar.close()
     session.save(state)
 
 

@@ -75,7 +75,28 @@ ALLOWED = {
         "writing",
     },
     "__init__": {"public"},
+    "app": {
+        "bounded_files",
+        "checkpoints",
+        "data",
+        "devices",
+        "domain",
+        "evaluation",
+        "following",
+        "locking",
+        "masks",
+        "metrics",
+        "model",
+        "predictor",
+        "public",
+        "result",
+        "structures",
+        "video",
+        "visualization",
+        "writing",
+    },
     "cli": {
+        "app",
         "spelling",
         "checked_yaml",
         "devices",
@@ -136,6 +157,21 @@ def test_the_model_folder_is_flat_and_imports_its_siblings_relatively():
                 assert node.level <= 1, f"{path.name} imports from outside of its folder"
                 assert node.level == 1 or not node.module.startswith("psalm_hf"), f"{path.name} imports psalm_hf by name"
     assert not [path for path in PACKAGE.glob("model/*/") if path.name != "__pycache__"]
+
+
+def test_only_the_page_and_its_tabs_import_gradio():
+    """The others are tested, and can be used, where gradio is absent."""
+    files = [path.name for path in PACKAGE.rglob("*.py") if "gradio" in imported_modules(path)]
+    assert sorted(files) == [
+        "app.py",
+        "chat_tab.py",
+        "image_tab.py",
+        "label_tab.py",
+        "page.py",
+        "sentences.py",
+        "training_tab.py",
+        "video_tab.py",
+    ]
 
 
 def test_importing_the_package_loads_neither_datasets_nor_deepspeed_nor_pycocotools():
