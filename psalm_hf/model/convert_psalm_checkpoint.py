@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from .bounded_files import check_pickle, refuse_pipe
 from .prompts import PAD_TOKEN, SEG_TOKEN
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
@@ -140,16 +141,49 @@ def read_weights_file(file: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from error
 
 
+class _PickledType:
+    """Type of the numbers of a pickled array."""
+
+    def __init__(self, name: str, *_: Any):
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in "biuf":
+            raise ValueError(f"the pickle has an array of {self.dtype}, expected numbers")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])  # the rest is of types with fields
+
+
+class _PickledArray:
+    """An array, made of the bytes that a pickle has of it: numpy itself would make any size and view that a pickle asks for."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, is_fortran, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content
+        self.array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if is_fortran else "C")
+
+    @classmethod
+    def of_buffer(cls, content: bytes, kind: _PickledType, shape: tuple, order: str, *_: Any) -> Any:
+        made = cls()
+        made.array = np.frombuffer(content, kind.dtype).reshape(shape, order=order)
+        return made
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickles containers, numbers and numpy arrays; anything else, which could run code, is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return lambda *_: _PickledArray()
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
+            return lambda kind, content: np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, kind.dtype)[0]
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":  # arrays in protocol 5
-            return np._core.numeric._frombuffer
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
+            return _PickledArray.of_buffer
+        if (module, name) == ("numpy", "dtype"):
+            return _PickledType
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # the first argument of _reconstruct
         if (module, name) == ("_codecs", "encode"):
             # How protocol 2 spells the bytes of an array; the codec is fixed, since others could decompress or import.
             return lambda text, encoding: text.encode("latin1")
@@ -158,17 +192,22 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
     """The `model` dictionary of a detectron2 `.pkl`, read by an unpickler that admits arrays and nothing else."""
+    refuse_pipe(file)
     with open(file, "rb") as handle:
         try:
+            check_pickle(handle)
             content = ArrayUnpickler(handle, encoding="latin1").load()
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, MemoryError, OverflowError) as error:
             raise ValueError(f"{file}: not a readable pickle ({error}); download it again") from error
     weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(array, np.ndarray) for array in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(x, _PickledArray) and x.array is not None for x in weights.values()):
         raise ValueError(f"{file}: expected a dictionary with 'model': names -> arrays, as detectron2 writes it")
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()}
+    if sum(pickled.array.nbytes for pickled in weights.values()) > 2 * Path(file).stat().st_size:
+        raise ValueError(f"{file}: its arrays are larger than the file, so they repeat each other; download it again")
+    arrays = {name: pickled.array for name, pickled in weights.items()}
+    return {name: torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C")) for name, array in arrays.items()}
 
 
 # --------------------------------------------------------------------------------------------------- names and original folders

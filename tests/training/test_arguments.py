@@ -1,5 +1,6 @@
 """Config files and what overrides them."""
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,3 +124,12 @@ def test_a_file_that_a_config_names_may_lie_beside_it_or_ship(named, tmp_path, m
     (training,) = read_config("run/config.yaml", [], (PsalmTrainingArguments,))
     expected = "run/mine.json" if named == "mine.json" else shipped_configs() / "deepspeed_zero2.json"
     assert training.deepspeed == str(expected)
+
+
+def test_pickled_arguments_hold_neither_the_token_nor_folders_of_the_machine(tmp_path):
+    """They go into every checkpoint, and to the Hub."""
+    arguments = PsalmTrainingArguments(output_dir=str(tmp_path / "run"), hub_token="hf_secret", use_cpu=True, report_to="none")
+    content = pickle.dumps(arguments)
+    assert b"hf_secret" not in content and str(tmp_path).encode() not in content
+    assert pickle.loads(content).output_dir == "run"
+    assert arguments.output_dir == str(tmp_path / "run") and arguments.hub_token == "hf_secret"
