@@ -67,7 +67,7 @@ def uncompress_rle(rle: dict) -> dict:
     pixels = bitmap_from_rle(rle).ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     counts = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
-    if pixels[0]:  # the first run is one of zeros, even if there are none
+    if pixels.size and pixels[0]:  # the first run is one of zeros, even if there are none
         counts = [0, *counts]
     return {"size": [int(side) for side in rle["size"]], "counts": counts}
 

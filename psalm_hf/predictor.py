@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -245,17 +245,17 @@ class PsalmPredictor:
         with self.lock:
             if key in self._images:
                 self._images.move_to_end(key)
-                return self._images[key]
+                return replace(self._images[key], source=source)
         pixels = self.processor.image_processor([rgb], return_tensors="pt")["pixel_values"]
         note = domain_note(self.model.config.domain, rgb)
         with self.lock, torch.inference_mode():
             if key not in self._images:  # another thread may have been here
                 features = self.model.get_image_features(pixels.to(self.model.device))
                 self._images[key] = EncodedPixels(rgb, features, source, note)
-                while len(self._images) > self.cached_images:
-                    self._images.popitem(last=False)
             self._images.move_to_end(key)
-            return self._images[key]
+            while len(self._images) > self.cached_images:
+                self._images.popitem(last=False)
+            return replace(self._images[key], source=source)
 
     def _segment(self, encoded: EncodedPixels, asked: Sequence[_Asked]) -> list[PsalmResult]:
         inputs, rows = self._rows(asked, encoded.image.size)
@@ -290,32 +290,48 @@ class PsalmPredictor:
         """The result of the prompt that has these rows of the batch."""
         info: list[RowInfo] = [inputs.row_info[index] for index in indices]
         sizes = [encoded.image.size[::-1]] * len(indices)
+        outputs = rows_of(outputs, indices)
         with torch.inference_mode():
-            found = segments_of_parts(self.processor, rows_of(outputs, indices), info, sizes, **one.options)
-        segments = [segment for of_row in found for segment in of_row]
-        masks = [segment.mask.cpu().numpy() for segment in segments]
-        label_ids = np.array([segment.index for segment in segments], dtype=np.int64)
-        absent = {}
-        if one.prompt.kind == SENTENCE and (missing := [index for index in range(len(indices)) if index not in label_ids]):
-            scores = self._best_scores(rows_of(outputs, [indices[index] for index in missing]), sizes, one.prompt.mask_threshold)
-            absent = {one.prompt.names[index]: score for index, score in zip(missing, scores, strict=True)}
+            if one.prompt.kind == SENTENCE and not one.prompt.instances:
+                segments, absent = self._meant(one, outputs, sizes)
+            else:
+                found = segments_of_parts(self.processor, outputs, info, sizes, **one.options)
+                segments = [(segment.index, segment.score, segment.mask) for of_row in found for segment in of_row]
+                absent = self._absent(one, outputs, sizes, found) if one.prompt.kind == SENTENCE else {}
+        masks = [mask.cpu().numpy() for _, _, mask in segments]
         return PsalmResult(
             image=encoded.image,
             prompt=one.prompt,
             masks=np.stack(masks) if masks else np.zeros((0, *sizes[0]), dtype=bool),
-            scores=np.array([np.nan if segment.score is None else segment.score for segment in segments], dtype=np.float64),
-            label_ids=label_ids,
+            scores=np.array([np.nan if score is None else score for _, score, _ in segments], dtype=np.float64),
+            label_ids=np.array([index for index, _, _ in segments], dtype=np.int64),
             note=encoded.note,
             source=encoded.source,
             checkpoint=self.checkpoint,
             absent=absent,
         )
 
-    def _best_scores(self, outputs: Any, sizes: Sequence[tuple[int, int]], mask_threshold: float) -> list[float]:
-        """The score of the mask that comes closest to each expression."""
-        options = {"threshold": None, "no_target_threshold": None, "mask_threshold": mask_threshold}
-        found = self.processor.post_process_referring_segmentation(outputs, target_sizes=sizes[: len(outputs.condition_type)], **options)
-        return [one["score"] for one in found]
+    def _meant(self, one: _Asked, outputs: Any, sizes: Any) -> tuple[list[tuple[int, float, Any]], dict[str, float]]:
+        """(index, score, mask) of every expression that means something, and the others with the score that came closest."""
+        found = self.processor.post_process_referring_segmentation(
+            outputs,
+            threshold=one.prompt.threshold,
+            mask_threshold=one.prompt.mask_threshold,
+            target_sizes=sizes,
+            no_target_threshold=one.prompt.no_target_threshold,
+        )
+        segments = [(index, result["score"], result["segmentation"]) for index, result in enumerate(found) if not result["no_target"]]
+        named = zip(one.prompt.names, found, strict=True)
+        return segments, {name: result["score"] for name, result in named if result["no_target"]}
+
+    def _absent(self, one: _Asked, outputs: Any, sizes: Any, found: Any) -> dict[str, float]:
+        """Expressions of which no instance was found, with the score of the mask that comes closest."""
+        missing = [index for index, segments in enumerate(found) if not segments]
+        if not missing:
+            return {}
+        options = {"threshold": None, "no_target_threshold": None, "mask_threshold": one.prompt.mask_threshold}
+        best = self.processor.post_process_referring_segmentation(rows_of(outputs, missing), target_sizes=sizes[: len(missing)], **options)
+        return {one.prompt.names[index]: result["score"] for index, result in zip(missing, best, strict=True)}
 
     def _answer(self, encoded: EncodedPixels, one: _Asked) -> PsalmResult:
         inputs = self.processor(images=EncodedImage(encoded.image.size), conversations=one.argument)

@@ -23,7 +23,7 @@ ALLOWED = {
     "locking": {"writing"},
     # A folder that travels with a checkpoint has the checks of masks with it, so they stand in the model.
     "masks": {"model"},
-    "data": {"bounded_files", "masks", "spelling", "structures", "visualization", "writing"},
+    "data": {"bounded_files", "checked_yaml", "masks", "spelling", "structures", "visualization", "writing"},
     "metrics": {"masks", "structures"},
     "model": set(),
     "bounded_files": {"model"},
@@ -33,6 +33,7 @@ ALLOWED = {
     "devices": set(),
     "tiny": {"devices", "model"},
     "spelling": set(),
+    "checked_yaml": set(),
     "checkpoints": {"locking", "spelling", "writing"},
     "vocabulary": {"model", "structures"},
     "domain": set(),
@@ -50,6 +51,7 @@ ALLOWED = {
         "model",
         "video",
         "spelling",
+        "checked_yaml",
         "checkpoints",
         "public",
         "evaluation",
@@ -96,6 +98,7 @@ ALLOWED = {
     "cli": {
         "app",
         "spelling",
+        "checked_yaml",
         "devices",
         "checkpoints",
         "structures",

@@ -164,6 +164,13 @@ def test_the_image_that_was_set_stays_though_its_features_are_kept_no_more(loade
     assert len(vision_calls) == 2
 
 
+def test_a_result_names_the_file_that_was_given_and_no_other_with_the_same_pixels(predictor, tmp_path):
+    IMAGE.save(tmp_path / "copy.png")
+    prompt = {"regions": {"point": (5, 5)}}
+    sources = [predictor.predict(image, **prompt).source for image in (FILE, tmp_path / "copy.png", IMAGE)]
+    assert sources == [FILE, str(tmp_path / "copy.png"), None]
+
+
 def test_a_changed_array_is_another_image(predictor, vision_calls):
     array = np.asarray(IMAGE).copy()
     predictor.encode(array)

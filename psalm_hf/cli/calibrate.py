@@ -17,8 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-
+from ..checked_yaml import read_yaml
 from ..writing import write_file
 from .command import CommandParser, verb
 
@@ -31,12 +30,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="shapes", help="with expressions that mean nothing, such as grefcoco (default: shapes)")
     parser.add_argument("--data-dir", help="folder of the dataset's files")
     parser.add_argument("--split", help="on which nothing is reported (default for shapes: validation)")
-    parser.add_argument("--options", type=yaml.safe_load, default={}, help="further options of the dataset, as YAML")
+    parser.add_argument("--options", default="{}", help="further options of the dataset, as YAML")
     parser.add_argument("--images", type=int, default=200, help="the first images of the split (default 200)")
     parser.add_argument("--batch-size", type=int, default=16, help="expressions of a forward pass (default 16)")
     parser.add_argument("--device", default="cpu", help="such as cpu, cuda:1, mps or xpu (default: cpu)")
     options = parser.parse_args(arguments)
     parser.check_range(options, "images", "batch_size", lowest=1)
+    options.options = read_yaml(options.options, "--options")
     if not isinstance(options.options, dict):
         parser.error(f"--options is a YAML mapping such as '{{on_error: skip}}', got {options.options!r}")
     if options.split is None and options.dataset != "shapes":

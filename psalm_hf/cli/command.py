@@ -1,6 +1,7 @@
 """Code that all verbs share: options with suggestions, errors in one line, loading a checkpoint."""
 
 import argparse
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from ..checked_yaml import read_yaml
 from ..checkpoints import TINY
 from ..spelling import did_you_mean
 
@@ -59,6 +61,18 @@ class CommandParser(argparse.ArgumentParser):
         for name in (word.partition("=")[0] for word in args if word.startswith("--")):
             if not any(option.startswith(name) for option in known):
                 raise ValueError(f"{self.prog} has no option {name}{did_you_mean(name, known) or '; see --help'}")
+
+
+def yaml_mapping(text: str) -> dict[str, Any]:
+    """Type of an option that is a YAML mapping of names and values that JSON can hold."""
+    try:
+        value = read_yaml(text, "it")
+        json.dumps(value, allow_nan=False)
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return value
+    except (ValueError, TypeError):
+        pass
+    raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
 
 
 def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:

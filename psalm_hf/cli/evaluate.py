@@ -12,16 +12,12 @@ means: the page Evaluation of the documentation.
 """
 
 import argparse
-import json
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from .command import CommandParser, suggest_bfloat16, verb
+from .command import CommandParser, suggest_bfloat16, verb, yaml_mapping
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may make rows, or write files, for long
 
@@ -50,17 +46,6 @@ BENCHMARK_CHOICES = {
 }
 # Options that `Evaluation` takes under the same names.
 EVALUATION_OPTIONS = ("split", "data_dir", "protocol", "parts", "options", "limit", "output_dir", "resume", "predictions", "visualize")
-
-
-def yaml_mapping(text: str) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(text)
-        json.dumps(value)
-        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-            return value
-    except (yaml.YAMLError, TypeError):
-        pass
-    raise argparse.ArgumentTypeError(f"is a YAML mapping such as '{{on_error: skip}}', got {text!r}")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

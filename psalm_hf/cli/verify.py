@@ -45,7 +45,7 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: no name, no value, or a value that is no YAML.
     """
-    import yaml
+    from ..checked_yaml import read_yaml
 
     options = {}
     for pair in pairs:
@@ -53,8 +53,8 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise ValueError(f"--option {pair}: expected NAME=VALUE; put quotes around what has blanks")
         try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            options[name] = read_yaml(value, f"--option {pair}: the value")
+        except ValueError:
             raise ValueError(
                 f"--option {pair}: the value is no YAML; the shell cuts at blanks, so put quotes around what has some: 'ignore=[255, 0]'"
             ) from None

@@ -337,7 +337,8 @@ def _read_segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
                 raise ValueError(f"segment map {row['segment_map']} is {segment_map.shape}, but the image is {tuple(row['image_size'])}")
             found = rles_from_segment_map(segment_map, [entries[index]["map_values"] for index in of_map])
         except ValueError as error:
-            raise ValueError(f"image {row['image_id']}: {error}") from error
+            place = "" if str(row["segment_map"]) in str(error) else f"; it is {row['segment_map']}"
+            raise ValueError(f"image {row['image_id']}: {error}{place}") from error
         for index, mask in zip(of_map, found, strict=True):
             masks[index] = mask
     return tuple(

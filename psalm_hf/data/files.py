@@ -255,13 +255,25 @@ class FileBuilder(SplitBuilder):
 
     def message(self, text: str) -> str:
         """Message of an error that concerns the whole dataset: title, text, and the page of the documentation."""
-        return f"{self.title}: {text}; see the docs page {self.docs_page}"
+        return printable(f"{self.title}: {text}; see the docs page {self.docs_page}")
 
     @property
     def categories(self) -> tuple[Category, ...]:
         """Categories in the order of the prompt."""
-        entries = self._kept("categories", lambda: [vars(category) for category in self.read_categories()])
+        entries = self._kept("categories", lambda: [vars(category) for category in self._checked_categories()])
         return tuple(Category(**entry) for entry in entries)
+
+    def _checked_categories(self) -> tuple[Category, ...]:
+        found = self.read_categories()
+        for category in found:
+            if type(category.id) is not int or category.id not in INT64:
+                raise ValueError(self.message(f"{self.annotation_files()[0]}: a category has the id {shown(category.id)}; {self.repair}"))
+            if not isinstance(category.name, str) or not category.name.strip() or _HALF.search(category.name):
+                fault = f"category {category.id} has the name {shown(category.name)}"
+                raise ValueError(self.message(f"{self.annotation_files()[0]}: {fault}; {self.repair}"))
+        if len({category.id for category in found}) < len(found):
+            raise ValueError(self.message(f"{self.annotation_files()[0]}: two categories have the same id; {self.repair}"))
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -457,7 +469,13 @@ class FileBuilder(SplitBuilder):
             weakref.finalize(self, _READ.pop, self.cache_dir, None).atexit = False
         read_before = _READ[self.cache_dir]
         if name not in read_before:
-            read_before[name] = read()
+            try:
+                read_before[name] = read()
+            except BROKEN as error:
+                if isinstance(error, ValueError):
+                    raise
+                problem = f"{self.annotation_files()[0]} holds a value of a wrong type ({error!r:.200}); {self.repair}"
+                raise ValueError(self.message(problem)) from error
         return read_before[name]
 
     def _opened_size(self, source: Any, item: str, drawn_on_turned: str = "") -> tuple[int, int]:
@@ -512,7 +530,7 @@ class FileBuilder(SplitBuilder):
     def place(self, record: Any, position: int) -> str:
         """Name of a record in messages, also of one that is broken: dataset, split, file and id."""
         try:
-            return f"{self.title}: {self.describe(record)}"
+            return printable(f"{self.title}: {self.describe(record)}")
         except BROKEN:  # broken records may have no id
             return f"{self.title}: record {position} of {self.annotation_files()[0]}"
 
@@ -530,7 +548,12 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "lists or objects lie too deep in each other to be read"
     reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-    return reason.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold halves of characters, which no terminal prints
+    return printable(reason)
+
+
+def printable(text: str) -> str:
+    """A text with `\\ud800` for halves of characters, which JSON may hold and no terminal prints."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_text(path: str, name: str) -> str:

@@ -1,6 +1,6 @@
 """Mixture of sources for a training run: one task per optimizer step, drawn by weight, everything from a seed."""
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -301,7 +301,7 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
             an option of "shapes" out of its range; a shuffle buffer that is no whole number above 0, or of a source that is not streamed.
         FileNotFoundError: there is no folder `data_dir`.
     """
-    if not isinstance(options, Mapping):
+    if not isinstance(options, Mapping) or not all(isinstance(option, str) for option in options):
         raise ValueError(f"source {name}: expected options such as {{dataset: own_jsonl, data_dir: FOLDER}}, got {options!r}")
     dataset = options.get("dataset", "shapes")
     try:
@@ -340,13 +340,22 @@ def check_source(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_shares(weights: Mapping[str, float], batch_sizes: Mapping[str, int]) -> None:
+def check_shares(weights: Mapping[str, float], batch_sizes: Mapping[str, int]) -> None:
+    """Checks numbers of a mixture that may name some of its sources only.
+
+    Raises:
+        ValueError: a weight that is no number or negative, a batch size that is no whole number of at least 1.
+    """
     for task, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= sys.float_info.max:
             raise ValueError(f"task {task!r} has weight {weight!r}; give 0 or a positive number")
-        size = batch_sizes.get(task)
+    for task, size in batch_sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"task {task!r} has batch size {size!r}; give every task a whole number of at least 1")
+
+
+def _check_shares(weights: Mapping[str, float], batch_sizes: Mapping[str, int]) -> None:
+    check_shares(weights, {task: batch_sizes.get(task) for task in weights})
     if not any(weights.values()):
         raise ValueError(f"no task has a weight above 0: {dict(weights)}; nothing could be drawn")
 

@@ -5,6 +5,7 @@ A row holds the path of its map and the values of every segment. The map is deco
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from ..bounded_files import open_image_file
 from ..masks import compress_rle
 
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a file that is no image
+# What PIL raises for a file that is no image. (A chunk of a damaged PNG may say that it is 2 GiB long, and PIL asks for as much.)
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error, MemoryError)
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats of PIL that keep every number
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # compressions in TIFF that do not
 _ONE_NUMBER = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")  # modes of PIL

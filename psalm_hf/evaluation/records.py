@@ -85,7 +85,12 @@ class _StoredPredictions(Mapping[int, Any]):
         self._places = places
 
     def __getitem__(self, row: int) -> Any:
-        return json.loads(_line_at(*self._places[row]))["answer"]
+        path, position = self._places[row]
+        line = _line_at(path, position)
+        try:
+            return json.loads(line)["answer"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}, row {row}: {line!r:.60} is damaged ({error}); start again in another folder") from error
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -124,7 +129,7 @@ def _is_record(line: bytes) -> bool:
 def _row_of(line: bytes, path: Path, number: int) -> int:
     # The row comes first, and predictions are long: no need to parse them.
     head = line[: line.find(b",")].removeprefix(b'{"row":')
-    if not head.isdigit():
+    if not head.isdigit() or len(head) > 18 or not line.endswith(b"}\n"):
         raise ValueError(_damage(path, number, line))
     return int(head)
 

@@ -92,7 +92,7 @@ def _read_numbers(counts: Any) -> np.ndarray:
     runs = _as_array(counts)
     if runs.dtype.kind == "f" and np.isfinite(runs).all() and (np.abs(runs) < 2**53).all() and (runs == np.floor(runs)).all():
         runs = runs.astype(np.int64)  # some tools write 24.0
-    if runs.ndim != 1 or (runs.size and runs.dtype.kind not in "iu"):
+    if runs.ndim != 1 or runs.dtype == object or (runs.size and runs.dtype.kind not in "iu"):
         raise ValueError(f"the counts of an RLE are whole numbers below 2**63 or compressed text, got {counts!r:.80}")
     return runs
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from .compatibility import CACHE_NAMES
-from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, locate_checkpoint, original_config_fields, read_shapes
+from .convert_psalm_checkpoint import ORIGINAL_MODEL_TYPE, locate_checkpoint, naming, original_config_fields, read_shapes
 
 SWIN_BASE = {
     "model_type": "swin",
@@ -129,6 +129,13 @@ class PsalmConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        sizes = (
+            "image_size", "projector_width", "projector_stride", "num_queries", "hidden_dim", "num_heads", "encoder_ffn_dim",
+            "decoder_ffn_dim", "train_num_points",
+        )  # fmt: skip
+        for name in sizes:
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim is {self.hidden_dim}; give a multiple of 32 (GroupNorm) that num_heads={self.num_heads} divides")
         if not 0 <= self.projector_level <= 3:
@@ -145,7 +152,8 @@ class PsalmConfig(PreTrainedConfig):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Reads a config as `PreTrainedConfig` does; also that of an original PSALM folder, and of "psalm-tiny", which ships."""
         source = locate_checkpoint(pretrained_model_name_or_path)
-        found = super().from_pretrained(source, **({"name_or_path": str(source)} | kwargs))
+        with naming(source):
+            found = super().from_pretrained(source, **({"name_or_path": str(source)} | kwargs))
         if "name_or_path" not in kwargs:  # it was for `from_dict`; a configuration alone does not remember where it comes from
             (found[0] if isinstance(found, tuple) else found).name_or_path = ""
         return found

@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,15 @@ from .prompts import PAD_TOKEN, SEG_TOKEN
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
 END_OF_TEXT = 50256  # of the GPT-2 vocabulary; the original config.json carries LLaVA's default ids instead
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+JSON_FILES = (
+    "config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "adapter_config.json",
+)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 SAFETENSORS_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -96,8 +106,73 @@ def weight_files(folder: str | Path) -> list[Path]:
     if found is None:
         raise ValueError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
     if found.suffix == ".json":
-        return [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
-    return [found]
+        return [_inside(folder, name, found) for name in sorted(_shard_names(found))]
+    return [_inside(folder, found.name, found)]
+
+
+def _shard_names(index: Path) -> set[str]:
+    """Names of the files that an index of shards lists."""
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, Mapping) or not names:
+        raise ValueError(f"{index}: expected 'weight_map', an object of names of weights and of files; download it again")
+    for weight, name in names.items():
+        if not isinstance(name, str) or not name.endswith((".safetensors", ".bin")):
+            raise ValueError(f"{index}: {weight} is in {name!r:.80}, expected the name of a .safetensors or .bin file")
+    return set(names.values())
+
+
+def _inside(folder: Path, name: str, asking: Path) -> Path:
+    """Path of a file of a folder that strangers may have made. Neither its name nor a link may lead elsewhere, but for the Hub's cache."""
+    path, root = folder / name, folder.resolve()
+    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    if "\0" in name or Path(name).name != name or not any(path.resolve().is_relative_to(each.resolve()) for each in roots):
+        raise ValueError(f"{asking}: {name!r:.80} lies outside of its folder; weights are read from there alone, so put the file into it")
+    return path
+
+
+def read_json_object(file: str | Path) -> dict[str, Any]:
+    """Content of a JSON file of a checkpoint.
+
+    Raises:
+        ValueError: no such file, no JSON in UTF-8, or no object.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: is no JSON that can be read ({error}); download the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {content!r:.80}")
+    return content
+
+
+def check_weights(folder: str | Path) -> None:
+    """Checks the weights of a folder before another library opens them: the headers of safetensors, and `.bin` files whole (mapped).
+
+    Raises:
+        ValueError: a file is missing, lies outside of the folder, is damaged, or holds more than tensors.
+    """
+    folder = Path(folder)
+    files = [_inside(folder, name, folder / name) for name in ADAPTER_FILES if (folder / name).is_file()]
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
+        files += weight_files(folder)
+    for file in files:
+        if file.suffix == ".safetensors":
+            with opened_safetensors(file):
+                pass
+        else:
+            read_weights_file(file)
+
+
+@contextmanager
+def opened_safetensors(file: Path) -> Iterator[Any]:
+    """Opened `.safetensors` file. Errors inside are ValueErrors that name it."""
+    if not file.is_file():
+        raise ValueError(f"{file}: file is missing; download the checkpoint again")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from error
 
 
 def slices_to_convert(files: Sequence[str | Path], dtype: torch.dtype | None) -> dict[str, Any] | None:
@@ -127,29 +202,84 @@ def read_weights_file(file: str | Path) -> dict[str, Tensor]:
     file = Path(file)
     if not file.is_file():
         raise ValueError(f"{file}: file is missing; download the checkpoint again")
+    if file.suffix == ".safetensors":
+        with opened_safetensors(file) as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (safe_open is no dict)
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as handle:
-                return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (safe_open is no dict)
         # Only the zip format, torch's default since 1.6, can be mapped instead of copied.
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # damaged bytes fail in many ways in torch's readers, and nothing but reading happens here
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file}: cannot be read as plain tensors ({reason}); the file is damaged or holds executable objects") from error
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged safetensors file ({error}); download it again") from error
+    if not isinstance(weights, dict):
+        raise ValueError(f"{file}: expected names and tensors, got {type(weights).__name__}")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise ValueError(f"{file}: {name!r:.80} is {type(tensor).__name__}, expected names and plain tensors; download it again")
+    return dict(weights)
+
+
+def _is_plain(tensor: Any) -> bool:
+    """True for a tensor whose values are all in the file; others, sparse or spread over one value, may be far larger than it."""
+    is_dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    return is_dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+class _ArrayType:
+    """Stands for `numpy.dtype` in a pickle: the name of a numeric type."""
+
+    def __init__(self, name: str = "", *_: Any):
+        if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[fiub][1248]", name):
+            raise ValueError(f"the pickle holds an array of type {name!r:.40}; weights are plain numbers")
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):  # order of bytes
+            self.name = state[1] + self.name.lstrip("<>=|")
+
+    def read(self, content: Any, shape: Any, is_fortran: bool) -> np.ndarray:
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if not isinstance(content, bytes | bytearray) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
+            raise ValueError("the pickle holds an array without bytes or shape")
+        return np.frombuffer(content, dtype=self.name).reshape(shape, order="F" if is_fortran else "C")
+
+
+class _Array:
+    """Stands for `numpy.ndarray` in a pickle: numpy believes sizes and types that a stranger wrote."""
+
+    def __init__(self, *_: Any):
+        self.values: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _ArrayType):
+            raise ValueError("the pickle holds an array in an unknown form")
+        self.values = state[2].read(state[4], state[1], bool(state[3]))
+
+
+def _array_from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", content))
+    return array
+
+
+def _number_from_bytes(kind: Any, content: Any = b"") -> Any:
+    if not isinstance(kind, _ArrayType):
+        raise ValueError("the pickle holds a number in an unknown form")
+    return kind.read(content, (), False).item()
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers, numbers and numpy arrays; anything else, which could run code, is refused."""
+    """Unpickles containers, numbers and numpy arrays of numbers; anything else, which could run code, is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)
+            return _Array if name == "_reconstruct" else _number_from_bytes
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":  # arrays in protocol 5
-            return np._core.numeric._frombuffer
+            return _array_from_buffer
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
+            return _Array if name == "ndarray" else _ArrayType
+        if (module, name) == ("__builtin__", "bytes"):  # protocol 2 spells the bytes of an empty array so
+            return lambda: b""
         if (module, name) == ("_codecs", "encode"):
             # How protocol 2 spells the bytes of an array; the codec is fixed, since others could decompress or import.
             return lambda text, encoding: text.encode("latin1")
@@ -157,18 +287,28 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
-    """The `model` dictionary of a detectron2 `.pkl`, read by an unpickler that admits arrays and nothing else."""
-    with open(file, "rb") as handle:
-        try:
+    """The `model` dictionary of a detectron2 `.pkl`, read by an unpickler that admits arrays of numbers and nothing else.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one that holds or asks for anything else; the message names it.
+    """
+    try:
+        with open(file, "rb") as handle:
             content = ArrayUnpickler(handle, encoding="latin1").load()
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: not a readable pickle ({error}); download it again") from error
+    except Exception as error:  # a damaged pickle fails in many ways, and nothing but reading happens here
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file}: not a readable pickle of arrays ({reason}); download it again") from error
     weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(array, np.ndarray) for array in weights.values()):
-        raise ValueError(f"{file}: expected a dictionary with 'model': names -> arrays, as detectron2 writes it")
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()}
+    wrong = [name for name in weights if not _is_named_array(name, weights[name])] if isinstance(weights, dict) else [content]
+    if wrong:
+        raise ValueError(f"{file}: expected a dictionary with 'model': names -> arrays, as detectron2 writes it; {wrong[0]!r:.80} is none")
+    arrays = {name: array.values for name, array in weights.items()}
+    # In the machine's order of bytes, which torch demands.
+    return {name: torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")) for name, values in arrays.items()}
+
+
+def _is_named_array(name: Any, array: Any) -> bool:
+    return isinstance(name, str) and isinstance(array, _Array) and array.values is not None
 
 
 # --------------------------------------------------------------------------------------------------- names and original folders
@@ -203,25 +343,67 @@ def locate_original_folder(name_or_path: Any, options: Mapping[str, Any], patter
     return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub))
 
 
+@contextmanager
+def reading(problem: str, advice: str = "download it again") -> Iterator[None]:
+    """Turns an error inside into a ValueError of one line: the problem, its reason, what to do. (Wrong files fail in many ways.)"""
+    kinds = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, ImportError, AssertionError)
+    try:
+        yield
+    except kinds as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{problem} ({_printable(reason)}); {advice}") from error
+
+
+def _printable(text: str) -> str:
+    """A text with `\\ud800` for halves of characters, which JSON may hold and no terminal prints."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def naming(folder: Any) -> Iterator[None]:
+    """Checks the JSON files of a local folder before a library reads them. An error inside that does not name the folder, or is neither a
+    ValueError nor an OSError, becomes a ValueError that does. Hub ids and everything else than folders are left alone."""
+    if folder is None or not Path(folder).is_dir():
+        yield
+        return
+    for name in JSON_FILES:
+        if Path(folder, name).is_file():
+            read_json_object(Path(folder, name))
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, NotImplementedError, ImportError):
+        raise
+    except Exception as error:  # libraries fail in many ways on what they do not expect; tokenizers raises nothing but Exception
+        if isinstance(error, ValueError | OSError) and str(folder) in str(error) and _printable(str(error)) == str(error):
+            raise
+        reason = _printable(" ".join(str(error).split())) or type(error).__name__
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{folder}: cannot be loaded ({reason})") from error
+
+
 def load_original_checkpoint(
     folder: Path, dtype: torch.dtype | None = None, in_float32: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields of our configuration and weights in our names, from an original PSALM folder.
+
+    Raises:
+        ValueError: weights or a config.json that are no original PSALM's; the message names folder or file.
 
     Args:
         dtype: weights of another type are converted as they are read, file by file, so that nothing of a file stays in memory.
             None: weights as stored, memory-mapped where the format allows.
         in_float32: modules whose weights are float32 where `dtype` is half precision.
     """
-    fields = json.loads((folder / "config.json").read_text())
-    config = original_config_fields(fields, read_shapes(folder))
-    weights: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        for name, tensor in _read_one_by_one(file, dtype):
-            for ours, part in convert_original_weights({name: tensor}, fields["num_attention_heads"]).items():
-                is_kept = dtype in (torch.float16, torch.bfloat16) and not set(in_float32).isdisjoint(ours.split("."))
-                weights[ours] = part.to(torch.float32 if is_kept else dtype) if part.is_floating_point() else part
-    return config, weights
+    fields = read_json_object(folder / "config.json")
+    with reading(f"{folder}: is no original PSALM checkpoint"):
+        config = original_config_fields(fields, read_shapes(folder))
+        weights: dict[str, Tensor] = {}
+        for file in weight_files(folder):
+            for name, tensor in _read_one_by_one(file, dtype):
+                for ours, part in convert_original_weights({name: tensor}, fields["num_attention_heads"]).items():
+                    is_kept = dtype in (torch.float16, torch.bfloat16) and not set(in_float32).isdisjoint(ours.split("."))
+                    weights[ours] = part.to(torch.float32 if is_kept else dtype) if part.is_floating_point() else part
+        return config, weights
 
 
 def _read_one_by_one(file: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,14 @@ from transformers.utils import can_return_tuple
 from .batch import BatchRows, common_image_prefix, compacted, first_rows, positions, read_rows
 from .compatibility import CACHE, CACHE_NAMES, READS_ADAPTERS, given_cache
 from .configuration_psalm import PsalmConfig, check_parts, trusting
-from .convert_psalm_checkpoint import load_original_checkpoint, locate_checkpoint, locate_original_folder, slices_to_convert
+from .convert_psalm_checkpoint import (
+    check_weights,
+    load_original_checkpoint,
+    locate_checkpoint,
+    locate_original_folder,
+    naming,
+    slices_to_convert,
+)
 from .losses import Prediction, segmentation_losses
 from .mask_decoder import PsalmMaskDecoder, PsalmPixelDecoder, RowLayout
 from .prefix import ReadPrefix, cache_behind, layers_of, shared_cache
@@ -279,23 +287,26 @@ class PsalmPreTrainedModel(PreTrainedModel):
         `trust_remote_code=True` may the configuration name a vision tower that timm looks up on the Hub or in another folder.
 
         Raises:
-            ValueError: keys are missing, unexpected or of another shape; the message lists them. `ignore_mismatched_sizes=True`
-                turns this off, and new weights are initialised.
+            ValueError: a file of weights is damaged, lies outside of the folder or holds more than tensors; keys are missing, unexpected or
+                of another shape; the message lists them. `ignore_mismatched_sizes=True` turns this off, and new weights are initialised.
         """
         original, name = None, pretrained_model_name_or_path
         pretrained_model_name_or_path = locate_checkpoint(name)
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
+            with naming(pretrained_model_name_or_path):
+                original = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.bin", "*.safetensors"])
         if original is not None:
             wanted = kwargs.get("dtype", kwargs.get("torch_dtype"))
             wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted  # "auto": as stored
             if not isinstance(wanted, torch.dtype) or kwargs.get("quantization_config"):  # quantised from the stored precision
                 wanted = None
             fields, kwargs["state_dict"] = load_original_checkpoint(original, wanted, IN_FLOAT32)
-            kwargs["config"] = cls.config_class(**fields)
+            kwargs["config"] = cls.config_class.from_dict(fields)
             pretrained_model_name_or_path = None
+        elif pretrained_model_name_or_path is not None and Path(pretrained_model_name_or_path).is_dir():
+            check_weights(Path(pretrained_model_name_or_path, kwargs.get("subfolder", "")))
         wants_info, lenient = kwargs.pop("output_loading_info", False), kwargs.pop("ignore_mismatched_sizes", False)
-        with trusting(bool(kwargs.get("trust_remote_code"))):
+        with naming(pretrained_model_name_or_path), trusting(bool(kwargs.get("trust_remote_code"))):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )

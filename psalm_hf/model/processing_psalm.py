@@ -6,11 +6,10 @@ of the padded input; (H, W) the size of an image as given.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,14 @@ from transformers.processing_utils import ProcessorMixin
 
 # Always `from .module import names`: the files pushed with a checkpoint are found by this form only.
 from .addresses import is_address
-from .convert_psalm_checkpoint import locate_checkpoint, locate_original_folder, tokenizer_from_original_folder
+from .convert_psalm_checkpoint import (
+    locate_checkpoint,
+    locate_original_folder,
+    naming,
+    read_json_object,
+    reading,
+    tokenizer_from_original_folder,
+)
 from .image_processing_psalm import PsalmImageProcessor, Size, load_image
 from .prompts import (
     CATEGORY_TASKS,
@@ -111,16 +117,14 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         nms_threshold: float = 0.5,
     ):
         super().__init__(image_processor, tokenizer, chat_template=CHAT_TEMPLATE if chat_template is None else chat_template)
-        if prompt_style not in HUMAN_TURNS:
-            raise ValueError(f"prompt_style: expected one of {', '.join(HUMAN_TURNS)}, got {prompt_style!r}")
-        if region_sampling not in REGION_SAMPLINGS:
-            raise ValueError(f"region_sampling: expected one of {', '.join(REGION_SAMPLINGS)}, got {region_sampling!r}")
-        if len(prompt_radii) != 2 or min(prompt_radii) < 0:
-            raise ValueError(f"prompt_radii: expected (of points, of scribbles), each at least 0 pixels, got {prompt_radii!r}")
-        if len(image_grid) != 2 or min(image_grid) < 1:
-            raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r}")
-        if num_queries < 0 or max_length < 1:
-            raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries} and {max_length}")
+        _check_choice("prompt_style", prompt_style, tuple(HUMAN_TURNS))
+        _check_choice("region_sampling", region_sampling, REGION_SAMPLINGS)
+        if not _is_pair(prompt_radii, 0):
+            raise ValueError(f"prompt_radii: expected (of points, of scribbles), each at least 0 pixels, got {prompt_radii!r:.80}")
+        if not _is_pair(image_grid, 1) or float in map(type, image_grid):
+            raise ValueError(f"image_grid: expected (rows, columns), each at least 1, got {image_grid!r:.80}")
+        if type(num_queries) is not int or type(max_length) is not int or num_queries < 0 or max_length < 1:
+            raise ValueError(f"expected num_queries >= 0 and max_length >= 1, got {num_queries!r:.80} and {max_length!r:.80}")
         check_score(referring_threshold, "referring_threshold")
         check_score(no_target_threshold, "no_target_threshold")
         check_score(instances_threshold, "instances_threshold")
@@ -149,7 +153,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
         """
         pretrained_model_name_or_path = locate_checkpoint(pretrained_model_name_or_path)
         try:
-            folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])
+            with naming(pretrained_model_name_or_path):
+                folder = locate_original_folder(pretrained_model_name_or_path, kwargs, ["*.json", "*.txt"])
         except OSError:  # a processor saved alone has no config.json
             folder = None
         if folder is None:
@@ -160,7 +165,8 @@ class PsalmProcessor(PostProcessing, ProcessorMixin):
                     f"(processor.save_pretrained), or copy processor_config.json, chat_template.jinja and the tokenizer files of the "
                     f"checkpoint that it was trained from"
                 )
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            with naming(place):
+                return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         own = signature(cls).parameters.keys() - {"image_processor", "tokenizer", "chat_template"}
         return processor_from_original_folder(folder, **{name: value for name, value in kwargs.items() if name in own})
 
@@ -526,9 +532,16 @@ def _read_messages(messages: Any, name: str, allow_paths: bool, allow_private_ad
     return plain, load_image(image, allow_private_addresses=allow_private_addresses)
 
 
-def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+def _check_choice(name: str, value: Any, allowed: Collection[Any]) -> None:
+    is_plain = value is None or isinstance(value, str | bool)
+    if not is_plain or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r:.80}")
+
+
+def _is_pair(values: Any, lowest: int) -> bool:
+    """True for two finite numbers of at least `lowest`."""
+    is_list = isinstance(values, list | tuple) and len(values) == 2
+    return is_list and all(type(value) in (int, float) and lowest <= value < 2**31 for value in values)
 
 
 def _check_whole_number(name: str, value: Any, lowest: int, highest: int | None = None) -> None:
@@ -563,13 +576,14 @@ def processor_from_original_folder(folder: str | Path, **options: Any) -> PsalmP
     Raises:
         ValueError: no tokenizer files, or a tokenizer without `[PAD]` and `[SEG]`.
     """
-    fields = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    image_size = fields.get("image_size", 1024)
-    settings = {
-        "prompt_style": "released",
-        "num_queries": fields.get("num_queries", 100),
-        "image_grid": fields.get("image_grid", (image_size // 64, image_size // 64)),
-        "max_length": fields.get("max_position_embeddings", 2048),
-    }
-    image_processor = PsalmImageProcessor(size={"longest_edge": image_size})
-    return PsalmProcessor(image_processor, tokenizer_from_original_folder(folder), **(settings | options))
+    fields = read_json_object(Path(folder) / "config.json")
+    with reading(f"{folder}: its processor cannot be made"):
+        image_size = fields.get("image_size", 1024)
+        settings = {
+            "prompt_style": "released",
+            "num_queries": fields.get("num_queries", 100),
+            "image_grid": fields.get("image_grid", (image_size // 64, image_size // 64)),
+            "max_length": fields.get("max_position_embeddings", 2048),
+        }
+        image_processor = PsalmImageProcessor(size={"longest_edge": image_size})
+        return PsalmProcessor(image_processor, tokenizer_from_original_folder(folder), **(settings | options))

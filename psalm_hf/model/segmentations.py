@@ -78,8 +78,9 @@ class PostProcessing:
             Per row (H, W) int64, indices into the categories; None for a row without categories.
 
         Raises:
-            ValueError: number of target sizes.
+            ValueError: number of target sizes; a flag that is neither True nor False.
         """
+        _check_flag("resize_logits", resize_logits)
 
         def run(row: int, frame: Placement | None) -> Tensor:
             return semantic_map(*self._category_logits(outputs, row), frame, resize_logits=resize_logits)
@@ -118,6 +119,8 @@ class PostProcessing:
         Raises:
             ValueError: both return options at once; number of target sizes; threshold out of range.
         """
+        _check_flag("return_binary_maps", return_binary_maps)
+        _check_flag("return_coco_annotation", return_coco_annotation)
         if return_binary_maps and return_coco_annotation:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
@@ -222,8 +225,10 @@ class PostProcessing:
         Raises:
             ValueError: number of target sizes; threshold out of range.
         """
-        threshold = self.referring_threshold if threshold == "processor" else threshold
-        no_target_threshold = self.no_target_threshold if no_target_threshold == "processor" else no_target_threshold
+        # Compared as text only: an array would be compared entry by entry.
+        threshold = self.referring_threshold if isinstance(threshold, str) and threshold == "processor" else threshold
+        takes_own = isinstance(no_target_threshold, str) and no_target_threshold == "processor"
+        no_target_threshold = self.no_target_threshold if takes_own else no_target_threshold
         check_score(threshold, "threshold")
         check_score(no_target_threshold, "no_target_threshold")
 
@@ -453,6 +458,12 @@ def check_score(value: Any, name: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a score from 0 to 1, or None, got {value!r:.80}")
+
+
+def _check_flag(name: str, value: Any) -> None:
+    """Raises ValueError unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {value!r:.80}")
 
 
 def check_fraction(name: str, value: Any) -> None:

@@ -5,10 +5,8 @@ Source of what the released code does with Phi-1.5 and Mask2Former: docs/checkpo
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
@@ -44,8 +42,10 @@ from .convert_psalm_checkpoint import (
     detectron2_as_original,
     mask2former_sizes,
     read_detectron2_pickle,
+    read_json_object,
     read_weights,
     read_weights_file,
+    reading,
     split_fused,
 )
 from .image_processing_psalm import PsalmImageProcessor
@@ -208,16 +208,6 @@ def _first(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
 
 
-@contextmanager
-def _reading(problem: str, advice: str) -> Iterator[None]:
-    """Turns an error inside into a ValueError of one line: the problem, its reason, what to do."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{problem} ({reason}); {advice}") from error
-
-
 def _folder(source: str | Path) -> Path:
     """The folder itself, or the downloaded Hub repository. Raises OSError or ValueError if there is neither."""
     if Path(source).is_dir():
@@ -242,7 +232,7 @@ def read_language_config(source: str | Path) -> PreTrainedConfig:
         ValueError: there is none, or it is of another kind.
     """
     name = f"language_model {source}"
-    with _reading(f"{name}: no language model there", "give a folder or Hub id like microsoft/phi-1_5"):
+    with reading(f"{name}: no language model there", "give a folder or Hub id like microsoft/phi-1_5"):
         config = AutoConfig.from_pretrained(source)
     kind = f"{name}: is a {config.model_type} model"
     if config.is_encoder_decoder:
@@ -267,7 +257,7 @@ def read_language_config(source: str | Path) -> PreTrainedConfig:
 def _read_tokenizer(source: str | Path, text_config: PreTrainedConfig) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """The tokenizer with our tokens, and the ids it had before. Sets vocabulary size and special ids of the configuration."""
     name = f"language_model {source}"
-    with _reading(f"{name}: no tokenizer there", "save the tokenizer in the same place"):
+    with reading(f"{name}: no tokenizer there", "save the tokenizer in the same place"):
         tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.eos_token is None:
         raise ValueError(f"{name}: its tokenizer has no eos_token, with which every prompt ends; set it to the end-of-text token")
@@ -309,7 +299,7 @@ def _read_language_weights(source: str | Path, config: PsalmConfig, dtype: str |
 
 
 def _load_causal_model(source: str | Path, name: str, dtype: str | torch.dtype) -> PreTrainedModel:
-    with _reading(f"{name}: its weights cannot be loaded", "give a complete checkpoint"):
+    with reading(f"{name}: its weights cannot be loaded", "give a complete checkpoint"):
         config = AutoConfig.from_pretrained(source)
         weights = None
         if config.model_type == "phi":  # only here the layout of transformers 4.36 is not understood by today's
@@ -374,7 +364,7 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
     name = f"mask2former {source}"
     if Path(source).is_file():
         original = detectron2_as_original(read_detectron2_pickle(source))
-        with _reading(f"{name}: has not all weights", "give a complete Mask2Former with a Swin backbone"):
+        with reading(f"{name}: has not all weights", "give a complete Mask2Former with a Swin backbone"):
             sizes = mask2former_sizes({key: tuple(tensor.shape) for key, tensor in original.items()}, image_size)
         weights = convert_original_weights(original, num_text_heads=1)
     else:
@@ -394,7 +384,7 @@ def read_mask2former(source: str | Path, image_size: int, config_fields: Mapping
 
 
 def _read_transformers_mask2former(source: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with _reading(f"{name}: no Mask2Former there", "give detectron2's .pkl, a folder or a Hub id"):
+    with reading(f"{name}: no Mask2Former there", "give detectron2's .pkl, a folder or a Hub id"):
         config = AutoConfig.from_pretrained(source)
         if config.model_type != "mask2former":
             raise ValueError(f"it is a {config.model_type} model")
@@ -428,7 +418,7 @@ def read_backbone(source: str | Path) -> StartPart:
 
         model_name = str(source).removeprefix("timm/")
         check_parts(TimmBackboneConfig(backbone=model_name))
-        with _reading(f"{name}: timm cannot give its feature maps", "give another model"):
+        with reading(f"{name}: timm cannot give its feature maps", "give another model"):
             with torch.device("meta"):
                 reductions = timm.create_model(model_name, features_only=True).feature_info.reduction()
             indices = [level for level, reduction in enumerate(reductions) if reduction in STRIDES]
@@ -441,7 +431,7 @@ def read_backbone(source: str | Path) -> StartPart:
 def _random_vision_tower(config: PsalmConfig) -> StartPart:
     # Drawn here, not by the model's own initialisation, which does not know how timm's towers start.
     name = "vision_config"
-    with _reading(f"{name}: not a backbone", "give the configuration of one that AutoBackbone knows"):
+    with reading(f"{name}: not a backbone", "give the configuration of one that AutoBackbone knows"):
         check_parts(config.vision_config)
         model = AutoBackbone.from_config(config.vision_config)
     return _vision_part(model, name, {})
@@ -450,7 +440,7 @@ def _random_vision_tower(config: PsalmConfig) -> StartPart:
 @torch.no_grad()
 def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any]) -> StartPart:
     side = 128
-    with _reading(f"{name}: cannot encode a {side} x {side} image", "give one that takes any size"):
+    with reading(f"{name}: cannot encode a {side} x {side} image", "give one that takes any size"):
         maps = model.eval()(torch.zeros(1, 3, side, side)).feature_maps
     found = tuple(side // feature_map.shape[-1] for feature_map in maps)
     if found != STRIDES:
@@ -460,7 +450,7 @@ def _vision_part(model: PreTrainedModel, name: str, part_fields: dict[str, Any])
 
 
 def _load_backbone(source: str | Path, name: str) -> PreTrainedModel:
-    with _reading(f"{name}: no backbone with feature maps of strides 4, 8, 16, 32 there", "give Swin, ConvNeXt, or timm/NAME"):
+    with reading(f"{name}: no backbone with feature maps of strides 4, 8, 16, 32 there", "give Swin, ConvNeXt, or timm/NAME"):
         config = AutoConfig.from_pretrained(source)
         if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
             raise ValueError(f"AutoBackbone does not know {config.model_type}")
@@ -504,9 +494,9 @@ def read_projector(source: str | Path) -> StartPart:
         if conv is not None:
             part_fields["projector_width"] = conv.shape[0]
     else:
-        with _reading(f"{name}: no projector there", "give mm_projector.bin or the folder of a stage 1"):
+        with reading(f"{name}: no projector there", "give mm_projector.bin or the folder of a stage 1"):
             folder = _folder(source)
-            config_file = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config_file = read_json_object(folder / "config.json")
             if config_file.get("model_type") != PsalmConfig.model_type:
                 raise ValueError(f"it is a {config_file.get('model_type')} model")
             config = PsalmConfig.from_pretrained(folder)

@@ -1,20 +1,23 @@
 """Fields of the YAML file of a training run, and reading it."""
 
+import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import strtobool
 
+from ..data.mixture import check_shares
 from ..model.compatibility import CHECKPOINTING
 from ..model.configuration_psalm import PsalmConfig
 from ..spelling import did_you_mean
-from .configs import find_config, read_mapping
+from .configs import find_config, line_in_words, read_mapping
 from .lora import read_lora
 from .quantization import check_bits
 
@@ -105,13 +108,29 @@ class PsalmTrainingArguments(TrainingArguments):
 # Fields that name a config of somebody else: a path, a file beside the config, or one that ships.
 FILES = {"deepspeed", "model_file"}
 
+# Lowest and highest values of numbers that only fail when a run uses them.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+    "learning_rate": (0, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "per_device_train_batch_size": (1, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    "eval_images": (0, math.inf),
+    "steps": (0, math.inf),
+    "batch_size": (1, math.inf),
+    "warmup_steps": (0, math.inf),
+    "num_workers": (0, math.inf),
+}
+
 
 def _read_rate(name: str, rate: Any) -> float:
     try:
         number = float(rate)  # YAML reads 1e-3 as text
     except (TypeError, ValueError):
         number = -1.0
-    if not number >= 0 or isinstance(rate, bool):
+    if not 0 <= number < math.inf or isinstance(rate, bool):
         raise ValueError(f"learning_rates: {name} has {rate!r}, expected a number of at least 0")
     return number
 
@@ -180,6 +199,13 @@ class MixtureArguments:
         if unknown := sorted(self.model.keys() - PsalmConfig.__dataclass_fields__.keys()):
             advice = did_you_mean(unknown[0], PsalmConfig.__dataclass_fields__)
             raise ValueError(f"model: PsalmConfig has no field {', '.join(unknown)}; see the docs page The model{advice}")
+        for field_name in ("sources", "eval_sources"):
+            for name, options in getattr(self, field_name).items():
+                if not isinstance(options, dict) or not all(isinstance(option, str) for option in options):
+                    raise ValueError(
+                        f"{field_name}: {name} has {options!r:.80}, expected options such as {{dataset: own_coco, data_dir: mydata}}"
+                    )
+        check_shares(self.weights, self.batch_sizes)
         read_lora(self.lora)
         check_bits(self.language_model_bits)
         if self.lora and self.model:
@@ -209,33 +235,80 @@ def read_config(config: str | Path, overrides: Sequence[str] | Mapping[str, Any]
         FileNotFoundError: no such file, or none that it names.
     """
     path, given = read_mapping(config, overrides)
+
+    def refused(name: str, problem: str) -> ValueError:
+        return ValueError(f"{config}: {problem}{line_in_words(path, name, overrides)}")
+
     hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
     known = {field.name: field for cls in classes for field in fields(cls)}
     if unknown := sorted(given.keys() - known.keys()):
-        raise ValueError(
-            f"{config}: no such fields: {', '.join(unknown)}; those of {' and '.join(cls.__name__ for cls in classes)} are known"
-            + did_you_mean(unknown[0], known)
-        )
+        those = f"those of {' and '.join(cls.__name__ for cls in classes)} are known{did_you_mean(unknown[0], known)}"
+        raise refused(unknown[0], f"no such fields: {', '.join(unknown)}; {those}")
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
     if missing := sorted(required - given.keys()):
         raise ValueError(f"{config}: missing fields: {', '.join(missing)}")
-    values = {name: _read_value(f"{config}: {name}", value, hints[name]) for name, value in given.items()}
+    values = {name: _as_meant(value, hints[name]) for name, value in given.items()}
+    for name, value in values.items():
+        if not _is_of(value, hints[name]):
+            found = f"the text {value!r:.80}" if isinstance(value, str) else f"{value!r:.80}"
+            raise refused(name, f"{name} is {found}, expected {_expected(hints[name])}")
+        lowest, highest = RANGES.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not lowest <= value <= highest:
+            raise refused(
+                name, f"{name} is {value!r:.80}, expected {f'at least {lowest}' if highest == math.inf else f'{lowest} to {highest}'}"
+            )
     for name in FILES & values.keys():
         if isinstance(values[name], str):  # DeepSpeed's may also be written into the config
             values[name] = str(find_config(values[name], beside=path.parent))
-    return HfArgumentParser(classes).parse_dict(values)
+    try:
+        return HfArgumentParser(classes).parse_dict(values)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # what transformers does not check fails in many ways
+        problem = str(error) if isinstance(error, ValueError) else f"a value cannot be meant ({error!r})"
+        word = problem.split(maxsplit=1)[0].rstrip(":")
+        name = next((name for name, value in values.items() if word in (name, value)), None)
+        raise refused(name or "", problem if name in (None, word) else f"{name}: {problem}") from error
 
 
-def _read_value(where: str, value: Any, hint: Any) -> Any:
-    """Undoes two readings of YAML, `1e-3` as text and `no` as False, and refuses text that is meant to be something else."""
-    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+def _as_meant(value: Any, hint: Any) -> Any:
+    """Undoes two readings of YAML, `1e-3` as text and `no` as False."""
+    allowed = _allowed(hint)
     if value is False and str in allowed and bool not in allowed:
         return "no"
-    if not isinstance(value, str) or str in allowed:
-        return value
-    if float in allowed:
+    if isinstance(value, str) and float in allowed and str not in allowed:
         try:
             return float(value)
         except ValueError:
-            pass
-    raise ValueError(f"{where} is the text {value!r}, expected {hint.__name__ if isinstance(hint, type) else hint}")
+            return value
+    return value
+
+
+def _allowed(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """True if a plain value is of the type of a field. Numbers are finite, and True is none; names in mappings are text."""
+    kinds = _allowed(hint)
+    if len(kinds) > 1:
+        return any(_is_of(value, kind) for kind in kinds)
+    if hint is Any:
+        return True
+    if get_origin(hint) is Literal:
+        return any(value is choice or (type(value) is type(choice) and value == choice) for choice in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    plain, inner = get_origin(hint) or hint, get_args(hint)
+    if not isinstance(value, plain):
+        return False
+    if plain is list and inner:
+        return all(_is_of(entry, inner[0]) for entry in value)
+    if plain is dict:
+        return all(isinstance(name, str) for name in value) and (not inner or all(_is_of(entry, inner[1]) for entry in value.values()))
+    return True
+
+
+def _expected(hint: Any) -> str:
+    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    return f"{name}; put quotes around it" if str in _allowed(hint) else name

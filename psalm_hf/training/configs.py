@@ -5,8 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..checked_yaml import line_of_field, read_yaml, read_yaml_file
 from ..spelling import did_you_mean
 
 IN_A_CLONE = "examples/configs"
@@ -45,16 +44,24 @@ def read_mapping(config: str | Path, overrides: Sequence[str] | Mapping[str, Any
 
     Raises:
         FileNotFoundError: see `find_config`.
-        ValueError: a file that is no mapping, see also `read_overrides`.
+        ValueError: a file that is no mapping, or whose fields have no names, see also `checked_yaml.read_yaml` and `read_overrides`.
     """
     path = find_config(config)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: is no YAML ({error})") from error
+    given = read_yaml_file(path)
     if not isinstance(given, dict):
-        raise ValueError(f"{path}: expected fields and values, got {str(given)[:80]!r}")
-    return path, given | (dict(overrides) if isinstance(overrides, Mapping) else read_overrides(overrides))
+        found = "an empty file" if given is None else f"{str(given)[:80]!r}"
+        raise ValueError(f"{path}: expected fields and values, got {found}")
+    fields = given | (dict(overrides) if isinstance(overrides, Mapping) else read_overrides(overrides))
+    if unnamed := [name for name in fields if not isinstance(name, str)]:
+        raise ValueError(f"{path}: expected names of fields, got {unnamed[0]!r:.80}{line_in_words(path, str(unnamed[0]))}")
+    return path, fields
+
+
+def line_in_words(path: Path, field: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> str:
+    """Words at the end of a message about a field: " (line 3)"; empty where the file does not have it, or something else overrides it."""
+    given = overrides if isinstance(overrides, Mapping) else read_overrides(overrides)
+    line = None if field in given else line_of_field(path, field)
+    return "" if line is None else f" (line {line})"
 
 
 def read_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -68,8 +75,5 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"overrides are pairs `--field value`, got {' '.join(words)}")
     found = {}
     for name, value in zip(pairs[::2], pairs[1::2], strict=True):
-        try:
-            found[name[2:].replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{name} {value}: the value is no YAML ({' '.join(str(error).split())})") from error
+        found[name[2:].replace("-", "_")] = read_yaml(value, f"{name} {value:.80}: the value")
     return found

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..checkpoints.writing import check_absent, write_checkpoint
 from ..devices import kept_torch_state
+from ..model.convert_psalm_checkpoint import check_weights, read_json_object, reading
 from ..model.modeling_psalm import PsalmForSegmentation
 from ..model.processing_psalm import PsalmProcessor
 from ..model.prompts import SEG_TOKEN
@@ -57,7 +58,7 @@ class LoraOptions:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def read_lora(given: Mapping[str, Any]) -> LoraOptions | None:
@@ -165,14 +166,24 @@ def load_adapter(adapter: str | Path, base: str | Path | None = None, **options:
     from peft import PeftConfig, PeftModel
 
     try:
+        if Path(adapter).is_dir():
+            check_weights(adapter)
+            read_json_object(Path(adapter, "adapter_config.json"))
         config = PeftConfig.from_pretrained(str(adapter))
-    except ValueError as error:
-        raise ValueError(f"{adapter}: no adapter (adapter_config.json) there; give the folder that a run with lora wrote") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{adapter}: no adapter (adapter_config.json) there that can be read ({reason}); give the folder that a run with lora wrote"
+        ) from error
+    if config.peft_type != "LORA":
+        expected = "expected LORA; give the folder that a run with lora wrote"
+        raise ValueError(f"{adapter}: is an adapter of the kind {config.peft_type!r:.40}, {expected}")
     base = base or config.base_model_name_or_path
-    if not base:
+    if not base or not isinstance(base, str | Path):
         raise ValueError(f"{adapter}: the adapter does not say which model it was trained on; name it (base)")
     model = PsalmForSegmentation.from_pretrained(base, **options)
-    return PeftModel.from_pretrained(model, str(adapter), config=config).eval()
+    with reading(f"{adapter}: its adapter does not fit {base}", "give the model that it was trained on"):
+        return PeftModel.from_pretrained(model, str(adapter), config=config).eval()
 
 
 def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | None = None, **options: Any) -> None:

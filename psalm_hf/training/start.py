@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
+from ..checked_yaml import read_yaml_file
 from ..data import load
 from ..data.shapes.stream import ShapesStream
 from ..domain import DRAWN_SHAPES
@@ -115,9 +116,29 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def read_model_file(model_file: str | Path) -> dict[str, Any]:
+    """Content of `model_file`, see `VisionArguments`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML, or has other fields or types.
+    """
+    path = find_config(model_file)
+    sizes = read_yaml_file(path)
+    expected = {"vocab_size": int, "model": dict, "processor": dict}
+    if not isinstance(sizes, dict) or sizes.keys() != expected.keys():
+        raise ValueError(f"{path}: expected the fields {', '.join(expected)}, got {sizes!r:.80}")
+    for name, kind in expected.items():
+        if not isinstance(sizes[name], kind) or isinstance(sizes[name], bool):
+            raise ValueError(f"{path}: {name} is {sizes[name]!r:.80}, expected {'a whole number' if kind is int else 'fields and values'}")
+    if not isinstance(sizes["model"].get("text_config"), dict):
+        raise ValueError(f"{path}: model has no text_config, the fields of the language model")
+    return sizes
+
+
 def build_random(model_file: str | Path, seed: int, sources: dict | None = None) -> tuple[PsalmForSegmentation, PsalmProcessor]:
     """Builds a random model, and a processor whose tokenizer knows the words of the sources; without any, those of the shapes world."""
-    sizes = yaml.safe_load(find_config(model_file).read_text(encoding="utf-8"))
+    sizes = read_model_file(model_file)
     texts = [f"[INST] <<SYS>>\n{SYSTEM_MESSAGE}\n<</SYS>>\n\n", " [/INST] \nSure, the segmentation result is ", ", background"] * 50
     texts += [turn for turns in HUMAN_TURNS.values() for turn in turns.values()] * 50
     texts += source_texts(sources) if sources else shapes_texts()

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model.convert_psalm_checkpoint import opened_safetensors, reading
 from ..model.image_processing_psalm import Placement, Size, content_size, to_rgb
 from ..model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures, pool_regions
 from ..model.postprocessing import region_scores
@@ -194,29 +194,46 @@ class PsalmVideoSession:
         """Remembers what `save` wrote, instead of what the session has: tracking goes on as if it had never stopped.
 
         Raises:
-            ValueError: no such file, another policy, or features of another width than the model's. Then nothing is changed.
+            ValueError: no such file, a damaged one, another policy, or features of another width than the model's. Then nothing is changed.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
+        path = Path(path)
+        with reading(f"{path}: not a saved session", "give a file that save() wrote"):
+            with opened_safetensors(path) as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
                 state = json.loads(file.metadata()["session"])
-                tensors = {name: file.get_tensor(name).to(self.model.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            memories = _read_memories(state, tensors)
-            size = state["frame_size"]
-            frame_size = None if size is None else (_whole(size[0]), _whole(size[1]))
-            num_tracked = _whole(state["num_tracked"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ValueError(f"{path}: not a saved session ({type(error).__name__}: {error})") from error
+            frame_size, num_tracked, entries = state["frame_size"], _read_number(state["num_tracked"], 0), list(state["objects"])
+            if frame_size is not None:
+                height, width = (_read_number(side, 1) for side in frame_size)
+                frame_size = (height, width)
         for name, value in describe_policy(self.policy).items():
             if state.get(name) != value:
                 raise ValueError(f"{path}: saved with {name} {state.get(name)!r}, but the session has {value!r}; use the same policy")
         width = self.model.config.text_config.hidden_size
-        for memory in memories.values():
-            if wrong := [feature for feature in (memory.first, *memory.recent) if feature.shape != (width,)]:
-                raise ValueError(
-                    f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint"
-                )
+        if wrong := [tensor for name, tensor in tensors.items() if name.endswith("first") and tensor.shape != (width,)]:
+            raise ValueError(f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint")
+        with reading(f"{path}: not a saved session", "give a file that save() wrote"):
+            memories = [self._read_memory(index, entry, tensors) for index, entry in enumerate(entries)]
+            found = _checked_ids(dict(memories))
+            if len(found) < len(entries):
+                raise ValueError("an object is there twice")
         self.reset()
-        self.frame_size, self._num_tracked, self._memories = frame_size, num_tracked, memories
+        self.frame_size, self._num_tracked, self._memories = frame_size, num_tracked, found
+
+    def _read_memory(self, index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ObjectId, ObjectMemory]:
+        """Id and memory of an object of a file that `save` wrote."""
+        first = tensors[f"{index}.first"]
+        recent = [tensors[f"{index}.recent.{age}"] for age in range(_read_number(entry["recent"], 0))]
+        mask = tensors[f"{index}.mask"] if entry["mask"] else None
+        vectors = torch.stack([first, *recent])
+        if not vectors.is_floating_point() or not vectors.isfinite().all():
+            raise ValueError(f"object {index} has features that are no finite numbers")
+        if mask is not None and (mask.ndim != 2 or mask.dtype != torch.bool):
+            raise ValueError(f"object {index} has a mask of shape {tuple(mask.shape)} and type {mask.dtype}")
+        device = self.model.device
+        renewed = _read_number(entry["renewed"], -1)
+        return entry["id"], ObjectMemory(
+            first.to(device), [feature.to(device) for feature in recent], renewed, None if mask is None else mask.to(device)
+        )
 
     # Frames and prompts in
 
@@ -337,6 +354,12 @@ class PsalmVideoSession:
     def _check_known(self, name: ObjectId) -> None:
         if name not in self._memories:
             raise ValueError(f"object {name!r}: is not in the session, which has {list(self._memories)}; add it with add_objects()")
+
+
+def _read_number(value: Any, lowest: int) -> int:
+    if type(value) is not int or not lowest <= value < 2**62:
+        raise ValueError(f"expected a whole number of at least {lowest}, got {value!r:.40}")
+    return value
 
 
 def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:

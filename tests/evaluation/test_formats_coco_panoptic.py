@@ -94,6 +94,20 @@ def test_what_evaluators_would_refuse_is_not_written(segments, message, tmp_path
         (lambda content: content["annotations"][0]["segments_info"][0].update(id=9), r"ids \[1, 9\] are not once in both"),
         (lambda content: content["annotations"][1].update(file_name="x.png"), "x.png cannot be read"),
         (lambda content: content.pop("annotations"), "expected an object with a list 'annotations'"),
+        (
+            lambda content: content["annotations"][0]["segments_info"][0].update(score={"a": 1}),
+            "segment 1: expected a finite score",
+        ),
+        (lambda content: content["annotations"][0]["segments_info"][0].update(score="x"), "segment 1: expected a finite score, got 'x'"),
+        (lambda content: content["annotations"][0]["segments_info"][0].update(category_id={}), "expected a whole number as category_id"),
+        (
+            lambda content: content["annotations"][0]["segments_info"][0].update(id=[]),
+            r"expected a whole number as id of a segment, got \[\]",
+        ),
+        (lambda content: content["annotations"][0].update(file_name=5), "image 39769, file_name: expected the name of a file, got 5"),
+        (lambda content: content["annotations"][0].update(file_name="../../etc/hostname"), "'../../etc/hostname' must lie in"),
+        (lambda content: content["annotations"][0].update(file_name="/etc/hostname"), "'/etc/hostname' must lie in"),
+        (lambda content: content["annotations"][0].update(image_id=[1]), r"annotation 0, image_id: expected an id, .* got \[1\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message, tmp_path):

@@ -77,6 +77,13 @@ def test_boxes_give_areas_if_the_first_entry_has_one(tmp_path):
         ([ENTRY | {"bbox": [0, 0, 1, 1]}, ENTRY], "entry 1: expected image_id, category_id, segmentation, score, bbox"),
         ([ENTRY | {"bbox": [0, 0, 1]}], r"entry 0, image 39769: expected a bbox \[x, y, width, height\]"),
         ([7], "entry 0: expected image_id"),
+        ([ENTRY | {"category_id": [1]}], r"entry 0, image 39769: category id \[1\] is none of the 2"),
+        ([ENTRY | {"category_id": True}], "entry 0, image 39769: category id True is none of the 2"),
+        ([ENTRY | {"image_id": {}}], "entry 0, image_id: expected an id, text or a whole number"),
+        ([ENTRY | {"score": 10**400}], "entry 0, image 39769: expected a finite score"),
+        ([ENTRY | {"bbox": [0, 0, -1, 5]}], "entry 0, image 39769: expected a bbox .* that is not negative"),
+        ([ENTRY | {"bbox": [0, 0, "1", 5]}], "entry 0, image 39769: expected a finite bbox"),
+        ([ENTRY | {"segmentation": {"size": [10**9, 10**9], "counts": "04"}}], "entry 0, image 39769: a mask of size"),
     ],
 )
 def test_what_does_not_fit_is_refused(entries, message, tmp_path):

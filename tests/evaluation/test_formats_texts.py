@@ -97,6 +97,13 @@ REFUSED = {
     "vqa, missing": ("vqa", json.dumps(VQA[:1]), "no answer to 3 of 4 questions, such as question 7"),
     "vqa, no JSON": ("vqa", "question_id: 1", "no JSON"),
     "vqa, no list": ("vqa", "{}", "expected a list of .* got dict"),
+    "vqa, surrogate": (
+        "vqa",
+        '[{"question_id": 12, "answer": "\\ud800"}]',
+        "entry 0: expected as answer a text that can be",
+    ),
+    "vqa, id": ("vqa", '[{"question_id": [1], "answer": "x"}]', "entry 0, question_id: expected an id, text or a whole number"),
+    "vqa, id twice": ("vqa", '[{"question_id": 12, "question_id": 7, "answer": "x"}]', "no JSON .*'question_id' is twice in an object"),
     "vqa, no answer": ("vqa", json.dumps([{"question_id": 12}]), "entry 0: expected 'question_id' and a text 'answer'"),
     "vqa, number": ("vqa", json.dumps([{"question_id": 12, "answer": 2}]), "entry 0: expected 'question_id' and a text 'answer'"),
     "scienceqa, unknown": ("scienceqa", lines_of(*SQA, {"question_id": "6", "text": "A"}), "line 5: question 6 is none of the 4"),

@@ -66,6 +66,16 @@ def test_what_is_no_answer_is_refused(tmp_path):
         Records(tmp_path).places()
 
 
+def test_a_line_that_was_damaged_is_named_by_file_and_row(tmp_path):
+    records = Records(tmp_path)
+    records.append([(3, "found"), (4, "found")])
+    records.path.write_bytes(records.path.read_bytes().replace(b'"found"', b'"fo\xffnd', 1))
+    predictions = records.predictions()
+    assert predictions[4] == "found"
+    with pytest.raises(ValueError, match="000.jsonl, row 3: .* is damaged"):
+        predictions[3]
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"percent": 1}, indent=1)

@@ -73,6 +73,13 @@ def test_corners_far_away_and_corners_that_are_no_numbers_are_refused(far):
         bitmap_from_polygons([[0, 0, far, 0, 5, 5]], (4, 6))
 
 
+def test_the_counts_of_a_mask_without_pixels_are_checked_too():
+    assert uncompress_rle({"size": [0, 6], "counts": []}) == {"size": [0, 6], "counts": [0]}
+    for read in READERS[:4]:
+        with pytest.raises(ValueError, match="the counts of an RLE are whole numbers"):
+            read({"size": [0, 6], "counts": [20, [], "x"]})
+
+
 def test_whole_numbers_may_be_floats():
     assert area({"size": [4, 6], "counts": [20.0, 4.0]}) == 4
 

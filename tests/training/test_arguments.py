@@ -123,3 +123,35 @@ def test_a_file_that_a_config_names_may_lie_beside_it_or_ship(named, tmp_path, m
     (training,) = read_config("run/config.yaml", [], (PsalmTrainingArguments,))
     expected = "run/mine.json" if named == "mine.json" else shipped_configs() / "deepspeed_zero2.json"
     assert training.deepspeed == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected fields and values, got an empty file"),
+        ("1: 2\nsource: here", r"expected names of fields, got 1 \(line 1\)"),
+        ("source: here\nweights: {}\nsteps: [5]", r"steps is \[5\], expected int \(line 3\)"),
+        ("source: here\nweights: {}\nsteps: true", r"steps is True, expected int \(line 3\)"),
+        ("source: here\nweights: [panoptic]", r"weights is \['panoptic'\], expected dict \(line 2\)"),
+        ("source: here\nweights: {1: 2}", r"weights is \{1: 2\}, expected dict \(line 2\)"),
+        ("source: 5\nweights: {}", r"source is 5, expected str; put quotes around it \(line 1\)"),
+        ("source: here\nweights: {}\nrate: .nan", r"rate is nan, expected float \| None \(line 3\)"),
+        ("source: here\nweights: {}\nparts: [1]", r"parts is \[1\], expected list\[str\] \(line 3\)"),
+        ("source: here\nweights: {}\nsteps: -1", r"steps is -1, expected at least 0 \(line 3\)"),
+        ("source: here\nweights: {}\nsteps: 1\nsteps: 2", r"is no YAML \(line 4, column 1: 'steps' is there twice\)"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_file_field_and_line(read, text, message):
+    with pytest.raises(ValueError, match=f"config.yaml: {message}$"):
+        read(text)
+
+
+def test_the_line_of_the_file_is_not_said_of_what_overrides_it(read):
+    with pytest.raises(ValueError, match=r"steps is \[5\], expected int$"):
+        read("source: here\nweights: {}\nsteps: 5", "--steps", "[5]")
+
+
+def test_what_transformers_refuses_is_named_by_file_and_field(tmp_path):
+    (tmp_path / "config.yaml").write_text("output_dir: out\nuse_cpu: true\nlr_scheduler_type: wobbly\n")
+    with pytest.raises(ValueError, match=r"config.yaml: lr_scheduler_type: wobbly is not a valid SchedulerType, .* \(line 3\)"):
+        read_config(tmp_path / "config.yaml", [], (PsalmTrainingArguments,))

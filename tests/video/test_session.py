@@ -248,6 +248,35 @@ def test_a_state_that_cannot_be_read_changes_nothing(tiny, frames, tmp_path):
         check_same_memory(memory_of(session), kept)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objects": None},
+        {"objects": [{"id": 1}]},
+        {"objects": [{"id": [1], "renewed": -1, "recent": 0, "mask": False}]},
+        {"objects": [{"id": True, "renewed": -1, "recent": 0, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": -1, "recent": 10**9, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": "x", "recent": 0, "mask": False}]},
+        {"objects": [{"id": 1, "renewed": -1, "recent": 0, "mask": False}] * 2},
+        {"frame_size": "x"},
+        {"frame_size": [0, 5]},
+        {"num_tracked": -1},
+        {"num_tracked": 1.5},
+    ],
+    ids=str,
+)
+def test_a_damaged_session_is_named_and_changes_nothing(tiny, frames, tmp_path, changed):
+    session = PsalmVideoSession(*tiny, LastFrame())
+    session.add_objects(frames[0], {1: BOX})
+    session.save(tmp_path / "state")
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        tensors, state = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["session"])  # noqa: SIM118
+    save_file(tensors, tmp_path / "state", metadata={"session": json.dumps(state | changed)})
+    with pytest.raises(ValueError, match="state: not a saved session"):
+        session.load(tmp_path / "state")
+    assert session.object_ids == (1,) and session.frame_size is not None
+
+
 def test_reset_makes_it_a_new_session(tiny, frames):
     session, fresh = (PsalmVideoSession(*tiny, "last_frame") for _ in range(2))
     session.add_objects(frames[1][:50, :50], {1: POINT | {"point": (5, 5)}})

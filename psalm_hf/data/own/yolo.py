@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import yaml
-
+from ...checked_yaml import read_yaml
 from ...structures import CATEGORY
 from ..features import Category, segment_entry
-from ..files import INT64, KeepEmptyConfig, is_name, mask, read_text, reason_of, shown
+from ..files import INT64, KeepEmptyConfig, is_name, mask, read_text, shown
 from .config import OwnTaskBuilder, OwnTaskConfig, check_categories, read_category_file
 from .shapes import check_seen
 
@@ -140,9 +139,9 @@ class OwnYolo(OwnTaskBuilder):
         if not os.path.exists(self.path(name)):
             return {}
         try:
-            content = yaml.safe_load(read_text(self.path(name), name))
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise ValueError(self.message(f"{name} is no YAML ({' '.join(reason_of(error).split())}); {self.repair}")) from error
+            content = read_yaml(read_text(self.path(name), name), name)
+        except ValueError as error:
+            raise ValueError(self.message(f"{error}; {self.repair}")) from error
         if not isinstance(content, Mapping):
             raise ValueError(self.message(f"{name}: expected keys such as names and train, got {shown(content)}"))
         return content

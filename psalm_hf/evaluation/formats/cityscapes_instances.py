@@ -12,9 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ...bounded_files import open_image_file
 from ...data.features import Category, SampleDataset
+from ...data.segment_map import UNREADABLE
 from ...masks import bitmap_from_rle, rle_from_bitmap
 from ...structures import Sample
 from .images import ImageRow, check_map_size, file_stem, files_of_images, image_rows
+from .reading import read_utf8
 
 FOLDER = "masks"
 
@@ -57,19 +59,19 @@ class CityscapesInstances:
 
     def _instances(self, file: Path, root: Path, image: ImageRow) -> list[dict[str, Any]]:
         instances, used = [], set()
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_utf8(file).splitlines(), 1):
             item = f"{file}, line {number}"
             try:
                 name, label, score = line.split(" ")
                 category_id, score = int(float(label)), float(score)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise ValueError(f"{item}: expected PATH LABEL SCORE with one blank between them, got {line!r:.80}") from error
             if category_id not in self.category_ids:
                 raise ValueError(f"{item}: label {category_id} is none of the {len(self.category_ids)} categories of the dataset")
             if not math.isfinite(score):
                 raise ValueError(f"{item}: expected a finite score, got {score}")
-            mask = (file.parent / name).resolve()
-            if Path(name).is_absolute() or not mask.is_relative_to(root.resolve()):
+            mask = (file.parent / name.replace("\0", "")).resolve()
+            if "\0" in name or Path(name).is_absolute() or not mask.is_relative_to(root.resolve()):
                 raise ValueError(f"{item}: mask {name} must be given relative to the text file, and lie in {root}")
             if mask in used:
                 raise ValueError(f"{item}: mask {name} is used twice; give each instance a file of its own")
@@ -82,7 +84,7 @@ def _read_mask(path: Path, size: tuple[int, int], item: str) -> dict:
     try:
         with open_image_file(path) as image:
             bitmap = np.asarray(image.convert("L")) != 0  # as in the script: of a palette, the colours count
-    except (OSError, UnidentifiedImageError) as error:
+    except (*UNREADABLE, UnidentifiedImageError, ValueError) as error:
         raise ValueError(f"{item}: mask {path} cannot be read ({error})") from error
     check_map_size(bitmap.shape, size, f"{item}: mask {path}")
     return rle_from_bitmap(bitmap)

@@ -14,7 +14,8 @@ from ...data.segment_map import read_segment_map, rles_from_segment_map
 from ...metrics import label_map
 from ...metrics.base import errors_of
 from ...structures import Sample
-from .images import ImageRow, check_map_size, file_stem, image_rows, json_id, read_json, write_entries
+from .images import ImageRow, check_map_size, file_stem, image_rows, json_id, write_entries
+from .reading import file_inside, finite_number, read_id, read_json
 
 _FILE, _FOLDER = "predictions.json", "png"
 
@@ -74,12 +75,14 @@ class PanopticFiles:
         for number, entry in enumerate(content["annotations"]):
             if not isinstance(entry, Mapping) or not {"image_id", "file_name", "segments_info"} <= entry.keys():
                 raise ValueError(f"{path}, annotation {number}: expected 'image_id', 'file_name' and 'segments_info', got {entry!r:.80}")
-            item = f"{path}, image {entry['image_id']}"
-            if (found := rows.get(str(entry["image_id"]))) is None:
+            image_id = read_id(entry["image_id"], f"{path}, annotation {number}, image_id")
+            item = f"{path}, image {image_id}"
+            if (found := rows.get(image_id)) is None:
                 raise ValueError(f"{item}: is none of the {len(rows)} images of the dataset")
             if found.row in predictions:
                 raise ValueError(f"{item}: is there twice")
-            predictions[found.row] = {"segments": self._read_segments(folder / entry["file_name"], entry["segments_info"], found, item)}
+            file = file_inside(folder, entry["file_name"], f"{item}, file_name")
+            predictions[found.row] = {"segments": self._read_segments(file, entry["segments_info"], found, item)}
         if missing := [image_id for image_id, image in rows.items() if image.row not in predictions]:
             raise ValueError(f"{path}: no prediction for {len(missing)} of {len(rows)} images, such as {missing[0]}; every image needs one")
         return predictions
@@ -87,6 +90,10 @@ class PanopticFiles:
     def _read_segments(self, path: Path, infos: Any, image: ImageRow, item: str) -> list[dict[str, Any]]:
         if not isinstance(infos, list) or not all(isinstance(info, Mapping) and {"id", "category_id"} <= info.keys() for info in infos):
             raise ValueError(f"{item}: segments_info must be a list of {{'id', 'category_id'}}, got {infos!r:.80}")
+        for info in infos:
+            for key in ("id", "category_id"):
+                if not isinstance(info[key], int) or isinstance(info[key], bool):
+                    raise ValueError(f"{item}: expected a whole number as {key} of a segment, got {info[key]!r:.80}")
         ids = [info["id"] for info in infos]
         if unknown := {info["category_id"] for info in infos} - self.category_ids:
             raise ValueError(f"{item}: category ids {sorted(unknown)} are none of the {len(self.category_ids)} of the dataset")
@@ -98,7 +105,8 @@ class PanopticFiles:
             raise ValueError(f"{item}: ids {wrong[:10]} are not once in both, {path.name} and segments_info")
         masks = rles_from_segment_map(segment_map, [[id] for id in ids])
         # Without scores all segments are equally sure.
+        scores = [finite_number(info.get("score", 1.0), f"{item}, segment {info['id']}") for info in infos]
         return [
-            {"category_id": info["category_id"], "score": info.get("score", 1.0), "mask": mask}
-            for info, mask in zip(infos, masks, strict=True)
+            {"category_id": info["category_id"], "score": score, "mask": mask}
+            for info, score, mask in zip(infos, scores, masks, strict=True)
         ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...data.features import Category, SampleDataset
 from ...structures import Sample
-from .images import image_rows, json_id, read_json, sized_mask, write_entries
+from .images import image_rows, json_id, write_entries
+from .reading import finite_number, read_category, read_id, read_json, read_list, sized_mask
 
 _FILE = "results.json"
 KEYS = ("image_id", "category_id", "segmentation", "score")
@@ -63,15 +63,12 @@ class CocoResults:
         for number, entry in enumerate(entries):
             if not isinstance(entry, Mapping) or not set(keys) <= entry.keys():
                 raise ValueError(f"{path}, entry {number}: expected {', '.join(keys)}, got {entry!r:.80}")
-            item = f"{path}, entry {number}, image {entry['image_id']}"
-            if (image := rows.get(str(entry["image_id"]))) is None:
+            image_id = read_id(entry["image_id"], f"{path}, entry {number}, image_id")
+            item = f"{path}, entry {number}, image {image_id}"
+            if (image := rows.get(image_id)) is None:
                 raise ValueError(f"{item}: is none of the {len(rows)} images of the dataset")
-            if entry["category_id"] not in self.category_ids:
-                raise ValueError(f"{item}: category id {entry['category_id']!r} is none of the {len(self.category_ids)} of the dataset")
-            if type(entry["score"]) not in (int, float) or not math.isfinite(entry["score"]):
-                raise ValueError(f"{item}: expected a finite score, got {entry['score']!r}")
-            mask = sized_mask(entry["segmentation"], image.size, item)
-            instance = {"category_id": entry["category_id"], "score": float(entry["score"]), "mask": mask}
+            category_id, score = read_category(entry["category_id"], self.category_ids, item), finite_number(entry["score"], item)
+            instance = {"category_id": category_id, "score": score, "mask": sized_mask(entry["segmentation"], image.size, item)}
             if has_boxes:
                 instance["area"] = _box_area(entry["bbox"], item)
             found[image.row].append(instance)
@@ -80,8 +77,9 @@ class CocoResults:
 
 def _box_area(box: Any, item: str) -> float:
     """Area of a box (x, y, width, height)."""
-    try:
-        _, _, width, height = box
-        return float(width * height)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{item}: expected a bbox [x, y, width, height], got {box!r:.80}") from error
+    if len(read_list(box, item, "numbers as bbox")) != 4:
+        raise ValueError(f"{item}: expected a bbox [x, y, width, height], got {box!r:.80}")
+    _, _, width, height = (finite_number(value, item, "bbox [x, y, width, height]") for value in box)
+    if width < 0 or height < 0:
+        raise ValueError(f"{item}: expected a bbox [x, y, width, height] that is not negative, got {box!r:.80}")
+    return width * height

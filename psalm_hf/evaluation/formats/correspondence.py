@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...data.features import SampleDataset
 from ...masks import bitmap_from_rle, compress_rle, rle_from_bitmap
 from ...metrics import compared_size, resize_nearest
 from ...structures import Sample
+from .reading import finite_number, read_json, read_text_value, shown
 
 _TOP_KEYS = {"ego2exo": "ego-exo", "exo2ego": "exo-ego"}
 ANYTHING = (480, 480)  # size of the empty mask where the target camera has no annotation, so that no evaluator looks at it
@@ -36,7 +37,10 @@ class CorrespondenceFile:
         if direction not in DIRECTIONS:
             raise ValueError(f"unknown direction {direction!r}, expected one of {', '.join(DIRECTIONS)}")
         self.folder, self.direction, self.top_key = Path(folder), direction, _TOP_KEYS[direction]
-        self.takes: list[str] = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
+        takes = read_json(self.folder / "split.json")
+        if not isinstance(takes, Mapping) or not isinstance(takes.get(split), list):
+            raise ValueError(f"{self.folder / 'split.json'}: expected an object with the takes of {split!r}, got {shown(takes)}")
+        self.takes: list[str] = [read_text_value(take, str(self.folder / "split.json"), "take") for take in takes[split]]
 
     @property
     def file(self) -> str:
@@ -116,7 +120,7 @@ class CorrespondenceFile:
 
     def _predictions(self, path: Path) -> Iterator[tuple[Place, Any]]:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except ValueError as error:
             raise ValueError(f"{path}: expected predictions in JSON ({error})") from error
         try:
@@ -132,10 +136,13 @@ class CorrespondenceFile:
 
 def _checked(entry: Any, size: tuple[int, int], item: str) -> tuple[dict, float]:
     """Mask and confidence of a prediction."""
+    if not isinstance(entry, Mapping) or not {"pred_mask", "confidence"} <= entry.keys():
+        raise ValueError(f"{item}: expected {{'pred_mask': RLE, 'confidence': number}}, got {shown(entry)}")
+    rle, confidence = entry["pred_mask"], finite_number(entry["confidence"], item, "confidence")
+    found = tuple(rle["size"]) if isinstance(rle, Mapping) and isinstance(rle.get("size"), list) else size
+    if len(found) == 2 and found != size:  # before anything as large as a wrong size says is decoded
+        raise ValueError(f"{item}: the mask is of size {shown(found)}, but is compared at {size}")
     try:
-        rle, confidence = compress_rle(entry["pred_mask"]), float(entry["confidence"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{item}: expected {{'pred_mask': RLE, 'confidence': number}}, got {entry!r:.80} ({error!r})") from error
-    if tuple(rle["size"]) != size:
-        raise ValueError(f"{item}: the mask is of size {tuple(rle['size'])}, but is compared at {size}")
-    return rle, confidence
+        return compress_rle(rle), confidence
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{item}: {error}") from error

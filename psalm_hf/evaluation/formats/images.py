@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
 
 from ...data.features import SampleDataset
-from ...masks import compress_rle
 
 
 class ImageRow(NamedTuple):
@@ -83,34 +82,6 @@ def write_entries(file: TextIO, entries: Iterable[Any]) -> None:
         file.write(separator + json.dumps(entry))
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file.
-
-    Raises:
-        ValueError: no JSON.
-        FileNotFoundError: there is no such file.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from error
-
-
-def sized_mask(rle: Any, size: tuple[int, int], item: str) -> dict:
-    """A mask with str counts.
-
-    Raises:
-        ValueError: no COCO RLE, or of another size than (height, width). The message begins with `item`.
-    """
-    try:
-        rle = compress_rle(rle)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{item}: {error}") from error
-    if tuple(rle["size"]) != size:
-        raise ValueError(f"{item}: a mask of size {tuple(rle['size'])}, but the image is {size}; masks are (height, width) of the original")
-    return rle
 
 
 def check_map_size(found: tuple[int, int], size: tuple[int, int], item: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...data.features import SampleDataset
 from ...structures import Sample
+from .reading import finite_number, json_lines, read_id, read_list, read_text_value, shown, sized_mask
 
 _FILE = "predictions.jsonl"
 
@@ -25,6 +26,7 @@ class JsonLines:
 
     def __init__(self, fields: tuple[str, ...]):
         self.fields = fields
+        self.expected = ", ".join(("image_id", "record_id", *fields))
 
     def write(self, folder: Path, predictions: Iterable[tuple[Sample, Any]]) -> None:
         """Line by line."""
@@ -44,24 +46,40 @@ class JsonLines:
         path = path / _FILE if path.is_dir() else path
         keys = zip(dataset.rows["image_id"], dataset.rows["record_id"], strict=True)
         rows = {key: row for row, key in enumerate(keys)}
+        sizes = dataset.rows["image_size"]
         predictions: dict[int, Any] = {}
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                key, prediction = self._prediction(line, f"{path}, line {number}")
-                if key not in rows:
-                    raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} is none of the {len(rows)} rows measured")
-                if rows[key] in predictions:
-                    raise ValueError(f"{path}, line {number}: image {key[0]!r}, record {key[1]!r} was there before; give one line per row")
-                predictions[rows[key]] = prediction
+        for entry, item in json_lines(path):
+            if not isinstance(entry, Mapping) or not {"image_id", "record_id", *self.fields} <= entry.keys():
+                raise ValueError(f"{item}: expected a JSON object with {self.expected}, got {shown(entry)}")
+            key = (read_id(entry["image_id"], f"{item}, image_id"), _record_id(entry["record_id"], item))
+            if key not in rows:
+                raise ValueError(f"{item}: image {key[0]!r}, record {key[1]!r} is none of the {len(rows)} rows measured")
+            if rows[key] in predictions:
+                raise ValueError(f"{item}: image {key[0]!r}, record {key[1]!r} was there before; give one line per row")
+            size = sizes[rows[key]]
+            predictions[rows[key]] = {field: _READERS[field](entry[field], size, f"{item}, {field}") for field in self.fields}
         if missing := rows.keys() - {key for key, row in rows.items() if row in predictions}:
             image_id, record_id = min(missing, key=rows.__getitem__)
             raise ValueError(f"{path}: no prediction for {len(missing)} rows, such as image {image_id!r}, record {record_id!r}")
         return predictions
 
-    def _prediction(self, line: str, item: str) -> tuple[tuple[str, str | None], Any]:
-        try:
-            entry = json.loads(line)
-            return (entry["image_id"], entry["record_id"]), {field: entry[field] for field in self.fields}
-        except (ValueError, TypeError, KeyError) as error:
-            expected = ", ".join(("image_id", "record_id", *self.fields))
-            raise ValueError(f"{item}: expected a JSON object with {expected}, got {line!r:.60} ({error!r})") from error
+
+def _record_id(value: Any, item: str) -> str | None:
+    return None if value is None else read_id(value, f"{item}, record_id")
+
+
+def _flag(value: Any, size: Sequence[int], item: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{item}: expected true or false, got {shown(value)}")
+    return value
+
+
+# Field of a prediction -> how it is read: value, (height, width) of the image, place.
+_READERS: dict[str, Callable[[Any, Sequence[int], str], Any]] = {
+    "mask": sized_mask,
+    "masks": lambda values, size, item: [sized_mask(value, size, item) for value in read_list(values, item, "masks")],
+    "score": lambda value, size, item: finite_number(value, item),
+    "scores": lambda values, size, item: [finite_number(value, item) for value in read_list(values, item, "scores")],
+    "no_target": _flag,
+    "text": lambda value, size, item: read_text_value(value, item),
+}

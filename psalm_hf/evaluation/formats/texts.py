@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, ClassVar
 from ...data.benchmarks.mmbench import LETTERS, LONGEST_CELL
 from ...data.features import SampleDataset
 from ...structures import Sample
-from .images import json_id, read_json, write_entries
+from .images import json_id, write_entries
+from .reading import json_lines, read_id, read_json, read_text_value, read_utf8, shown
 
 Texts = Iterator[tuple[str, str, str]]  # question id, text, place in the file
 
@@ -98,7 +100,7 @@ class ScienceQaAnswers(TextFile):
                 file.write(json.dumps({"question_id": sample.record_id, "prompt": prompt, "text": answer["text"]}) + "\n")
 
     def texts(self, path: Path) -> Texts:
-        return (_fields(entry, "question_id", "text", place) for entry, place in _json_lines(path))
+        return (_fields(entry, "question_id", "text", place) for entry, place in json_lines(path))
 
 
 class MmBenchTable(TextFile):
@@ -125,13 +127,15 @@ class MmBenchTable(TextFile):
         if path.suffix == ".xlsx":
             raise ValueError(f"{path}: a spreadsheet; save it as a tab-separated table (TSV)")
         csv.field_size_limit(LONGEST_CELL)  # the table may have kept the images
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t")
+        table = csv.DictReader(io.StringIO(read_utf8(path, newline=""), newline=""), delimiter="\t")
+        try:
             missing = {"index", "prediction"} - set(table.fieldnames or ())
             if missing:
                 raise ValueError(f"{path}: expected a tab-separated table with index and prediction, but there is no {min(missing)}")
             for number, line in enumerate(table, 1):
                 yield _fields(line, "index", "prediction", f"{path}, row {number}")
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {table.line_num}: no table ({error})") from error
 
 
 class PopeAnswers(TextFile):
@@ -151,7 +155,7 @@ class PopeAnswers(TextFile):
     def read(self, path: Path, dataset: SampleDataset) -> dict[int, Any]:
         """See `TextFile`; there must be a line for each row, about its question."""
         path = path / self.file if path.is_dir() else path
-        found = [_fields(entry, "question", "answer", place) for entry, place in _json_lines(path)]
+        found = [_fields(entry, "question", "answer", place) for entry, place in json_lines(path)]
         asked = [_question(conversation) for conversation in dataset.rows["conversation"]]
         if len(found) != len(asked):
             raise ValueError(f"{path}: {len(found)} answers to {len(asked)} questions; give a line for each line of the question file")
@@ -166,19 +170,7 @@ def _question(conversation: Iterable[Mapping[str, str]]) -> str:
     return next(iter(conversation))["content"].partition("\n")[0]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Any, str]]:
-    """Content and place of every line that is not blank."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}, line {number}"
-            try:
-                if line.strip():
-                    yield json.loads(line), place
-            except ValueError as error:
-                raise ValueError(f"{place}: expected a JSON object, got {line!r:.60} ({error})") from error
-
-
 def _fields(entry: Any, id: str, text: str, place: str) -> tuple[str, str, str]:
     if not isinstance(entry, Mapping) or id not in entry or not isinstance(entry.get(text), str):
-        raise ValueError(f"{place}: expected {id!r} and a text {text!r}, got {entry!r:.80}")
-    return str(entry[id]), entry[text], place
+        raise ValueError(f"{place}: expected {id!r} and a text {text!r}, got {shown(entry)}")
+    return read_id(entry[id], f"{place}, {id}"), read_text_value(entry[text], place, text), place
