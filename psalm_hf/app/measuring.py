@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints import resolve_checkpoint
 from ..data.own.holdout import HELD_OUT_SPLIT
 from ..devices import pick_device
 from ..evaluation import Evaluation
@@ -36,6 +37,7 @@ def measure(checkpoint: str, output: Path, sources: Mapping[str, Mapping[str, An
     Raises:
         ValueError, OSError: a checkpoint or a folder that cannot be read; no image is held out.
     """
+    checkpoint = resolve_checkpoint(checkpoint)
     processor = PsalmProcessor.from_pretrained(checkpoint)
     model = PsalmForSegmentation.from_pretrained(checkpoint, dtype="float32").to(pick_device(device)).eval()
     numbers = {}
