@@ -402,8 +402,8 @@ NEW_ARRAY = np.zeros(3, dtype=np.float32).__reduce__()[0]  # numpy's _reconstruc
 SHARED = np.zeros(10_000, dtype=np.float32)
 BOMBS = {
     "an array of any size": (Asks(NEW_ARRAY, np.ndarray, (2**60,), b"b"), "expected a dictionary with 'model'"),
-    "a view that repeats one byte": (Asks(np.ndarray, (2**40,), np.dtype("u1"), b"x", 0, (0,)), "not a readable pickle"),
-    "objects": (np.array([{}], dtype=object), "array of object, expected numbers"),
+    "a view that repeats one byte": (Asks(np.ndarray, (2**40,), np.dtype("u1"), b"x", 0, (0,)), "(expected a dictionary with 'model'|not a readable pickle)"),
+    "objects": (np.array([{}], dtype=object), "array of type 'O8'"),
     "one array often": ([SHARED] * 100, "they repeat each other"),
 }
 
@@ -412,7 +412,7 @@ BOMBS = {
 @pytest.mark.parametrize("protocol", (2, 4))
 def test_small_pickles_of_large_arrays_are_refused(name, protocol, tmp_path):
     content, message = BOMBS[name]
-    entries = dict(enumerate(content)) if isinstance(content, list) else {"a": content}
+    entries = {str(index): one for index, one in enumerate(content)} if isinstance(content, list) else {"a": content}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": entries}, protocol=protocol))
     with pytest.raises(ValueError, match=rf"model\.pkl.*{message}"):
         read_detectron2_pickle(tmp_path / "model.pkl")
