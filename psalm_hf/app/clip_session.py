@@ -63,7 +63,7 @@ class ClipSession:
 
 @dataclass(frozen=True)
 class ClipProgress:
-    """How far a run is: frames that are done, of how many, and the seconds that are left; None = not known."""
+    """Frames of a run that are done, of how many, and the seconds that are left; None = not known."""
 
     done: int
     total: int | None

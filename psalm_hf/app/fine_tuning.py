@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import signal
@@ -171,6 +172,7 @@ class FineTuning:
             [source, number, round(before.get(source, {}).get(number, float("nan")), 1), round(value, 1)]
             for source, numbers in after.items()
             for number, value in sorted(numbers.items(), key=lambda item: (item[0] != "rows", item[0] != "IoU"))
+            if not math.isnan(value)  # no object of that size
         ]
 
     def sheets(self) -> list[str]:

@@ -74,7 +74,7 @@ class ImageSession:
 
     @property
     def chosen(self) -> PsalmResult | None:
-        """What the user has found good: visible and checked. It is shown and downloaded."""
+        """The visible instances with a check mark, which are shown and downloaded."""
         if self.result is None:
             return None
         return self.result[[index for index in self.visible if self.checked is None or self.checked[index]]]
@@ -243,7 +243,7 @@ def board_of(session: ImageSession, *, is_frozen: bool = False) -> str:
 
 
 def shown_masks(session: ImageSession) -> list[ShownMask]:
-    """What was chosen, as the board draws it: colours as in `PsalmResult.plot`."""
+    """Masks that were chosen, as the board draws them: colours as in `PsalmResult.plot`."""
     result = session.chosen
     if result is None:
         return []

@@ -48,16 +48,18 @@ class LabelItem:
 
 @dataclass(frozen=True, eq=False)
 class LabelSession:
-    """Attributes:
-    folder: None before one is open.
-    index: of the image among `folder.image_names()`.
-    image: RGB; None if the folder has none.
-    items: objects of the image, in the order of the table.
-    chosen: number of the item that the brush and further clicks change; None = they begin a new one.
-    mode: `NAMES` or `SENTENCE_MODE`: what is labelled.
-    text: names with commas, or the sentence.
-    tool: one of `LABEL_TOOLS`.
-    width: of the brush, as a share of the longer side of the image.
+    """Place of a user in a folder, and the labels of the image there.
+
+    Attributes:
+        folder: None before one is open.
+        index: of the image among `folder.image_names()`.
+        image: RGB; None if the folder has none.
+        items: objects of the image, in the order of the table.
+        chosen: number of the item that the brush and further clicks change; None = they begin a new one.
+        mode: `NAMES` or `SENTENCE_MODE`: what is labelled.
+        text: names with commas, or the sentence.
+        tool: one of `LABEL_TOOLS`.
+        width: of the brush, as a share of the longer side of the image.
     """
 
     folder: LabelFolder | None = None
@@ -240,7 +242,7 @@ def save_labels(session: LabelSession) -> LabelSession:
 
 
 def item_names(session: LabelSession) -> list[str]:
-    """How the page calls the items: number and name."""
+    """Number and name of each item, as the page calls them."""
     return [f"{number} {item.name}" for number, item in enumerate(session.items, 1)]
 
 

@@ -28,7 +28,9 @@ from .fine_tuning import MEASURED
 DRAWN = 8  # predictions on a sheet, half of them the worst
 
 
-def measure(checkpoint: str, output: Path, sources: Mapping[str, Mapping[str, Any]], device: str | None = None) -> dict[str, Any]:
+def write_held_out_numbers(
+    checkpoint: str, output: Path, sources: Mapping[str, Mapping[str, Any]], device: str | None = None
+) -> dict[str, Any]:
     """Numbers in percent of each source: "IoU" is the mean over the rows of `row_score`, the others are those of `psalm evaluate`.
 
     Args:
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 2 after a line that says what is wrong."""
     checkpoint, output, sources = arguments
     try:
-        measure(checkpoint, Path(output), json.loads(sources))
+        write_held_out_numbers(checkpoint, Path(output), json.loads(sources))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

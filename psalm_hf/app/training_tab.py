@@ -115,13 +115,14 @@ def _training_widgets() -> SimpleNamespace:
                 numbers = gr.Dataframe(
                     headers=["labels", "on held-out images, %", "before", "after"], label="Before and after", elem_id="psalm-numbers"
                 )
-                sheets = gr.Gallery(
-                    label="Worst (left) and best (right) predictions afterwards",
-                    columns=1,
-                    height=420,
-                    visible=False,
-                    elem_id="psalm-sheets",
-                )
+        sheets = gr.Gallery(
+            label="Worst (left) and best (right) predictions afterwards",
+            columns=1,
+            height="auto",
+            object_fit="contain",
+            visible=False,
+            elem_id="psalm-sheets",
+        )
     return SimpleNamespace(
         name=name,
         steps=steps,
