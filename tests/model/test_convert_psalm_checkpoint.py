@@ -402,7 +402,10 @@ NEW_ARRAY = np.zeros(3, dtype=np.float32).__reduce__()[0]  # numpy's _reconstruc
 SHARED = np.zeros(10_000, dtype=np.float32)
 BOMBS = {
     "an array of any size": (Asks(NEW_ARRAY, np.ndarray, (2**60,), b"b"), "expected a dictionary with 'model'"),
-    "a view that repeats one byte": (Asks(np.ndarray, (2**40,), np.dtype("u1"), b"x", 0, (0,)), "(expected a dictionary with 'model'|not a readable pickle)"),
+    "a view that repeats one byte": (
+        Asks(np.ndarray, (2**40,), np.dtype("u1"), b"x", 0, (0,)),
+        "(expected a dictionary with 'model'|not a readable pickle)",
+    ),
     "objects": (np.array([{}], dtype=object), "array of type 'O8'"),
     "one array often": ([SHARED] * 100, "they repeat each other"),
 }
