@@ -271,8 +271,6 @@ class FileBuilder(SplitBuilder):
             if not isinstance(category.name, str) or not category.name.strip() or _HALF.search(category.name):
                 fault = f"category {category.id} has the name {shown(category.name)}"
                 raise ValueError(self.message(f"{self.annotation_files()[0]}: {fault}; {self.repair}"))
-        if len({category.id for category in found}) < len(found):
-            raise ValueError(self.message(f"{self.annotation_files()[0]}: two categories have the same id; {self.repair}"))
         return found
 
     @property

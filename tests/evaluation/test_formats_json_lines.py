@@ -67,8 +67,8 @@ def test_damaged_lines_are_named(line, message, dataset, tmp_path):
 
 def test_every_region_has_a_mask_of_the_size_of_its_image(dataset, tmp_path):
     form = JsonLines(("masks", "scores"))
-    for changed, message in (({"masks": 5}, "masks: expected a list of masks"), ({"scores": ["x"]}, "scores: expected a finite score")):
+    for changed, message in (({"masks": 5}, "masks: expected a list of masks"), ({"scores": ["x"]}, "region 0: expected a finite score")):
         entry = {"image_id": "7", "record_id": None, "masks": [columns(0, 2)], "scores": [0.5]} | changed
         (tmp_path / "predictions.jsonl").write_text(json.dumps(entry))
-        with pytest.raises(ValueError, match=f"line 1, {message}"):
+        with pytest.raises(ValueError, match=f"line 1, image 7, {message}"):
             form.read(tmp_path, dataset)

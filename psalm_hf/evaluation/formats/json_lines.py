@@ -57,7 +57,7 @@ class JsonLines:
             if rows[key] in predictions:
                 raise ValueError(f"{item}: image {key[0]!r}, record {key[1]!r} was there before; give one line per row")
             size = sizes[rows[key]]
-            predictions[rows[key]] = {field: _READERS[field](entry[field], size, f"{item}, {field}") for field in self.fields}
+            predictions[rows[key]] = {field: _READERS[field](entry[field], size, f"{item}, image {key[0]}") for field in self.fields}
         if missing := rows.keys() - {key for key, row in rows.items() if row in predictions}:
             image_id, record_id = min(missing, key=rows.__getitem__)
             raise ValueError(f"{path}: no prediction for {len(missing)} rows, such as image {image_id!r}, record {record_id!r}")
@@ -68,18 +68,26 @@ def _record_id(value: Any, item: str) -> str | None:
     return None if value is None else read_id(value, f"{item}, record_id")
 
 
-def _flag(value: Any, size: Sequence[int], item: str) -> bool:
+def _read_flag(value: Any, size: Sequence[int], item: str) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{item}: expected true or false, got {shown(value)}")
+        raise ValueError(f"{item}, no_target: expected true or false, got {shown(value)}")
     return value
+
+
+def _read_masks(values: Any, size: Sequence[int], item: str) -> list[dict]:
+    return [sized_mask(value, size, f"{item}, region {index}") for index, value in enumerate(read_list(values, f"{item}, masks", "masks"))]
+
+
+def _read_scores(values: Any, size: Sequence[int], item: str) -> list[float]:
+    return [finite_number(value, f"{item}, region {index}") for index, value in enumerate(read_list(values, f"{item}, scores", "scores"))]
 
 
 # Field of a prediction -> how it is read: value, (height, width) of the image, place.
 _READERS: dict[str, Callable[[Any, Sequence[int], str], Any]] = {
-    "mask": sized_mask,
-    "masks": lambda values, size, item: [sized_mask(value, size, item) for value in read_list(values, item, "masks")],
-    "score": lambda value, size, item: finite_number(value, item),
-    "scores": lambda values, size, item: [finite_number(value, item) for value in read_list(values, item, "scores")],
-    "no_target": _flag,
+    "mask": lambda value, size, item: sized_mask(value, size, f"{item}, mask"),
+    "masks": _read_masks,
+    "score": lambda value, size, item: finite_number(value, f"{item}, score"),
+    "scores": _read_scores,
+    "no_target": _read_flag,
     "text": lambda value, size, item: read_text_value(value, item),
 }
