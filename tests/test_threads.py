@@ -51,7 +51,7 @@ def same(one, other):
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, torch.Tensor | np.ndarray):
-        return one.shape == other.shape and bool((torch.as_tensor(one) == torch.as_tensor(other)).all())
+        return np.array_equal(one, other)
     return one == other
 
 

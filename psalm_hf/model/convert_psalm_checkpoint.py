@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AddedToken, GPT2Tokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from .bounded_files import check_pickle, refuse_pipe
 from .prompts import PAD_TOKEN, SEG_TOKEN
 
 ORIGINAL_MODEL_TYPE = "llava_phi"
@@ -293,7 +294,9 @@ def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
         ValueError: no such file, a damaged one, or one that holds or asks for anything else; the message names it.
     """
     try:
+        refuse_pipe(file)
         with open(file, "rb") as handle:
+            check_pickle(handle)
             content = ArrayUnpickler(handle, encoding="latin1").load()
     except Exception as error:  # a damaged pickle fails in many ways, and nothing but reading happens here
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -303,6 +306,8 @@ def read_detectron2_pickle(file: str | Path) -> dict[str, Tensor]:
     if wrong:
         raise ValueError(f"{file}: expected a dictionary with 'model': names -> arrays, as detectron2 writes it; {wrong[0]!r:.80} is none")
     arrays = {name: array.values for name, array in weights.items()}
+    if sum(values.nbytes for values in arrays.values()) > 2 * Path(file).stat().st_size:
+        raise ValueError(f"{file}: its arrays are larger than the file, so they repeat each other; download it again")
     # In the machine's order of bytes, which torch demands.
     return {name: torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C")) for name, values in arrays.items()}
 

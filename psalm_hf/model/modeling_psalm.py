@@ -416,8 +416,8 @@ class PsalmModel(PsalmPreTrainedModel):
 
     def __init__(self, config: PsalmConfig):
         super().__init__(config)
-        width, dim = config.text_config.hidden_size, config.hidden_dim
         check_parts(config.vision_config, config.text_config)
+        width, dim = config.text_config.hidden_size, config.hidden_dim
         self.vision_tower = AutoBackbone.from_config(config.vision_config)
         if isinstance(self.vision_tower, SwinBackbone):
             # Each stage has its own norm; this last one's output is thrown away, and weights without gradient stop DDP.

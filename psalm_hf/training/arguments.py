@@ -54,8 +54,9 @@ class PsalmTrainingArguments(TrainingArguments):
     fully_shard: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # The Trainer pickles the arguments into every checkpoint and pushes them: the token must stay here.
-        return self.__dict__ | {"hub_token": None}
+        # The Trainer pickles the arguments into every checkpoint and pushes them: the token and the folders of this machine stay here.
+        names = {name: Path(value).name for name, value in self.__dict__.items() if isinstance(value, str) and os.path.isabs(value)}
+        return self.__dict__ | names | {"hub_token": None}
 
     @property
     def loading_options(self) -> dict[str, Any]:

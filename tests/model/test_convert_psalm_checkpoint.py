@@ -386,3 +386,45 @@ def test_arrays_are_read_in_every_pickle_protocol(tmp_path, protocol):
 def test_pickle_with_anything_but_arrays_is_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         read_detectron2_pickle(write_pickle(tmp_path, content))
+
+
+class Asks:
+    """Pickles into a call of a function of numpy."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+NEW_ARRAY = np.zeros(3, dtype=np.float32).__reduce__()[0]  # numpy's _reconstruct
+SHARED = np.zeros(10_000, dtype=np.float32)
+BOMBS = {
+    "an array of any size": (Asks(NEW_ARRAY, np.ndarray, (2**60,), b"b"), "expected a dictionary with 'model'"),
+    "a view that repeats one byte": (
+        Asks(np.ndarray, (2**40,), np.dtype("u1"), b"x", 0, (0,)),
+        "(expected a dictionary with 'model'|not a readable pickle)",
+    ),
+    "objects": (np.array([{}], dtype=object), "array of type 'O8'"),
+    "one array often": ([SHARED] * 100, "they repeat each other"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("protocol", (2, 4))
+def test_small_pickles_of_large_arrays_are_refused(name, protocol, tmp_path):
+    content, message = BOMBS[name]
+    entries = {str(index): one for index, one in enumerate(content)} if isinstance(content, list) else {"a": content}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": entries}, protocol=protocol))
+    with pytest.raises(ValueError, match=rf"model\.pkl.*{message}"):
+        read_detectron2_pickle(tmp_path / "model.pkl")
+
+
+def test_arrays_of_other_orders_and_scalars_are_read(tmp_path):
+    values = np.arange(6, dtype=">f4").reshape(2, 3)
+    content = {"model": {"a": values, "b": np.asfortranarray(values), "c": np.array(3.0)}, "scalar": np.float64(2.0)}
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+        read = read_detectron2_pickle(tmp_path / "model.pkl")
+        assert read["a"].tolist() == read["b"].tolist() == values.tolist() and read["c"].item() == 3 and read["a"].dtype == torch.float32

@@ -1,5 +1,6 @@
 """Config files and what overrides them."""
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,3 +156,12 @@ def test_what_transformers_refuses_is_named_by_file_and_field(tmp_path):
     (tmp_path / "config.yaml").write_text("output_dir: out\nuse_cpu: true\nlr_scheduler_type: wobbly\n")
     with pytest.raises(ValueError, match=r"config.yaml: lr_scheduler_type: wobbly is not a valid SchedulerType, .* \(line 3\)"):
         read_config(tmp_path / "config.yaml", [], (PsalmTrainingArguments,))
+
+
+def test_pickled_arguments_hold_neither_the_token_nor_folders_of_the_machine(tmp_path):
+    """They go into every checkpoint, and to the Hub."""
+    arguments = PsalmTrainingArguments(output_dir=str(tmp_path / "run"), hub_token="hf_secret", use_cpu=True, report_to="none")
+    content = pickle.dumps(arguments)
+    assert b"hf_secret" not in content and str(tmp_path).encode() not in content
+    assert pickle.loads(content).output_dir == "run"
+    assert arguments.output_dir == str(tmp_path / "run") and arguments.hub_token == "hf_secret"

@@ -270,9 +270,9 @@ def told_places(pushed):
 
 
 def test_only_the_files_that_the_page_names_tell_folders_of_the_machine(pushed):
-    """docs/hub.md says which: the pickled arguments, and the log of a checkpoint that is pushed with them."""
+    """docs/hub.md says which: the log of a checkpoint, which names the best one."""
     told = {(repo, path.rpartition("/")[2]) for repo, path, _ in told_places(pushed)}
-    assert told <= {("me/run", "training_args.bin"), ("me/run", "trainer_state.json")}, told
+    assert told <= {("me/run", "trainer_state.json")}, told
 
 
 def test_files_outside_of_the_folder_are_not_sent(pushed):

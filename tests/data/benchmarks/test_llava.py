@@ -252,6 +252,24 @@ def test_a_broken_member_is_named_or_left_out_and_counted(case, shards, tmp_path
     assert "1 of 5 records are broken and left out, the first: llava_pretrain_558k train: 1.tar, x:" in capsys.readouterr().err
 
 
+def test_a_member_that_is_long_in_its_header_alone_is_not_unpacked(shards, tmp_path):
+    """A sparse member of 20 GB in a file of 2 kB: all of it is a hole."""
+    header = tarfile.TarInfo("x.jpg")
+    header.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[482] = 0  # no more parts of the map, which is empty
+    block[483:495] = b"%011o " % (20 * 2**30)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (shards / "1.tar").write_bytes(bytes(block) + bytes(1024))
+    with tarfile.open(shards / "1.tar") as archive:
+        assert [(member.isfile(), member.size) for member in archive] == [(True, 20 * 2**30)]
+    with pytest.raises(ValueError, match=r"1\.tar, x: .*x\.jpg brings the record to 21474836480 bytes; at most 268435456 are read"):
+        load("llava_pretrain_558k", "train", shards, cache_dir=tmp_path)
+    kept = load("llava_pretrain_558k", "train", shards, cache_dir=tmp_path, on_error="skip")
+    assert [sample.image_id for sample in kept] == ["a", "b", "00/d", "01/d"]
+
+
 @pytest.mark.parametrize("damage", ["inside a member", "inside a header", "between members", "in a header"])
 def test_a_shard_that_breaks_off_is_a_broken_record(damage, shards, tmp_path):
     content = (shards / "0.tar").read_bytes()
