@@ -26,11 +26,11 @@ def check(report, *names):
 
 @pytest.mark.parametrize("kind", ["kill", "full"])
 def test_a_checkpoint_is_whole_or_not_there(tmp_path, kind):
-    check(report_of(tmp_path, "checkpoint", kind, "each", 3), "make")
+    check(report_of(tmp_path, "checkpoint", kind, "each", 12), "make")
 
 
 @pytest.mark.parametrize("kind", ["kill", "full"])
-@pytest.mark.parametrize(("name", "step"), [("prepare", 9), ("evaluate", 50), ("video", 40)])
+@pytest.mark.parametrize(("name", "step"), [("prepare", 18), ("evaluate", 12), ("video", 28)])
 def test_a_command_goes_on_after_a_fault(tmp_path, name, step, kind):
     check(report_of(tmp_path, name, kind, "each", step))
 
