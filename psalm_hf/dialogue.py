@@ -160,7 +160,7 @@ class Dialogue:
         """Outlines everything that belongs to one of the categories."""
         result = self.predictor.predict(categories=categories, threshold=self.threshold)
         if len(result):
-            self._draw(result.masks, result.labels, result.scores.tolist(), label_colors(categories))
+            self._draw(result.masks, result.labels, result.scores.tolist(), colors=label_colors(categories))
         else:
             self.write(f"nothing in the image is {' or '.join(categories)} with a score of {self.threshold}\n")
 

@@ -246,6 +246,7 @@ class PsalmResult:
         if prompt.kind == SENTENCE:
             thresholds["no_target_threshold"] = prompt.no_target_threshold
             absent["no_target"] = list(self.absent)
+            absent |= {"instances": True} if prompt.instances else {}
         if prompt.kind == REGION:
             asked = {"regions": [_plain_region(region) for region in prompt.regions]}
         segments = [

@@ -5,7 +5,6 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from psalm_hf.segments import read_region
 
 from psalm_hf import load_image
 from psalm_hf.bounded_files import open_image_file
@@ -13,6 +12,7 @@ from psalm_hf.data.collator import open_stored_image
 from psalm_hf.data.files import read_text
 from psalm_hf.data.preparation import read_size
 from psalm_hf.data.segment_map import read_mask, read_segment_map
+from psalm_hf.result import read_mask_file
 from psalm_hf.visualization import open_image
 
 OPENERS = {
@@ -21,7 +21,7 @@ OPENERS = {
     "a segment map": read_segment_map,
     "a mask": lambda path: read_mask(path, str(path)),
     "a prepared image": read_size,
-    "a prompt of the command line": lambda path: read_region("mask", path),
+    "a prompt of the command line": read_mask_file,
     "an overlay": open_image,
 }
 

@@ -73,7 +73,7 @@ def test_a_wrong_value_of_the_model_is_one_line(capsys, folder):
         config = ["--config", str(CONFIGS / "stage2_paper.yaml"), "--checkpoint", str(checkpoint)]
         assert estimate_memory.main([*config, "--model", "{num_queries: fifty}"]) == 2
         [line] = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: PsalmConfig: Validation error for field 'num_queries'")
+        assert line.startswith("error: ") and "PsalmConfig: Validation error for field 'num_queries'" in line
 
 
 def test_statistics_of_all_gpus_can_be_planned_without_one(folder):

@@ -13,7 +13,7 @@ from psalm_hf.tiny import build_tiny
 ELSEWHERE = ["hf-hub:me/tower", "hf_hub:me/tower", "HF-HUB:me/tower", " hf-hub:me/tower", "hf\n-hub:me/tower", "local-dir:/etc"]
 
 
-class Asked(Exception):
+class Asked(BaseException):
     """timm was asked for a model."""
 
 

@@ -74,6 +74,12 @@ def _read_flag(value: Any, size: Sequence[int], item: str) -> bool:
     return value
 
 
+def _read_count(value: Any, size: Sequence[int], item: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{item}, number: expected a whole number of at least 0, got {shown(value)}")
+    return value
+
+
 def _read_masks(values: Any, size: Sequence[int], item: str) -> list[dict]:
     return [sized_mask(value, size, f"{item}, region {index}") for index, value in enumerate(read_list(values, f"{item}, masks", "masks"))]
 
@@ -89,5 +95,6 @@ _READERS: dict[str, Callable[[Any, Sequence[int], str], Any]] = {
     "score": lambda value, size, item: finite_number(value, f"{item}, score"),
     "scores": _read_scores,
     "no_target": _read_flag,
+    "number": _read_count,
     "text": lambda value, size, item: read_text_value(value, item),
 }
