@@ -26,7 +26,7 @@ def as_jpeg(image):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [Image.fromarray(scene.make_scene("test", number, image_size=128).image) for number in range(200)]
+    return [Image.fromarray(scene.make_scene("test", number, image_size=128).image) for number in range(40)]
 
 
 @pytest.fixture(scope="module")
