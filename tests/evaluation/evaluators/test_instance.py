@@ -44,6 +44,17 @@ def lvis_ap(*tags):
     return measure.numbers()["instance AP"]
 
 
+@pytest.mark.parametrize("evaluator", [InstanceEvaluator(CITYSCAPES), CityscapesInstanceEvaluator(CITYSCAPES), LvisEvaluator(LVIS)])
+def test_average_precision_asks_for_instances_of_any_score(evaluator):
+    class Processor:
+        def post_process_instance_segmentation(self, outputs, **options):
+            assert options["threshold"] == 0.0 and options["target_sizes"] == [SIZE]
+            return [{"segments_info": [{"label_id": 1, "score": 0.01}], "segmentation": [box(0, 10)]}]
+
+    (prediction,) = evaluator.predict([sample(CITYSCAPES, "1")], None, Processor())
+    assert [instance["score"] for instance in prediction["instances"]] == [0.01]
+
+
 def test_lvis_judges_by_the_tags_of_a_sample():
     assert lvis_ap() == pytest.approx(100)
     assert lvis_ap("neg:8", "neg:3") == pytest.approx(50)
