@@ -16,7 +16,7 @@ def report_of(folder, name, kind, *choice):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout)
+    return json.loads(result.stdout[result.stdout.index("{\n") :])  # libraries print lines before
 
 
 def check(report, *names):
