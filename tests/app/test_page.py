@@ -200,6 +200,7 @@ def test_a_conversation_answers_and_shows(page):
     page.fill("#psalm-question textarea", "How many triangles are there?")
     button(page, "Ask").click()
     says(page, "#psalm-chat", "2")
+    page.wait_for_function("() => document.querySelector('#psalm-question textarea').value === ''")  # the answer empties it
     page.fill("#psalm-question textarea", "the blue circle")
     button(page, "Show it").click()
     assert masks_on(page, CHAT, 1)[0].startswith("the blue circle")
