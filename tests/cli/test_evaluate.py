@@ -192,7 +192,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_processes_change_nothing(launcher, tmp_path):
     words = [*SHAPES, "--parts", "panoptic", "referring", "--limit", "5", "--batch-size", "2"]  # an odd number of batches
     assert run(*words, "--output-dir", tmp_path / "one") == 0

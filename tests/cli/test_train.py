@@ -217,6 +217,7 @@ def test_a_second_run_on_a_folder_is_refused(start, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["_psalm"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(start, tmp_path):
     def launch(output_dir, *more):
         overrides = [*FEW, "--max_steps", "20", "--save_steps", "10", *more]

@@ -28,11 +28,6 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
     check(report_of(tmp_path, "checkpoint", "kill", "each", 16), "make")
 
 
-@pytest.mark.parametrize(("name", "step", "kind"), [("prepare", 18, "full"), ("evaluate", 12, "kill")])
-def test_a_command_goes_on_after_a_fault(tmp_path, name, step, kind):
-    check(report_of(tmp_path, name, kind, "each", step))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "full"])
 @pytest.mark.parametrize("name", ["checkpoint", "prepare", "evaluate", "video"])

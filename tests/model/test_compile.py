@@ -80,6 +80,7 @@ def test_rows_that_are_known_leave_one_graph_to_export(parts, kind):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_compiled_parts_are_one_graph_each():
     model, processor = build_tiny()
     inputs, counter = batch(processor, "category"), CompileCounter()
