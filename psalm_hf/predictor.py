@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import Parameter, signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -198,9 +199,11 @@ class PsalmPredictor:
         Raises:
             ValueError: no image; not exactly one kind of prompt; what the processor refuses.
         """
-        prompts = {"categories": categories, "expressions": expressions, "regions": regions, "question": question}
         prompt = {
-            **{name: value for name, value in prompts.items() if value is not None},
+            "categories": categories,
+            "expressions": expressions,
+            "regions": regions,
+            "question": question,
             "task": task,
             "stuff": stuff,
             "instances": instances,
@@ -225,7 +228,7 @@ class PsalmPredictor:
         Raises:
             ValueError: see `predict`; prompts of categories with different tasks.
         """
-        asked = [_Asked.read(self.processor, **prompt) for prompt in prompts]
+        asked = [_Asked.read(self.processor, prompt) for prompt in prompts]
         encoded = self._current if image is None else self.encode(image)
         if encoded is None:
             raise ValueError("no image: call set_image first, or give one with the prompt")
@@ -360,6 +363,13 @@ class PsalmPredictor:
         )
 
 
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in signature(PsalmPredictor.predict).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY
+}
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A prompt that was read: what the processor takes, and the options of post-processing."""
@@ -369,30 +379,21 @@ class _Asked:
     options: dict[str, Any]
 
     @classmethod
-    def read(
-        cls,
-        processor: PsalmProcessor,
-        *,
-        task: str | None = None,
-        stuff: Sequence[str] = (),
-        instances: bool = False,
-        threshold: float | None = None,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        no_target_threshold: float | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        **prompts: Any,
-    ) -> _Asked:
-        """Reads the arguments of `PsalmPredictor.predict`.
+    def read(cls, processor: PsalmProcessor, arguments: Mapping[str, Any]) -> _Asked:
+        """Reads arguments of `PsalmPredictor.predict`; those that are left out have its defaults.
 
         Raises:
             ValueError: not exactly one kind of prompt, or an option that it does not have.
         """
         readers = {"categories": CATEGORY, "expressions": SENTENCE, "regions": REGION, "question": CONVERSATION}
-        if unknown := prompts.keys() - readers.keys():
+        if unknown := arguments.keys() - _DEFAULTS.keys():
             raise ValueError(f"unknown arguments: {', '.join(sorted(unknown))}; a prompt is one of {', '.join(readers)}")
+        given = _DEFAULTS | arguments
+        prompts = {name: given[name] for name in readers if given[name] is not None}
         if len(prompts) != 1:
             raise ValueError(f"expected one kind of prompt, got {' and '.join(prompts) or 'none'}; give one of {', '.join(readers)}")
+        task, stuff, instances, threshold = (given[name] for name in ("task", "stuff", "instances", "threshold"))
+        mask_threshold = given["mask_threshold"]
         ((name, value),) = prompts.items()
         kind = readers[name]
         if kind in (REGION, CONVERSATION) and instances:
@@ -405,12 +406,12 @@ class _Asked:
             if task != "semantic":
                 options |= {"mask_threshold": mask_threshold}
             if task == "panoptic":
-                options |= {"overlap_mask_area_threshold": overlap_mask_area_threshold}
+                options |= {"overlap_mask_area_threshold": given["overlap_mask_area_threshold"]}
             prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
             return cls(prompt, list(value), options)
         if kind == SENTENCE:
             value = [value] if isinstance(value, str) else list(value)
-            thresholds = _expression_thresholds(processor, instances, threshold, no_target_threshold)
+            thresholds = _expression_thresholds(processor, instances, threshold, given["no_target_threshold"])
             options = dict(zip(("referring_threshold", "no_target_threshold"), thresholds, strict=True))
             options |= {"mask_threshold": mask_threshold, **({"instances": True} if instances else {})}
             names = tuple(text if isinstance(text, str) else "; ".join(text) for text in value)
@@ -431,7 +432,7 @@ class _Asked:
             prompt = Prompt(kind, tuple(map(region_name, regions)), regions=tuple(regions), mask_threshold=mask_threshold)
             return cls(prompt, read, {"mask_threshold": mask_threshold})
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
-        return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": max_new_tokens})
+        return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})
 
 
 def _category_options(names: Any, task: str, stuff: Sequence[str], instances: bool, threshold: float | None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -175,17 +174,14 @@ class PsalmResult:
         """
         from .visualization import draw_segmentation, label_colors
 
-        if color_by not in ("class", "instance"):
-            raise ValueError(f'color_by: expected "class" or "instance", got {color_by!r}')
-        labels, colors = self.phrases, None if self.prompt.regions else label_colors(self.prompt.names)
-        if color_by == "instance":
-            labels, colors = _numbered(labels), None
+        has_colors = color_by == "class" and not self.prompt.regions
         return draw_segmentation(
             self.image,
             self.masks,
-            labels,
+            self.phrases,
             None if np.isnan(self.scores).any() else self.scores.tolist(),
-            colors=colors,
+            colors=label_colors(self.prompt.names) if has_colors else None,
+            color_by=color_by,
             prompts=[loaded_region(self.prompt.regions[index]) for index in self.label_ids] if self.prompt.regions else (),
             note=self.note if note is None else note,
         )
@@ -449,13 +445,3 @@ def _plain_region(region: Mapping[str, Any]) -> dict[str, Any]:
             value = rle_from_bitmap(array) if kind == "mask" or array.dtype.kind in "bu" else array.tolist()
         plain[kind] = value
     return plain
-
-
-def _numbered(labels: Sequence[str]) -> list[str]:
-    """Different names for instances: those that are called alike are counted."""
-    number, seen = Counter(labels), Counter()
-    names = []
-    for label in labels:
-        seen[label] += 1
-        names.append(f"{label} {seen[label]}" if number[label] > 1 else label)
-    return names

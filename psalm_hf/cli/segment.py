@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         notes = missing(first)
         for sentence in notes:
             say(sentence)
-        overlay = first.plot(note=" ".join(filter(None, (tiny_note(options), *notes))) or None)
+        overlay = first.plot(note=" ".join(filter(None, (first.note, *notes))) or None)
     write_file(overlay_path, lambda file: overlay.save(file, format="PNG"))
     records = [result.as_record() for result in results]
     write_json(json_path, first.about() | (records[0] if len(records) == 1 else {"answers": records}), indent=1)
@@ -100,13 +100,6 @@ def chosen_image(options: argparse.Namespace) -> "Image.Image":
     image = load_image(options.image)
     say(f"read {options.image}: {image.width} x {image.height} pixels")
     return image
-
-
-def tiny_note(options: argparse.Namespace) -> str | None:
-    """Warning for the result if psalm-tiny segmented an image of the user; else None."""
-    if options.checkpoint != TINY or options.image is None:
-        return None
-    return "By psalm-tiny, which knows drawn shapes alone; on other images its masks mean nothing."
 
 
 def read_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:

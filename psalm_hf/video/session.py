@@ -378,22 +378,6 @@ def _checked_ids(objects: Mapping[ObjectId, Any]) -> dict[ObjectId, Any]:
     return checked
 
 
-def _read_memories(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[ObjectId, ObjectMemory]:
-    """Memories of the objects of a saved session, in their order."""
-    memories = {}
-    for index, entry in enumerate(state["objects"]):
-        recent = [tensors[f"{index}.recent.{age}"] for age in range(entry["recent"])]
-        mask = tensors[f"{index}.mask"] if entry["mask"] else None
-        memories[entry["id"]] = ObjectMemory(tensors[f"{index}.first"], recent, entry["renewed"], mask)
-    return memories
-
-
-def _whole(number: Any) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"expected a whole number, got {number!r:.40}")
-    return number
-
-
 def _as_region(prompt: Any) -> Mapping[str, Any]:
     is_region = isinstance(prompt, Mapping) and "counts" not in prompt  # a COCO RLE is a dictionary too
     return prompt if is_region else {"mask": prompt}

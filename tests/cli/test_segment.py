@@ -11,12 +11,13 @@ from PIL import Image
 from psalm_hf import PsalmModel, checkpoints, tiny_checkpoint
 from psalm_hf.cli import segment as command
 from psalm_hf.cli.command import load_model
-from psalm_hf.data.preparation import write_file
 from psalm_hf.data.shapes.scene import example_image, make_scene
 from psalm_hf.masks import area, bitmap_from_rle, box_from_bitmap
 from psalm_hf.model.rows import RowInfo
+from psalm_hf.result import PsalmResult
 from psalm_hf.tiny import build_tiny
 from psalm_hf.visualization import DISPLAY_SIDE
+from psalm_hf.writing import write_file
 from tests.conftest import SAMPLES
 from tests.examples.scripts import EXAMPLES
 
@@ -92,11 +93,20 @@ def test_psalm_tiny_finds_the_things_of_the_bundled_picture(tmp_path, monkeypatc
         assert max((found & meant).sum() / (found | meant).sum() for found in masks["panoptic"]) > 0.7
 
 
-def test_a_picture_of_the_users_carries_a_note_on_what_psalm_tiny_knows(tmp_path, picture):
-    options = command.parse_arguments([str(picture), "--point", "3,3"])
-    assert "drawn shapes" in command.tiny_note(options)
-    assert command.tiny_note(command.parse_arguments([str(picture), "--checkpoint", "own"])) is None
-    assert command.tiny_note(command.parse_arguments(["--point", "3,3"])) is None
+def test_a_picture_of_the_users_carries_a_note_on_what_psalm_tiny_knows(tmp_path, monkeypatch):
+    """The record has it, and the overlay."""
+    notes, plot = [], PsalmResult.plot
+    monkeypatch.setattr(PsalmResult, "plot", lambda result, note=None: notes.append(note) or plot(result, note=note))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(photo)
+    _, record = run(tmp_path, photo, "--point", "3,3", "--checkpoint", PSALM_TINY)
+    assert "drawn shapes" in record["note"] and notes == [record["note"]]
+    for part in build_tiny():
+        part.save_pretrained(tmp_path / "own")
+    for own in ([photo], []):  # another checkpoint; a drawn image
+        _, record = run(tmp_path, *own, "--point", "3,3", *(["--checkpoint", tmp_path / "own"] if own else []))
+        assert "note" not in record
+    assert notes[1:] == [None, None]
 
 
 def test_without_a_prompt_psalm_tiny_looks_for_shapes_and_other_checkpoints_for_what_photographs_show(tmp_path, picture, random_checkpoint):

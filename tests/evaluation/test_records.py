@@ -2,8 +2,8 @@
 
 import pytest
 
-from psalm_hf.data.preparation import write_json
 from psalm_hf.evaluation.records import Records
+from psalm_hf.writing import write_json
 
 
 def test_answers_of_several_processes_are_found_by_row(tmp_path):

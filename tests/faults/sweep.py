@@ -62,15 +62,15 @@ class Case:
         raise NotImplementedError
 
     def result(self, output):
-        """What must be equal: by default the bytes of every file."""
+        """Content that must be equal to that of an undisturbed run: by default the bytes of every file."""
         return {path.relative_to(output).as_posix(): path.read_bytes() for path in sorted(output.rglob("*")) if path.is_file()}
 
     def kept(self, output):
-        """What a run that was disturbed has done, and the next one must not do again."""
+        """Work that a disturbed run has done, and the next one must not do again."""
         return None
 
     def is_taken_up(self, kept, output):
-        """Whether the run after the fault began with what was kept."""
+        """True if the run after the fault began with what was kept."""
         return True
 
 
@@ -295,7 +295,7 @@ def sweep(name, folder, kind, how="each", number=1):
 
 
 def _problem(case, output, at, kind, expected, errors):
-    """What is wrong after a fault and another run, or None."""
+    """Description of the fault that another run shows after a kill or a full disk; None if all is well."""
     output.mkdir()
     case.begin(output)
 

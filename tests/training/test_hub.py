@@ -79,7 +79,7 @@ def code_blocks(card):
 
 
 def push_everything(output):
-    """What the first client does; it leaves `results.json`, and the picture and masks of the card's code."""
+    """Pushes and reads as the first client; it leaves `results.json`, and the picture and masks of the card's code."""
     results = {}
     model, processor = build_tiny(seed=1)
     model.push_to_hub("me/parts", private=True)
