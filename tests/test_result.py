@@ -149,7 +149,7 @@ def test_it_never_overwrites_its_image(result, tmp_path):
 def test_colours_by_class_and_by_instance_differ(result):
     by_class, by_instance = (np.asarray(result.plot(color_by=name)) for name in ("class", "instance"))
     assert by_class.shape == by_instance.shape and (by_class != by_instance).any()
-    with pytest.raises(ValueError, match='color_by: expected one of class, instance, got'):
+    with pytest.raises(ValueError, match="color_by: expected one of class, instance, got"):
         result.plot(color_by="size")
 
 
