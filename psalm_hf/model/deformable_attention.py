@@ -1,16 +1,24 @@
 """Deformable attention that reads values by a gather: on a CPU a quarter of the time of Mask2Former's, with its weights and its bits."""
 
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_matrix
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 
 # Queries of one step: the samples of a step stay in the caches of a CPU.
 _CHUNK = 512
+# Of the backward pass, where every step adds to all values.
+_BACKWARD_CHUNK = 4096
 
 
 class PsalmDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-    """Mask2Former's module, which reads values by `gather_samples` on a CPU where no gradient is needed."""
+    """Mask2Former's module, which reads values by `gather_samples` on a CPU."""
 
     def forward(
         self,
@@ -25,8 +33,7 @@ class PsalmDeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformabl
     ) -> tuple[Tensor, Tensor]:
         """hidden_states, position_embeddings (I, S, C); reference_points (I, S, levels, 2) in [0, 1] -> (I, S, C) and the attention
         (I, S, heads, levels, points). S counts the pixels of all maps of `spatial_shapes_list`; no pixel is masked."""
-        # With its gradient the gather takes as long as the library's form; a compiler knows only the latter.
-        if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
+        if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler knows only the library's form
             return super().forward(
                 hidden_states,
                 encoder_hidden_states=encoder_hidden_states,
@@ -58,56 +65,148 @@ def gather_samples(values: Tensor, shapes: list[tuple[int, int]], locations: Ten
         attention: (I, Q, heads, levels, points).
 
     Returns:
-        (I, Q, heads * d), at least float32.
+        (I, Q, heads * d), at least float32. It has a gradient, of the first order.
     """
     dtype = torch.promote_types(values.dtype, torch.float32)
-    images, _, heads, width = values.shape
-    num_queries, points = locations.shape[1], locations.shape[-2]
-    maps = [x.unflatten(1, shape) for x, shape in zip(values.to(dtype).split([r * c for r, c in shapes], dim=1), shapes, strict=True)]
-    # With a border of zeros, all that lies outside is read there.
-    tables = torch.cat([F.pad(x, (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for x in maps], dim=1).flatten(1, 2)  # (I, S' * heads, d)
-    sizes = torch.tensor([(columns, rows) for rows, columns in shapes], dtype=torch.int32)  # (levels, 2)
-    areas = (sizes + 2).prod(1, dtype=torch.int32) * heads
-    first = (areas.cumsum(0, dtype=torch.int32) - areas).repeat_interleave(points)[:, None] + torch.arange(heads, dtype=torch.int32)
-    steps = torch.stack((torch.full_like(areas, heads), (sizes[:, 0] + 2) * heads), dim=1)  # from a column, from a row to the next
-    sizes, steps = (x.repeat_interleave(points, dim=0).T[:, None, :, None] for x in (sizes, steps))  # (2, 1, levels * points, 1)
+    # (I, Q, heads, levels * points, 2) and (I, Q, heads, levels * points)
     locations, attention = locations.to(dtype).flatten(3, 4), attention.to(dtype).flatten(3)
-    sampled = tables.new_empty(images, num_queries, heads, width)
-    for image, table in enumerate(tables):
-        chunks = (x[image].split(_CHUNK) for x in (locations, attention, sampled))
-        for chunk_locations, chunk_attention, chunk_sampled in zip(*chunks, strict=True):
-            bags, weights = _neighbours(chunk_locations, sizes, steps, first)  # (q, levels * points, heads, 4)
-            samples = F.embedding_bag(bags.flatten(0, 2), table, per_sample_weights=weights.flatten(0, 2), mode="sum")
-            samples = samples.unflatten(0, bags.shape[:3]).mul_(chunk_attention.transpose(1, 2)[..., None])
+    return _Gather.apply(values.to(dtype), locations, attention, shapes)
+
+
+class _Gather(torch.autograd.Function):
+    """`gather_samples`, with a gradient whose every part is a product with the same sparse matrix: a row per query and head, with the four
+    weights around each of its locations in the columns of the pixels."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, locations: Tensor, attention: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        ctx.save_for_backward(values, locations, attention)
+        ctx.shapes = shapes
+        maps = _Maps(shapes, values.shape[2], locations.shape[3] // len(shapes))
+        tables = maps.tables(values)
+        sampled = values.new_empty(*locations.shape[:3], values.shape[3])  # (I, Q, heads, d)
+        for part in _parts(*locations.shape[:2], _CHUNK):
+            bags, weights, _ = maps.neighbours(locations[part])  # (q, levels * points, heads, 4)
+            samples = F.embedding_bag(
+                bags.flatten(0, 2), tables[part[0]].flatten(0, 1), per_sample_weights=weights.flatten(0, 2), mode="sum"
+            )
+            samples = samples.unflatten(0, bags.shape[:3]).mul_(attention[part].flatten(0, 1).transpose(1, 2)[..., None])
             order = _summation_order(samples.shape[1])
-            chunk_sampled.copy_(samples[:, order[0]])
+            total = samples[:, order[0]]
             for point in order[1:]:
-                chunk_sampled += samples[:, point]
-    return sampled.flatten(2)
+                total += samples[:, point]
+            sampled[part] = total.view_as(sampled[part])
+        return sampled.flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        values, locations, attention = ctx.saved_tensors
+        maps = _Maps(ctx.shapes, values.shape[2], locations.shape[3] // len(ctx.shapes))
+        tables = maps.tables(values)
+        of_tables, of_locations, of_attention = (torch.zeros_like(x) for x in (tables, locations, attention))
+        gradient = gradient.unflatten(2, values.shape[2:])  # (I, Q, heads, d)
+        for part in _parts(*locations.shape[:2], _BACKWARD_CHUNK):
+            table = tables[part[0]].flatten(0, 1)
+            bags, weights, shares = maps.neighbours(locations[part])
+            bags, weights = bags.transpose(1, 2), weights.transpose(1, 2)  # (q, heads, levels * points, 4)
+            of_sampled = gradient[part].flatten(0, 2).contiguous()  # (q * heads, d)
+            values_of_rows = (weights * attention[part].flatten(0, 1)[..., None]).flatten().numpy()
+            starts = np.arange(0, bags.numel() + 1, bags[0, 0].numel(), dtype=np.int32)
+            matrix = csr_matrix((values_of_rows, bags.flatten().numpy(), starts), shape=(len(of_sampled), len(table)))
+            of_tables[part[0]] += torch.from_numpy(matrix.T @ of_sampled.numpy()).view_as(of_tables[part[0]])
+            products = _products(matrix, of_sampled, table).view(bags.shape)  # of the gradient and each neighbour
+            of_attention[part] = (products * weights).sum(-1).view_as(attention[part])
+            of_locations[part] = maps.slopes(products, shares).view_as(locations[part]) * attention[part][..., None]
+        return maps.of_values(of_tables), of_locations, of_attention, None
 
 
-def _neighbours(locations: Tensor, sizes: Tensor, steps: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """The four pixels around each location as rows of a table, and their weights, both (q, levels * points, heads, 4).
+def _parts(num_images: int, num_queries: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Images and queries of each step: `size` queries of one image, or several whole images. So no sum depends on the other images."""
+    images = max(1, size // max(1, num_queries))
+    for first in range(0, num_images, images):
+        for start in range(0, num_queries, size):
+            yield slice(first, first + images), slice(start, start + size)
+
+
+def _products(matrix: csr_matrix, rows: Tensor, columns: Tensor) -> Tensor:
+    """Products of `rows` (n, d) and `columns` (m, d) at the places that a matrix (n, m) holds, in its order."""
+    with warnings.catch_warnings():  # torch calls all its sparse tensors of this kind a beta
+        warnings.simplefilter("ignore", UserWarning)
+        places = torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices), rows.new_zeros(matrix.nnz), size=matrix.shape
+        )
+    return torch.sparse.sampled_addmm(places, rows, columns.T).values()
+
+
+class _Maps:
+    """Maps of several levels as one table, whose rows are the pixels of every head, and the places in it.
 
     Args:
-        locations: (q, heads, levels * points, 2); sizes, steps: (2, 1, levels * points, 1), columns and rows of a map and the distance of
-            two neighbours in the table; first: (levels * points, heads), the first row of a map.
+        shapes: (rows, columns) of each level; heads; points: locations of a query in each level.
     """
-    # These are the steps of `grid_sample`: at a size of 128 half a step of float32 is 1e-5 of a pixel.
-    positions = locations.permute(3, 0, 2, 1).mul(2).sub_(1).add_(1)
-    # The last two steps are rounded once there, as float64 does; products with powers of two are exact anyway.
-    positions = positions.double() if (sizes & (sizes - 1)).any() else positions
-    positions = positions.mul_(sizes / 2).sub_(0.5).to(locations.dtype)  # pixel centres are whole numbers
-    before = positions.floor()
-    after_share = positions - before  # (2, q, levels * points, heads)
-    before_share = 1 - after_share
-    before, low, high = before.int() + 1, torch.zeros_like(sizes), sizes + 1  # the border is 0 and size + 1
-    left, top = before.clamp(low, high) * steps
-    right, bottom = (before + 1).clamp_(low, high) * steps
-    top, bottom = top + first, bottom + first
-    bags = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=-1)
-    (of_left, of_top), (of_right, of_bottom) = before_share, after_share
-    return bags, torch.stack((of_left * of_top, of_right * of_top, of_left * of_bottom, of_right * of_bottom), dim=-1)
+
+    def __init__(self, shapes: list[tuple[int, int]], heads: int, points: int):
+        self.shapes, self.heads = shapes, heads
+        sizes = torch.tensor([(columns, rows) for rows, columns in shapes], dtype=torch.int32)  # (levels, 2)
+        areas = (sizes + 2).prod(1, dtype=torch.int32) * heads
+        starts = areas.cumsum(0, dtype=torch.int32) - areas
+        steps = torch.stack((torch.full_like(areas, heads), (sizes[:, 0] + 2) * heads), dim=1)  # from a column, from a row to the next
+        self.are_powers_of_two = all(size & (size - 1) == 0 for shape in shapes for size in shape)
+        # Rows of the table of an image; the first of a map, (levels * points, heads); columns and rows of a map, and the distance of two
+        # neighbours in the table, (2, 1, levels * points, 1).
+        self.length = heads * sum((rows + 2) * (columns + 2) for rows, columns in shapes)
+        self.first = starts.repeat_interleave(points)[:, None] + torch.arange(heads, dtype=torch.int32)
+        self.sizes, self.steps = (x.repeat_interleave(points, dim=0).T[:, None, :, None] for x in (sizes, steps))
+
+    def tables(self, values: Tensor) -> Tensor:
+        """(I, S, heads, d) -> (I, S' * heads, d). With a border of zeros, all that lies outside is read there."""
+        parts = values.split([rows * columns for rows, columns in self.shapes], dim=1)
+        padded = [F.pad(x.unflatten(1, shape), (0, 0, 0, 0, 1, 1, 1, 1)) for x, shape in zip(parts, self.shapes, strict=True)]
+        return torch.cat([x.flatten(1, 2) for x in padded], dim=1).flatten(1, 2)
+
+    def of_values(self, of_tables: Tensor) -> Tensor:
+        """The gradient of values, (I, S, heads, d), from that of their tables: without the border."""
+        by_pixel = of_tables.unflatten(1, (-1, self.heads))
+        parts = by_pixel.split([(rows + 2) * (columns + 2) for rows, columns in self.shapes], dim=1)
+        padded = [x.unflatten(1, (rows + 2, columns + 2)) for x, (rows, columns) in zip(parts, self.shapes, strict=True)]
+        return torch.cat([x[:, 1:-1, 1:-1].flatten(1, 2) for x in padded], dim=1)
+
+    def neighbours(self, locations: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """The four pixels around each location (I, Q, heads, levels * points, 2): upper left, upper right, lower left, lower right.
+
+        Returns:
+            Rows of the tables of these images, which lie one behind the other, and weights, both (I * Q, levels * points, heads, 4); the
+            shares of the pixels before and after, each (2, I * Q, levels * points, heads), x first.
+        """
+        starts = torch.arange(len(locations), dtype=torch.int32).repeat_interleave(locations.shape[1])[:, None, None] * self.length
+        locations = locations.flatten(0, 1)
+        sizes, steps = self.sizes, self.steps
+        # These are the steps of `grid_sample`: at a size of 128 half a step of float32 is 1e-5 of a pixel.
+        positions = locations.permute(3, 0, 2, 1).mul(2).sub_(1).add_(1)
+        # The last two steps are rounded once there, as float64 does; products with powers of two are exact anyway.
+        positions = positions if self.are_powers_of_two else positions.double()
+        positions = positions.mul_(sizes / 2).sub_(0.5).to(locations.dtype)  # pixel centres are whole numbers
+        before = positions.floor()
+        after_share = positions - before  # (2, q, levels * points, heads)
+        before_share = 1 - after_share
+        before, low, high = before.int() + 1, torch.zeros_like(sizes), sizes + 1  # the border is 0 and size + 1
+        left, top = before.clamp(low, high) * steps
+        right, bottom = (before + 1).clamp_(low, high) * steps
+        first = starts + self.first
+        top, bottom = top + first, bottom + first
+        bags = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=-1)
+        (of_left, of_top), (of_right, of_bottom) = before_share, after_share
+        weights = torch.stack((of_left * of_top, of_right * of_top, of_left * of_bottom, of_right * of_bottom), dim=-1)
+        return bags, weights, (before_share, after_share)
+
+    def slopes(self, products: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
+        """How a sample changes with its location: (q, heads, levels * points, 4), a number for each neighbour -> (q, heads,
+        levels * points, 2), per unit of the map."""
+        (of_left, of_top), (of_right, of_bottom) = (x.transpose(2, 3) for x in shares)
+        top_left, top_right, bottom_left, bottom_right = products.unbind(-1)
+        x = (top_right - top_left) * of_top + (bottom_right - bottom_left) * of_bottom
+        y = (bottom_left - top_left) * of_left + (bottom_right - top_right) * of_right
+        return torch.stack((x, y), dim=-1) * self.sizes[:, 0, :, 0].T
 
 
 def _summation_order(number: int) -> list[int]:

@@ -117,9 +117,10 @@ def match_predictions(
     if not config.decouple_masks:
         return [(labels, torch.arange(len(labels), device=device)) for labels in class_labels]
     weights = {"mask_weight": config.mask_weight, "dice_weight": config.dice_weight, "class_weight": config.class_weight}
+    points = torch.cat([torch.rand(1, config.train_num_points, 2, device=device) for _ in mask_labels])  # (B, P, 2), drawn as released
+    logits = sample_points(prediction.mask_logits.detach(), points)  # (B, Q, P)
     costs = []
     for row, masks in enumerate(mask_labels):
-        points = torch.rand(1, config.train_num_points, 2, device=device)
         similarity = {}
         if kind == CATEGORY:
             probs = prediction.condition_logits[row].float().softmax(-1)
@@ -127,8 +128,8 @@ def match_predictions(
         elif config.score_cost > 0:
             scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
             similarity = {"scores": (scores if kind == SENTENCE else scores[: len(masks)].T).sigmoid()}
-        logits = prediction.mask_logits[row].float()
-        costs.append(matching_cost(logits, masks, points, score_weight=config.score_cost, **weights, **similarity))
+        targets = sample_points(masks, points[row, None])
+        costs.append(matching_cost(logits[row], targets, score_weight=config.score_cost, **weights, **similarity))
     return assign_rows(costs)
 
 
@@ -222,7 +223,6 @@ def segmentation_losses(
     if not config.decouple_masks:
         merged = [merge_targets(masks, labels) for masks, labels in zip(targets, class_labels, strict=True)]
         targets, class_labels = [masks for masks, _ in merged], [labels for _, labels in merged]
-    targets = [masks.float() for masks in targets]  # once: every depth samples them twice
     num_masks = count_masks(targets, device)
     losses = prediction_losses(predictions[-1], kind, targets, class_labels, num_masks, config)
     if config.auxiliary_loss:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+_PIXELS_AT_ONCE = 2**22  # of bool masks that are read as floats: 16 MiB
 Match = tuple[Tensor, Tensor]  # query indices and target indices of one row, both (n,) int64, n = min(Q, N)
 
 
@@ -17,14 +18,29 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of maps at points.
 
     Args:
-        maps: (N, H, W).
-        points: (N, P, 2) or (1, P, 2), (x, y) in [0, 1] over the whole map; 0 and 1 are its outer borders, outside is 0.
+        maps: (N, H, W), or (B, N, H, W) where the maps of a row share its points. Bool masks count as 0 and 1; they become floats a few at
+            a time, so that many large ones take no more memory than they have.
+        points: (N, P, 2) or (1, P, 2), or (B, P, 2); (x, y) in [0, 1] over the whole map; 0 and 1 are its outer borders, outside is 0.
 
     Returns:
-        (N, P), float32.
+        (N, P) or (B, N, P), float32.
     """
-    grid = (2 * points - 1).expand(maps.shape[0], -1, -1)[:, :, None]  # (N, P, 1, 2)
-    return F.grid_sample(maps[:, None].float(), grid.float(), mode="bilinear", align_corners=False)[:, 0, :, 0]
+    if maps.ndim == 4:
+        return _sample(maps, points)
+    if len(points) == 1:
+        return _sample(maps[None], points)[0]
+    return _sample(maps[:, None], points)[:, 0]
+
+
+def _sample(maps: Tensor, points: Tensor) -> Tensor:
+    """(B, N, H, W), (B, P, 2) -> (B, N, P)."""
+    size = max(1, _PIXELS_AT_ONCE // max(1, maps.shape[2] * maps.shape[3]))
+    if maps.dtype == torch.bool and len(maps) * maps.shape[1] > size:
+        if len(maps) == 1:
+            return torch.cat([_sample(some, points) for some in maps.split(size, dim=1)], dim=1)
+        return torch.cat([_sample(some, at) for some, at in zip(maps.split(size), points.split(size), strict=True)])
+    grid = (2 * points - 1)[:, :, None]  # (B, P, 1, 2)
+    return F.grid_sample(maps.float(), grid.float(), mode="bilinear", align_corners=False)[..., 0]
 
 
 def pairwise_mask_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
@@ -37,8 +53,9 @@ def pairwise_mask_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
     Returns:
         (Q, N), >= 0. Without targets an empty (Q, 0).
     """
-    positive = F.softplus(-mask_logits)  # cross entropy with target 1; with target 0 it is softplus(logit) = softplus(-logit) + logit
-    negative = F.softplus(mask_logits)
+    # Cross entropy with target 1 is softplus(-logit), with target 0 softplus(logit): one logarithm for both.
+    rest = mask_logits.abs().neg_().exp_().log1p_()
+    positive, negative = F.relu(-mask_logits) + rest, F.relu(mask_logits) + rest
     return (positive @ target_masks.T + negative @ (1 - target_masks).T) / mask_logits.shape[1]
 
 
@@ -91,7 +108,6 @@ def assign_rows(costs: Sequence[Tensor]) -> list[Match]:
 def matching_cost(
     mask_logits: Tensor,
     target_masks: Tensor,
-    points: Tensor,
     *,
     class_probs: Tensor | None = None,
     class_labels: Tensor | None = None,
@@ -104,14 +120,12 @@ def matching_cost(
     """(Q, N): what it costs to match each query of one row to each of its targets.
 
     Args:
-        mask_logits: (Q, h, w); target_masks: (N, H, W) bool or float; points: (1, P, 2) in [0, 1], shared by all masks.
+        mask_logits: (Q, P), target_masks: (N, P) float in [0, 1], both at the same points of their maps.
         class_probs: (Q, K + 1) after the softmax, with class_labels (N,), of a category row.
         scores: (Q, 1) or (Q, N) in [0, 1], of a sentence or region row: how much a query means each target. They have no part in the
             released cost (score_weight 0): masks alone decide there.
     """
-    logits = sample_points(mask_logits, points)  # (Q, P)
-    targets = sample_points(target_masks, points)  # (N, P)
-    cost = mask_weight * pairwise_mask_cost(logits, targets) + dice_weight * pairwise_dice_cost(logits, targets)
+    cost = mask_weight * pairwise_mask_cost(mask_logits, target_masks) + dice_weight * pairwise_dice_cost(mask_logits, target_masks)
     if class_probs is not None:
         cost = cost - class_weight * class_probs[:, class_labels]
     if scores is not None:

@@ -31,6 +31,36 @@ def test_samples_are_those_of_the_library(shapes, dtype, monkeypatch):
     torch.testing.assert_close(gather_samples(values, shapes, locations, attention), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shapes", [[(3, 5), (7, 4), (1, 2)], [(1, 1)], [(2, 2), (4, 4), (8, 8)]], ids=str)
+def test_gradients_are_those_of_the_library(shapes, monkeypatch):
+    """Also at the middle of a pixel, where the slope jumps."""
+    monkeypatch.setattr(deformable_attention, "_BACKWARD_CHUNK", 3)
+    values, locations, attention = inputs(shapes)
+    locations[1, 0] = 0.5
+    weight = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for sample in (multi_scale_deformable_attention, gather_samples):
+        leaves = [x.clone().requires_grad_() for x in (values, locations, attention)]
+        (sample(leaves[0], shapes, *leaves[1:]) * weight).sum().backward()
+        gradients.append([x.grad for x in leaves])
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_differences():
+    shapes = [(3, 5), (4, 4)]
+    values, locations, attention = inputs(shapes, queries=3, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (values, locations.clamp(-0.25, 1.25) + 0.003, attention)]  # no location is on a jump
+    assert torch.autograd.gradcheck(lambda values, *others: gather_samples(values, shapes, *others), leaves)
+
+
+def test_the_gradient_of_an_image_does_not_depend_on_the_others():
+    shapes = [(3, 5), (4, 4)]
+    leaves = [x.requires_grad_() for x in inputs(shapes)]
+    together = torch.autograd.grad(gather_samples(leaves[0], shapes, *leaves[1:]).square().sum(), leaves)
+    alone = torch.autograd.grad(gather_samples(leaves[0][1:], shapes, *(x[1:] for x in leaves[1:])).square().sum(), leaves)
+    assert all(torch.equal(a[1:], b[1:]) for a, b in zip(together, alone, strict=True))
+
+
 def test_samples_of_half_precision_are_taken_in_float32():
     values, locations, attention = inputs([(3, 5), (7, 4)])
     expected = gather_samples(values.bfloat16().float(), [(3, 5), (7, 4)], locations, attention)

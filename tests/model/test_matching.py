@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from psalm_hf.model import matching
 from psalm_hf.model.matching import assign, assign_rows, matching_cost, pairwise_dice_cost, pairwise_mask_cost, sample_points
 
 INSIDE, OUTSIDE = 50.0, -50.0  # logits whose sigmoid is 1 and 0 in float32
 
 
-def match_row(*arguments, **options):
-    return assign(matching_cost(*arguments, **options), row=0)
+def match_row(masks, targets, points, **options):
+    return assign(matching_cost(sample_points(masks, points), sample_points(targets, points), **options), row=0)
 
 
 def test_sampling_a_pixel_centre_gives_the_pixel():
@@ -28,6 +29,27 @@ def test_points_may_be_shared_by_all_maps():
     maps = torch.rand(3, 4, 4)
     points = torch.rand(1, 5, 2)
     torch.testing.assert_close(sample_points(maps, points), sample_points(maps, points.expand(3, -1, -1)))
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_bool_masks_are_read_as_floats_a_few_at_a_time(number, is_shared, monkeypatch):
+    masks = torch.rand(number, 9, 13) > 0.5
+    points = torch.rand(1 if is_shared else number, 33, 2) * 1.2 - 0.1
+    expected = sample_points(masks.float(), points)
+    sizes, grid_sample = [], torch.nn.functional.grid_sample
+    monkeypatch.setattr(matching, "_PIXELS_AT_ONCE", 2 * 9 * 13)
+    monkeypatch.setattr(
+        matching.F, "grid_sample", lambda maps, *others, **options: sizes.append(maps.numel()) or grid_sample(maps, *others, **options)
+    )
+    assert torch.equal(sample_points(masks, points), expected)
+    assert max(sizes) <= 2 * 9 * 13
+
+
+def test_rows_of_maps_are_sampled_at_points_of_their_own():
+    maps, points = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 2)
+    each = [sample_points(of_row, at[None]) for of_row, at in zip(maps, points, strict=True)]
+    assert torch.equal(sample_points(maps, points), torch.stack(each))
 
 
 def test_mask_cost_is_the_mean_cross_entropy():
