@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 
 from ..checkpoints import resolve_checkpoint
 from ..data.mixture import largest_chosen_batch
@@ -229,10 +230,11 @@ def _save_masks(model: PsalmForSegmentation, states: Tensor, mask_features: Tens
 def leave_training_mode(model: PsalmForSegmentation) -> None:
     """Puts the frozen vision tower out of training mode, as in training; and layers that look for infinite values in training, which fake
     tensors do not have. These have no dropout. They are not checkpointed then either, so what the pixel decoder keeps is counted in
-    full."""
+    full. Its attention reads maps as on GPUs; on a CPU it keeps less."""
     model.model.vision_tower.eval()
     for layer in model.model.pixel_decoder.layers:
         layer.training = False
+        layer.self_attn.__class__ = Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 
 
 @dataclass(frozen=True)
