@@ -24,10 +24,16 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoints import TINY, resolve_checkpoint
 from .command import CommandParser, add_model_options, load_model, say, verb
 from .prompt_options import add_prompt_options, check_prompt_options, read_prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..scale.folder import FolderRun
 
 TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may join files for long
 SOME_FAILED = 1  # exit status
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     return SOME_FAILED if failed else 0
 
 
-def predict_with_engine(options: argparse.Namespace, run, device) -> None:
+def predict_with_engine(options: argparse.Namespace, run: "FolderRun", device: "torch.device") -> None:
     """Does the batches that are missing."""
     from ..scale.folder import predict_folder
 
@@ -91,13 +97,13 @@ def predict_with_engine(options: argparse.Namespace, run, device) -> None:
         from ..scale.ray_engine import LoadPredictor, predict_with_ray
 
         load = LoadPredictor(options.checkpoint, options.device, options.dtype, options.compile)
-        predict_with_ray(run, load, actors=options.actors, actor_cpus=options.actor_cpus)
+        predict_with_ray(run, load, actors=options.actors, actor_cpus=options.actor_cpus, readers=options.readers)
         return
     from ..predictor import PsalmPredictor
 
     predictor = None
     if run.missing:
-        options.device = str(device)
+        options.device = "cpu" if device.type == "cpu" else str(device)
         # Without what earlier prompts have left: the same batch gives the same bits.
         predictor = PsalmPredictor(*load_model(options), reuse_prefix=False, checkpoint=options.checkpoint)
     predict_folder(run, predictor, readers=options.readers)
@@ -117,7 +123,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder")
     add_prompt_options(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images of a pass of the model (default: 8)")
-    parser.add_argument("--readers", type=int, default=2, metavar="N", help="threads that open images beside the model (default: 2)")
+    parser.add_argument(
+        "--readers", type=int, default=2, metavar="N", help="threads (Ray: processes) that open images beside each model (default: 2)"
+    )
     parser.add_argument("--overlays", action="store_true", help="also draw the results")
     parser.add_argument("--image-column", metavar="NAME", help="of parquet files (default: image, or the only one with images)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="default: this process, or those of a launcher")

@@ -268,11 +268,11 @@ def _write_list(file: BinaryIO, entries: Iterable[Any]) -> None:
 
 
 def _overlay_name(image: SourceImage) -> str:
-    return f"{image.image_id!s:0>8.20}_{os.path.basename(image.name):.80}.jpg"
+    """File name of an overlay. Names of members and ids may be a stranger's, and must not lead out of the folder."""
+    return re.sub(r"[^\w.-]", "_", f"{image.image_id!s:0>8.20}_{os.path.basename(image.name):.80}.jpg")
 
 
 def _write_overlay(path: Path, result: PsalmResult) -> None:
-    path = path.with_name(re.sub(r"[^\w.-]", "_", path.name))
     overlay = result.plot()
     write_file(path, lambda file: overlay.save(file, format="JPEG", quality=90))
 

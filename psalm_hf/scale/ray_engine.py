@@ -7,8 +7,10 @@ written, and how a killed run goes on, is as in `folder`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,9 @@ import torch
 
 from ..devices import compile_parts
 from ..predictor import PsalmPredictor
-from .folder import FolderRun, check_prompt, open_batch, predict_images
+from .folder import READERS, FolderRun, check_prompt, open_batch, predict_images
 
-BLOCKS = 2000  # at most: fewer batches each would cost Ray more than the model
+BLOCKS = 10_000  # at most: a block of several batches costs Ray as much as one of a single batch
 RESTARTS = 3  # of an actor, and tries of a batch: one that kills every actor ends the run
 
 
@@ -66,7 +68,7 @@ def read_batch(row: dict[str, Any]) -> dict[str, Any]:
     return {"number": row["number"], "opened": pickle.dumps(open_batch(pickle.loads(row["images"])))}
 
 
-def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, actor_cpus: int = 1) -> None:
+def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, actor_cpus: int = 1, readers: int = READERS) -> None:
     """Does the batches that are missing, under a progress bar.
 
     Ray is started on this machine, or asked where `RAY_ADDRESS` says; then the images and the output are on a disk that all machines see.
@@ -75,9 +77,11 @@ def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, ac
         load: makes a predictor in the process of an actor, such as `LoadPredictor`.
         actors: default one for each GPU, else one for each `actor_cpus` CPUs.
         actor_cpus: CPUs of an actor, and threads of its model.
+        readers: processes that open images, for each actor.
 
     Raises:
         ImportError: Ray is not installed.
+        OSError: an actor has died too often, or Ray has failed otherwise.
         ValueError: the prompt is wrong, whatever the image.
     """
     try:
@@ -93,27 +97,32 @@ def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, ac
         _start(ray, actors, actor_cpus)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        number = actors or gpus or max(1, (os.cpu_count() or 1) // actor_cpus)
+        number = min(actors or gpus or max(1, (os.cpu_count() or 1) // actor_cpus), len(missing))
+        items = [{"number": batch, "images": pickle.dumps(list(run.batch(batch)))} for batch in missing]
         ray.data.DataContext.get_current().enable_progress_bars = False  # there is one of images
-        items = [{"number": number, "images": pickle.dumps(list(run.batch(number)))} for number in missing]
-        answers = (
-            ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS))
-            .map(read_batch)
-            .map_batches(
-                BatchActor,
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(number, len(items))),
-                fn_constructor_args=(load, run.prompt, run.overlays),
-                num_cpus=actor_cpus,
-                num_gpus=1 if gpus else 0,
-                max_restarts=RESTARTS,
-                max_task_retries=RESTARTS,
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Ray 2.60 about max_restarts, which it offers under no other name
+            answers = (
+                ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS))
+                .map(read_batch, compute=ray.data.TaskPoolStrategy(size=number * readers))
+                .map_batches(
+                    BatchActor,
+                    batch_size=1,
+                    compute=ray.data.ActorPoolStrategy(size=number),
+                    fn_constructor_args=(load, run.prompt, run.overlays),
+                    num_cpus=actor_cpus,
+                    num_gpus=1 if gpus else 0,
+                    max_restarts=RESTARTS,
+                    max_task_retries=RESTARTS,
+                )
             )
-        )
         with run.progress() as bar:
             for row in answers.iter_rows():
                 run.append(int(row["number"]), json.loads(row["answers"]))
                 bar.update(len(run.batch(int(row["number"]))))
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise OSError(f"Ray has given up ({type(error).__name__}: {reason}); what is written stays, the same command goes on") from error
     finally:
         if is_own:
             ray.shutdown()
@@ -127,4 +136,5 @@ def _start(ray: Any, actors: int | None, actor_cpus: int) -> None:
     # CPUs are counted, not bound: where the actors take all, no task that opens images would begin.
     cpus = os.cpu_count() or 1
     wanted = (actors or (1 if torch.accelerator.is_available() else max(1, cpus // actor_cpus))) * actor_cpus
-    ray.init(num_cpus=max(cpus, wanted + 2), include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=max(cpus, wanted + 2), include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
