@@ -22,12 +22,12 @@ a million images: the page Many images of the documentation.
 import argparse
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints import TINY, resolve_checkpoint
 from .command import CommandParser, add_model_options, load_model, say, verb
+from .evaluate import TIMEOUT
 from .prompt_options import add_prompt_options, check_prompt_options, read_prompt
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from ..scale.folder import FolderRun
 
-TIMEOUT = timedelta(hours=12)  # for which processes wait for each other: one may join files for long
 SOME_FAILED = 1  # exit status
 
 

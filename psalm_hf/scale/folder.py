@@ -34,7 +34,7 @@ from ..evaluation.runner import Processes
 from ..predictor import PsalmPredictor
 from ..result import PsalmResult, region_name
 from ..writing import is_unused, remove_unfinished, write_file, write_json
-from .source import SourceImage, open_image
+from .source import SourceImage, open_source_image
 
 BATCH_SIZE = 8
 READ_AHEAD = 2  # batches that are open beside the one that the model works on
@@ -212,7 +212,7 @@ def open_batch(images: Iterable[SourceImage]) -> list[tuple[SourceImage, Image.I
 
 def _open(image: SourceImage) -> tuple[SourceImage, Image.Image | str]:
     try:
-        return image, open_image(image)
+        return image, open_source_image(image)
     except ValueError as error:
         return image, str(error)
 

@@ -29,7 +29,7 @@ RESTARTS = 3  # of an actor, and tries of a batch: one that kills every actor en
 
 @dataclass(frozen=True)
 class LoadPredictor:
-    """How an actor loads its model; see `PsalmPredictor.from_pretrained`."""
+    """Loading of the model in an actor; see `PsalmPredictor.from_pretrained`."""
 
     checkpoint: str
     device: str | None = None

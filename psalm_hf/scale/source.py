@@ -84,7 +84,7 @@ def list_images(sources: Sequence[str | os.PathLike], image_column: str | None =
     return _with_ids([replace(image, name=image.name.replace("//", "/")) for image in images])
 
 
-def open_image(image: SourceImage) -> Image.Image:
+def open_source_image(image: SourceImage) -> Image.Image:
     """The image upright and in RGB.
 
     Raises:

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from psalm_hf.scale.source import list_images, open_image
+from psalm_hf.scale.source import list_images, open_source_image
 
 
 def encoded(color, size=(6, 4)):
@@ -35,7 +35,7 @@ def names(images):
 
 
 def colors(images):
-    return [open_image(image).getpixel((0, 0)) for image in images]
+    return [open_source_image(image).getpixel((0, 0)) for image in images]
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
@@ -63,7 +63,7 @@ def test_a_list_names_images_as_seen_from_it_and_one_that_is_missing_fails_alone
     first, missing, last = list_images([folder / "list.txt"])
     assert [first.name, missing.name, last.name] == ["a/1.png", "a/none.png", "b/1.png"] and colors([first, last]) == [RED, BLUE]
     with pytest.raises(ValueError, match="^no such file$"):
-        open_image(missing)
+        open_source_image(missing)
 
 
 def write_tar(path, members):
@@ -81,7 +81,7 @@ def test_members_of_shards_are_images_under_the_name_of_their_shard(tmp_path):
     assert names(images) == ["s-0.tar/1.png", "s-0.tar/2.png", "s-1.tar/../../up/x.png", "s-1.tar/1.png", "s-1.tar/1.png+"]
     assert colors([*images[:2], *images[3:]]) == [RED, GREEN, BLUE, RED]
     with pytest.raises(ValueError, match="^not an image that can be read"):
-        open_image(images[2])
+        open_source_image(images[2])
 
 
 def test_a_shard_that_breaks_off_gives_what_is_whole_and_says_so(tmp_path):
@@ -94,7 +94,7 @@ def test_a_shard_that_breaks_off_gives_what_is_whole_and_says_so(tmp_path):
     assert names([shard, whole, half, other]) == ["s.tar", "s.tar/1.png", "s.tar/2.png", "t.tar"] and colors([whole]) == [RED]
     for image, message in ((shard, "cannot be read any further"), (half, "the shard ends before"), (other, "cannot be read any further")):
         with pytest.raises(ValueError, match=message):
-            open_image(image)
+            open_source_image(image)
 
 
 def write_rows(path, **columns):
@@ -109,7 +109,7 @@ def test_rows_of_a_dataset_are_images_with_its_ids_and_a_row_without_one_fails_a
     assert colors([images[0], images[3]]) == [RED, BLUE]
     for image, message in zip(images[1:3], ("column 'image' holds NoneType, no image", "not an image that can be read"), strict=True):
         with pytest.raises(ValueError, match=f"^{message}"):
-            open_image(image)
+            open_source_image(image)
 
 
 def test_rows_of_several_files_are_read_group_by_group(tmp_path):
@@ -128,9 +128,9 @@ def test_a_parquet_file_that_is_broken_fails_alone(tmp_path):
     images = list_images([tmp_path])
     assert len(images) == 4 + 1 + 4 and colors(images[:4]) == [RED] * 4
     with pytest.raises(ValueError, match="cannot be read any further"):
-        open_image(images[4])
+        open_source_image(images[4])
     with pytest.raises(ValueError):
-        open_image(images[5])
+        open_source_image(images[5])
     assert colors(images[7:]) == [RED] * 2  # its second group is whole
 
 
