@@ -4,13 +4,13 @@
     python examples/benchmark_folder.py --images photos --checkpoint PSALM_FOLDER --processes 1 2 4 --ray 0
 
 Every engine does the same images into a folder of its own, and the results are compared. A run is timed from its first batch to its
-last, by the times of the lines in answers/, so that starting Python, Ray and the model is not in the rate; "start, s" is what passes
-before. "processor s" is that of all processes together, start included, divided by the images; "MiB" is the largest resident memory of
-one process, after a quarter of the images and at the end.
+last, so that starting Python, Ray and the model is not in the rates; "start, s" is what passes before. "processor ms" is that of all
+processes of the run together, per image; "MiB" is the resident memory of the largest of them, after a quarter of the images and at the
+end. "load" is how many processes wanted a CPU in the last minute, those of other programs included.
 """
 
 import argparse
-import json
+import contextlib
 import os
 import subprocess
 import sys
@@ -46,39 +46,40 @@ def draw_images(folder: Path, number: int, size: int) -> None:
         Image.fromarray(make_scene("test", index, image_size=size).image).save(folder / f"{index:06}.png")
 
 
-def run(words: list[str], output: Path) -> dict[str, float]:
-    """Runs a command, and watches its lines and memory."""
+def run(words: list[str], output: Path, batch_size: int) -> dict[str, float]:
+    """Runs a command, and watches its batches, processor time and memory."""
     import psutil
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    before, begin = os.times(), time.perf_counter()
+    begin = time.perf_counter()
     process = subprocess.Popen([*words, "--output", str(output)], env=environment, stderr=subprocess.PIPE, text=True)
     errors: list[str] = []
     reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
     reader.start()
-    moments, memory = [], []
+    seconds: dict[int, float] = {}  # of each process, also of those that have ended
+    moments = []
     while process.poll() is None:
-        lines = sum(path.read_bytes().count(b"\n") for path in output.glob("answers/*.jsonl"))
-        moments.append((time.perf_counter() - begin, lines))
-        try:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            memory.append((lines, max(one.memory_info().rss for one in family) / 2**20))
-        except psutil.Error:  # one of them has just ended
-            pass
+        batches, memory = sum(path.read_bytes().count(b"\n") for path in output.glob("answers/*.jsonl")), 0.0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = one.cpu_times()
+                    seconds[one.pid], memory = times.user + times.system, max(memory, one.memory_info().rss / 2**20)
+        moments.append((batches, time.perf_counter() - begin, sum(seconds.values()), memory))
         time.sleep(0.1)
     reader.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{errors[0][-3000:]}")
-    after, batches = os.times(), sum(path.read_bytes().count(b"\n") for path in output.glob("answers/*.jsonl"))
-    first = next(moment for moment in moments if moment[1])
-    last = next((moment for moment in moments if moment[1] == batches), moments[-1])
-    quarter = [rss for lines, rss in memory if 0 < lines <= batches / 4] or [rss for lines, rss in memory if lines]
+    first = next(moment for moment in moments if moment[0])
+    last = next(moment for moment in moments if moment[0] == moments[-1][0])
+    images = (last[0] - first[0]) * batch_size
     return {
-        "rate": (last[1] - first[1]) / max(last[0] - first[0], 1e-9),
-        "start": first[0],
-        "processor": after.children_user + after.children_system - before.children_user - before.children_system,
-        "quarter": max(quarter),
-        "end": max(rss for _, rss in memory[-20:]),
+        "rate": images / (last[1] - first[1]),
+        "start": first[1],
+        "processor": 1000 * (last[2] - first[2]) / images,
+        "quarter": max(moment[3] for moment in moments if moment[0] <= last[0] / 4),
+        "end": last[3],
+        "load": os.getloadavg()[0],
     }
 
 
@@ -97,18 +98,18 @@ def main(arguments: list[str] | None = None) -> None:
             cases = {"1 process": [python, script, *words]} | cases
         for number in filter(None, options.ray):
             cases[f"Ray, {number} actors"] = [python, script, *words, "--engine", "ray", "--actors", str(number), "--readers", "1"]
-        print(f"{'':<16}{'images / s':>12}{'start, s':>10}{'processor s / image':>21}{'MiB at 1/4':>12}{'MiB at end':>12}  results")
+        heads = ("images / s", "start, s", "processor ms", "MiB at 1/4", "MiB at end", "load")
+        print(f"{'':<16}{''.join(f'{head:>14}' for head in heads)}  results")
         expected = None
         for number, (name, command) in enumerate(cases.items()):
             output = Path(workspace, str(number))
-            found = run(command, output)
-            results, images = (output / "results.json").read_bytes(), len(json.loads((output / "images.json").read_bytes())["images"])
+            found = run(command, output, options.batch_size)
+            results = (output / "results.json").read_bytes()
             expected = expected or results
-            print(
-                f"{name:<16}{found['rate'] * options.batch_size:>12.1f}{found['start']:>10.1f}{found['processor'] / images:>21.3f}"
-                f"{found['quarter']:>12.0f}{found['end']:>12.0f}  {'equal' if results == expected else 'OTHERS'}",
-                flush=True,
+            figures = (
+                f"{found['rate']:>14.1f}{found['start']:>14.1f}{found['processor']:>14.1f}{found['quarter']:>14.0f}{found['end']:>14.0f}"
             )
+            print(f"{name:<16}{figures}{found['load']:>14.1f}  {'equal' if results == expected else 'OTHERS'}", flush=True)
 
 
 if __name__ == "__main__":
