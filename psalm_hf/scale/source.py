@@ -68,20 +68,27 @@ def list_images(sources: Sequence[str | os.PathLike], image_column: str | None =
     Raises:
         ValueError: a source that is missing or without images; ids that occur twice.
     """
-    found: dict[tuple[str, int | None], SourceImage] = {}
+    found: list[SourceImage] = []
+    seen: set[str | tuple[str, int]] = set()
     for source in sources:
         number = 0
         for image in _images_of(os.fspath(source), image_column):
             number += 1
-            found.setdefault((image.path, image.start), image)
+            key = image.path if image.start is None else (image.path, image.start)
+            if key not in seen:
+                seen.add(key)
+                found.append(image)
         if not number:
             raise ValueError(f"{source}: has no images; expected files that end in {', '.join(sorted(SUFFIXES))}, .tar or .parquet")
     if not found:
         raise ValueError("no images were named; give folders, files, patterns, lists, tar shards or parquet files")
-    common = os.path.commonpath([os.path.dirname(image.path) for image in found.values()])
-    images = [replace(image, name=os.path.relpath(image.path, common) + image.name) for image in found.values()]
-    images.sort(key=lambda image: (image.name.split("//"), image.start or 0))
-    return _with_ids([replace(image, name=image.name.replace("//", "/")) for image in images])
+    del seen  # of a million images, this is as large as the list
+    ids = _own_ids(found)
+    common = os.path.commonpath({os.path.dirname(image.path) for image in found})
+    skipped = len(os.path.join(common, ""))
+    names = [image.path[skipped:] + image.name for image in found]
+    order = sorted(range(len(found)), key=names.__getitem__)
+    return [replace(found[place], name=names[place], image_id=ids[place] if ids else number) for number, place in enumerate(order, 1)]
 
 
 def open_source_image(image: SourceImage) -> Image.Image:
@@ -107,14 +114,15 @@ def open_source_image(image: SourceImage) -> Image.Image:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _with_ids(images: list[SourceImage]) -> list[SourceImage]:
+def _own_ids(images: Sequence[SourceImage]) -> list[int | str] | None:
+    """Ids of the dataset, where all images have one."""
+    if not all(image.image_id for image in images):
+        return None
     ids = [image.image_id for image in images]
-    if all(ids):
-        ((most, number),) = Counter(ids).most_common(1)
-        if number > 1:
-            raise ValueError(f"{number} images have the id {most!r:.60}; give datasets whose ids overlap one at a time")
-        return images
-    return [replace(image, image_id=number) for number, image in enumerate(images, 1)]
+    ((most, number),) = Counter(ids).most_common(1)
+    if number > 1:
+        raise ValueError(f"{number} images have the id {most!r:.60}; give datasets whose ids overlap one at a time")
+    return ids
 
 
 def _images_of(source: str, column: str | None) -> Iterator[SourceImage]:
@@ -215,7 +223,7 @@ def _tar_images(path: str) -> Iterator[SourceImage]:
                     problem = "the shard ends before the image does"
                 elif member.size > MAX_BYTES:
                     problem = f"has {member.size} bytes, more than {MAX_BYTES}"
-                yield SourceImage(f"//{name}", path, start=member.offset_data, size=member.size, problem=problem)
+                yield SourceImage(f"/{name}", path, start=member.offset_data, size=member.size, problem=problem)
 
 
 def _tar_member(image: SourceImage) -> bytes:
@@ -240,7 +248,7 @@ def _parquet_images(path: str, column: str | None) -> Iterator[SourceImage]:
     if column not in schema.names:
         raise ValueError(f"{path}: has no column {column!r}, only {', '.join(schema.names)}")
     # Rows have leading zeros, so that their names are sorted as they are.
-    yield from (SourceImage(f"//{row:0{len(str(rows))}}", path, ids[row] or 0, row, column=column) for row in range(rows))
+    yield from (SourceImage(f"/{row:0{len(str(rows))}}", path, ids[row] or 0, row, column=column) for row in range(rows))
 
 
 def _image_column(path: str, schema: Any) -> str:
