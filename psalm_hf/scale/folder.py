@@ -39,6 +39,7 @@ from .source import SourceImage, open_source_image
 BATCH_SIZE = 8
 READ_AHEAD = 2  # batches that are open beside the one that the model works on
 READERS = 2  # threads
+ATTEMPTS = 3  # processes that may die of a batch, before it is given up
 
 
 class FolderRun:
@@ -81,6 +82,10 @@ class FolderRun:
             if self.processes.rank == 0:
                 self.records.mend()
         self.done = set(self.records.places())
+        if self.processes.rank == 0:
+            for file in self.records.folder.glob("*.attempt"):
+                if int(file.stem) in self.done:  # a process died just after it had written it
+                    file.unlink()
         self.processes.wait()  # before anyone writes: all must find the same batches to do
 
     @property
@@ -150,9 +155,40 @@ def predict_folder(run: FolderRun, predictor: PsalmPredictor, *, readers: int = 
         check_prompt(predictor, run.prompt)
     with run.progress() as bar:
         for number, opened in _opened_batches(((number, run.batch(number)) for number in mine), readers):
-            run.append(number, predict_images(predictor, run.prompt, opened, run.overlays))
+            with attempt(run.records.folder, number) as may_try:
+                run.append(number, predict_images(predictor, run.prompt, opened, run.overlays) if may_try else given_up(opened))
             bar.update(min(len(opened) * run.processes.number, bar.total - bar.n))
     run.processes.wait()
+
+
+@contextmanager
+def attempt(folder: Path, number: int) -> Iterator[bool]:
+    """Context of the work on a batch, in which a file says that a process is at it: what kills a process would kill every run here.
+
+    Args:
+        folder: of the answers.
+        number: of the batch.
+
+    Yields:
+        False if `ATTEMPTS` processes have died of the batch.
+    """
+    file = folder / f"{number}.attempt"
+    with open(file, "ab") as counted:
+        died = counted.tell()
+        counted.write(b"+")
+    try:
+        yield died < ATTEMPTS
+    finally:
+        file.unlink()
+
+
+def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[dict[str, Any]]:
+    """The answers about a batch that was tried too often, see `predict_images`."""
+    reason = f"given up: {ATTEMPTS} processes died while they worked on its batch of {len(opened)} images"
+    return [
+        {"id": source.image_id, "file_name": source.name, "failure": image if isinstance(image, str) else reason}
+        for source, image in opened
+    ]
 
 
 def check_prompt(predictor: PsalmPredictor, prompt: Mapping[str, Any]) -> None:

@@ -21,10 +21,10 @@ import torch
 
 from ..devices import compile_parts
 from ..predictor import PsalmPredictor
-from .folder import READERS, FolderRun, check_prompt, open_batch, predict_images
+from .folder import ATTEMPTS, READERS, FolderRun, attempt, check_prompt, given_up, open_batch, predict_images
 
 BLOCKS = 10_000  # at most: a block of several batches costs Ray as much as one of a single batch
-RESTARTS = 3  # of an actor, and tries of a batch: one that kills every actor ends the run
+RESTARTS = 2 * ATTEMPTS  # of an actor, and tries of a batch, which is given up before
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,19 @@ class BatchActor:
     Args:
         load: makes the predictor.
         prompt, overlays: see `predict_images`.
+        folder: of the answers, see `attempt`.
     """
 
-    def __init__(self, load: Any, prompt: Mapping[str, Any], overlays: Path | None):
-        self.predictor, self.prompt, self.overlays = load(), prompt, overlays
+    def __init__(self, load: Any, prompt: Mapping[str, Any], overlays: Path | None, folder: Path):
+        self.predictor, self.prompt, self.overlays, self.folder = load(), prompt, overlays, folder
         check_prompt(self.predictor, prompt)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Answers of one batch."""
         (number,), (content,) = batch["number"], batch["opened"]
-        answers = predict_images(self.predictor, self.prompt, pickle.loads(content), self.overlays)  # written by `read_batch` below
+        opened = pickle.loads(content)  # written by `read_batch` below
+        with attempt(self.folder, int(number)) as may_try:
+            answers = predict_images(self.predictor, self.prompt, opened, self.overlays) if may_try else given_up(opened)
         return {"number": [number], "answers": [json.dumps(answers)]}
 
 
@@ -109,7 +112,7 @@ def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, ac
                     BatchActor,
                     batch_size=1,
                     compute=ray.data.ActorPoolStrategy(size=number),
-                    fn_constructor_args=(load, run.prompt, run.overlays),
+                    fn_constructor_args=(load, run.prompt, run.overlays, run.records.folder),
                     num_cpus=actor_cpus,
                     num_gpus=1 if gpus else 0,
                     max_restarts=RESTARTS,

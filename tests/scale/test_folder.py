@@ -1,6 +1,8 @@
 """A folder run: the files it writes, what goes on after a kill, what fails alone, and what is refused."""
 
 import json
+import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -94,6 +96,29 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_that_are_missing(undistu
     assert files(output) == files(undisturbed)
     predict(output, images, None)  # all is done, and no model is needed
     assert len(asked) == 3
+
+
+def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(images, predictor, tmp_path, monkeypatch):
+    def deadly(predictor, prompt, opened, overlays):
+        if opened[0][0].name == "3.png":
+            os._exit(9)
+        return predict_images(predictor, prompt, opened, overlays)
+
+    predict_images = folder_module.predict_images
+    monkeypatch.setattr(folder_module, "predict_images", deadly)
+    output, statuses = tmp_path / "out", []
+    for _ in range(3):
+        child = multiprocessing.get_context("fork").Process(target=predict, args=(output, images, predictor))
+        child.start()
+        child.join()
+        statuses.append(child.exitcode)
+    assert statuses == [9, 9, 9] and [path.name for path in output.glob("answers/*.attempt")] == ["1.attempt"]
+    assert predict(output, images, predictor) == 3 and not [*output.glob("answers/*.attempt")]
+    failures = json.loads((output / "failures.json").read_text())
+    assert [failure["failure"][:20] for failure in failures] == ["not an image that ca", *["given up: 3 processe"] * 2]
+    (output / "answers/0.attempt").touch()  # left by one that died just after it had written
+    run_of(output, images)
+    assert not (output / "answers/0.attempt").exists()
 
 
 def test_another_task_is_refused_and_nothing_is_lost(undisturbed, images, predictor):
