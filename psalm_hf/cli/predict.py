@@ -96,7 +96,8 @@ def predict_with_engine(options: argparse.Namespace, run: "FolderRun", device: "
         from ..scale.ray_engine import LoadPredictor, predict_with_ray
 
         load = LoadPredictor(options.checkpoint, options.device, options.dtype, options.compile)
-        predict_with_ray(run, load, actors=options.actors, actor_cpus=options.actor_cpus, readers=options.readers)
+        uses_gpus = options.device != "cpu"
+        predict_with_ray(run, load, actors=options.actors, actor_cpus=options.actor_cpus, uses_gpus=uses_gpus, readers=options.readers)
         return
     from ..predictor import PsalmPredictor
 

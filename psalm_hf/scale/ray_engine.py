@@ -71,7 +71,9 @@ def read_batch(row: dict[str, Any]) -> dict[str, Any]:
     return {"number": row["number"], "opened": pickle.dumps(open_batch(pickle.loads(row["images"])))}
 
 
-def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, actor_cpus: int = 1, readers: int = READERS) -> None:
+def predict_with_ray(
+    run: FolderRun, load: Any, *, actors: int | None = None, actor_cpus: int = 1, uses_gpus: bool = True, readers: int = READERS
+) -> None:
     """Does the batches that are missing, under a progress bar.
 
     Ray is started on this machine, or asked where `RAY_ADDRESS` says; then the images and the output are on a disk that all machines see.
@@ -80,6 +82,7 @@ def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, ac
         load: makes a predictor in the process of an actor, such as `LoadPredictor`.
         actors: default one for each GPU, else one for each `actor_cpus` CPUs.
         actor_cpus: CPUs of an actor, and threads of its model.
+        uses_gpus: each actor has a GPU, where there are some.
         readers: processes that open images, for each actor.
 
     Raises:
@@ -99,7 +102,7 @@ def predict_with_ray(run: FolderRun, load: Any, *, actors: int | None = None, ac
     if is_own:
         _start(ray, actors, actor_cpus)
     try:
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpus else 0
         number = min(actors or gpus or max(1, (os.cpu_count() or 1) // actor_cpus), len(missing))
         items = [{"number": batch, "images": pickle.dumps(list(run.batch(batch)))} for batch in missing]
         ray.data.DataContext.get_current().enable_progress_bars = False  # there is one of images
