@@ -219,22 +219,38 @@ class PsalmPredictor:
         """Answers several prompts about one image in one pass of the model (each question in one of its own).
 
         Args:
-            prompts: arguments of `predict`; the task of all categories is the same.
+            prompts: arguments of `predict`; each further task of categories is a pass of its own.
             image: see `set_image`; default the image that was set.
 
         Returns:
             A result for each prompt.
 
         Raises:
-            ValueError: see `predict`; prompts of categories with different tasks.
+            ValueError: see `predict`.
         """
         asked = [_Asked.read(self.processor, prompt) for prompt in prompts]
         encoded = self._current if image is None else self.encode(image)
         if encoded is None:
             raise ValueError("no image: call set_image first, or give one with the prompt")
-        masks = [one for one in asked if one.prompt.kind != CONVERSATION]
-        found = iter(self._segment(encoded, masks) if masks else ())
-        return [self._answer(encoded, one) if one.prompt.kind == CONVERSATION else next(found) for one in asked]
+        return self._predict([(encoded, asked)])[0]
+
+    def predict_batch(self, requests: Sequence[tuple[Any, Sequence[Mapping[str, Any]]]]) -> list[list[PsalmResult]]:
+        """Answers prompts about several images in one pass of the model (each further task of categories, and each question, in one of its
+        own). Images that are not kept are encoded together.
+
+        A result does not depend on what else is asked, but for rounding: scores differ by less than 1e-4.
+
+        Args:
+            requests: an image, see `set_image`, with its own prompts, arguments of `predict`.
+
+        Returns:
+            Per image a result for each of its prompts.
+
+        Raises:
+            ValueError: see `predict`; of the first prompt or image that is refused, and then nothing is answered.
+        """
+        asked = [[_Asked.read(self.processor, prompt) for prompt in prompts] for _, prompts in requests]
+        return self._predict(list(zip(self.encode_all([image for image, _ in requests]), asked, strict=True)))
 
     def encode(self, image: Any) -> EncodedPixels:
         """The features of an image, kept or made now.
@@ -242,51 +258,96 @@ class PsalmPredictor:
         Args:
             image: see `set_image`.
         """
-        source = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        rgb = to_rgb(image) if source is None else load_image(source)
-        key = hashlib.sha256(b"%d x %d" % rgb.size + rgb.tobytes()).digest()
+        return self.encode_all([image])[0]
+
+    def encode_all(self, images: Sequence[Any]) -> list[EncodedPixels]:
+        """The features of images; those that are not kept are made in one call of the model.
+
+        Args:
+            images: see `set_image`.
+        """
+        sources = [os.fspath(image) if isinstance(image, (str, os.PathLike)) else None for image in images]
+        pairs = zip(images, sources, strict=True)
+        rgbs = [to_rgb(image) if source is None else load_image(source) for image, source in pairs]
+        keys = [hashlib.sha256(b"%d x %d" % rgb.size + rgb.tobytes()).digest() for rgb in rgbs]
         with self.lock:
-            if key in self._images:
+            found = {key: self._images[key] for key in keys if key in self._images}
+            for key in found:
                 self._images.move_to_end(key)
-                return replace(self._images[key], source=source)
-        pixels = self.processor.image_processor([rgb], return_tensors="pt")["pixel_values"]
-        note = domain_note(self.model.config.domain, rgb)
+        if missing := {key: rgb for key, rgb in zip(keys, rgbs, strict=True) if key not in found}:
+            found |= self._encode(missing)
+        return [replace(found[key], source=source) for key, source in zip(keys, sources, strict=True)]
+
+    def _encode(self, images: Mapping[bytes, Image.Image]) -> dict[bytes, EncodedPixels]:
+        """Encodes images in one call of the model, and keeps those that were used last."""
+        pixels = self.processor.image_processor(list(images.values()), return_tensors="pt")["pixel_values"]
+        notes = {key: domain_note(self.model.config.domain, rgb) for key, rgb in images.items()}
         with self.lock, torch.inference_mode():
-            if key not in self._images:  # another thread may have been here
-                features = self.model.get_image_features(pixels.to(self.model.device))
-                self._images[key] = EncodedPixels(rgb, features, source, note)
-            self._images.move_to_end(key)
+            missing = {key: position for position, key in enumerate(images) if key not in self._images}  # others: by another thread
+            if missing:
+                features = self.model.get_image_features(pixels[list(missing.values())].to(self.model.device))
+                for key, of_image in zip(missing, _split_features(features), strict=True):
+                    self._images[key] = EncodedPixels(images[key], of_image, None, notes[key])
+            for key in images:
+                self._images.move_to_end(key)
+            found = {key: self._images[key] for key in images}
             while len(self._images) > self.cached_images:
                 self._images.popitem(last=False)
-            return replace(self._images[key], source=source)
+        return found
 
-    def _segment(self, encoded: EncodedPixels, asked: Sequence[_Asked]) -> list[PsalmResult]:
-        inputs, rows = self._rows(asked, encoded.image.size)
+    def _predict(self, requests: Sequence[tuple[EncodedPixels, Sequence[_Asked]]]) -> list[list[PsalmResult]]:
+        jobs = [(encoded, one) for encoded, asked in requests for one in asked if one.prompt.kind != CONVERSATION]
+        found: dict[int, PsalmResult] = {}
+        # The words around categories name the task, so that prompts of another task are another pass.
+        tasks = list(dict.fromkeys(one.prompt.task for _, one in jobs if one.prompt.task)) or [None]
+        for task in tasks:
+            chosen = [job for job in jobs if job[1].prompt.task == task or (job[1].prompt.task is None and task == tasks[0])]
+            if chosen:
+                results = self._segment(chosen, task)
+                found |= {id(one): result for (_, one), result in zip(chosen, results, strict=True)}
+        return [
+            [self._answer(encoded, one) if one.prompt.kind == CONVERSATION else found[id(one)] for one in asked]
+            for encoded, asked in requests
+        ]
+
+    def _segment(self, jobs: Sequence[tuple[EncodedPixels, _Asked]], task: str | None) -> list[PsalmResult]:
+        """Results of prompts about masks, in one pass.
+
+        Args:
+            task: of all categories; None = no prompt has categories.
+        """
+        images = list({id(encoded.features): encoded.features for encoded, _ in jobs}.values())
+        inputs, rows = self._rows(jobs, images, task)
         with self.lock, torch.inference_mode():
-            outputs = self.model(
-                **inputs.to(self.model.device), image_features=encoded.features, use_cache=None if self.reuse_prefix else False
-            )
-        return [self._result(encoded, one, outputs, inputs, indices) for one, indices in zip(asked, rows, strict=True)]
+            features = _join_features(images)
+            outputs = self.model(**inputs.to(self.model.device), image_features=features, use_cache=None if self.reuse_prefix else False)
+        return [self._result(*job, outputs, inputs, indices) for job, indices in zip(jobs, rows, strict=True)]
 
-    def _rows(self, asked: Sequence[_Asked], size: tuple[int, int]) -> tuple[PsalmInputs, list[list[int]]]:
-        """Inputs of the model without the image, and which rows belong to which prompt."""
-        tasks = {one.prompt.task for one in asked if one.prompt.kind == CATEGORY}
-        if len(tasks) > 1:
-            raise ValueError(f"prompts of categories with the tasks {', '.join(sorted(tasks))} in one pass; ask them one after the other")
-        if len(asked) == 1 and tasks:
-            inputs = self._vocabularies.encoded_rows(size, asked[0].argument, *tasks)
-            return inputs, [list(range(len(inputs.row_info)))]
-        entries: list[tuple[int, dict[str, Any]]] = []  # one per row of the batch, or per list of expressions
-        for number, one in enumerate(asked):
-            if one.prompt.kind == CATEGORY:
-                entries += [(number, {"categories": part}) for part in self._vocabularies.parts(one.argument, one.prompt.task)]
-            else:
-                entries.append((number, {"expressions" if one.prompt.kind == SENTENCE else "regions": one.argument}))
-        arguments = {name: [entry.get(name) for _, entry in entries] for name in ("categories", "expressions", "regions")}
-        inputs = self.processor(images=[EncodedImage(size)] * len(entries), task=tasks.pop() if tasks else TASKS[0], **arguments)
-        rows: list[list[int]] = [[] for _ in asked]
-        for index, row in enumerate(inputs.row_info):
-            rows[entries[row.image][0]].append(index)
+    def _rows(
+        self, jobs: Sequence[tuple[EncodedPixels, _Asked]], images: Sequence[PsalmImageFeatures], task: str | None
+    ) -> tuple[PsalmInputs, list[list[int]]]:
+        """Inputs of the model without the images, and which rows belong to which prompt."""
+        names = jobs[0][1].argument
+        if all(one.prompt.kind == CATEGORY and one.argument == names for _, one in jobs):
+            inputs = self._vocabularies.encoded_rows([encoded.image.size for encoded, _ in jobs], names, task)
+            number = len(inputs.row_info) // len(jobs)
+            rows = [list(range(index * number, (index + 1) * number)) for index in range(len(jobs))]
+        else:
+            entries: list[tuple[int, dict[str, Any]]] = []  # one per row of the batch, or per list of expressions
+            for index, (_, one) in enumerate(jobs):
+                if one.prompt.kind == CATEGORY:
+                    entries += [(index, {"categories": part}) for part in self._vocabularies.parts(one.argument, task)]
+                else:
+                    entries.append((index, {"expressions" if one.prompt.kind == SENTENCE else "regions": one.argument}))
+            arguments = {name: [entry.get(name) for _, entry in entries] for name in ("categories", "expressions", "regions")}
+            sizes = [EncodedImage(jobs[index][0].image.size) for index, _ in entries]
+            inputs = self.processor(images=sizes, task=task or TASKS[0], **arguments)
+            rows = [[] for _ in jobs]
+            for row, info in enumerate(inputs.row_info):
+                rows[entries[info.image][0]].append(row)
+        positions = {id(features): position for position, features in enumerate(images)}
+        image_of_row = {row: positions[id(encoded.features)] for (encoded, _), of_job in zip(jobs, rows, strict=True) for row in of_job}
+        inputs["image_index"] = torch.tensor([image_of_row[row] for row in range(len(image_of_row))])
         return inputs, rows
 
     def _result(self, encoded: EncodedPixels, one: _Asked, outputs: Any, inputs: PsalmInputs, indices: list[int]) -> PsalmResult:
@@ -361,6 +422,36 @@ class PsalmPredictor:
             source=encoded.source,
             checkpoint=self.checkpoint,
         )
+
+
+def _split_features(features: PsalmImageFeatures) -> list[PsalmImageFeatures]:
+    """Features of each image by themselves, copied where there are several: what is forgotten of one frees its memory."""
+    number = len(features.image_tokens)
+    if number == 1:
+        return [features]
+
+    def own(tensor: torch.Tensor, index: int) -> torch.Tensor:
+        return tensor[index : index + 1].clone()
+
+    return [
+        PsalmImageFeatures(
+            image_tokens=own(features.image_tokens, index),
+            mask_features=own(features.mask_features, index),
+            multi_scale=tuple(own(level, index) for level in features.multi_scale),
+        )
+        for index in range(number)
+    ]
+
+
+def _join_features(images: Sequence[PsalmImageFeatures]) -> PsalmImageFeatures:
+    """Features of several images as those of one call; of one image they are the same object, with the beginning of an earlier prompt."""
+    if len(images) == 1:
+        return images[0]
+    return PsalmImageFeatures(
+        image_tokens=torch.cat([image.image_tokens for image in images]),
+        mask_features=torch.cat([image.mask_features for image in images]),
+        multi_scale=tuple(torch.cat(level) for level in zip(*(image.multi_scale for image in images), strict=True)),
+    )
 
 
 _DEFAULTS = {

@@ -147,20 +147,23 @@ class Vocabularies:
         per_image = {name: [value, *[None] * (len(parts) - 1)] for name, value in prompts.items()}
         return self.processor(images=[image] * len(parts), categories=parts, task=task, return_tensors="pt", **per_image)
 
-    def encoded_rows(self, size: tuple[int, int], names: Sequence[str], task: str) -> PsalmInputs:
-        """The rows of categories alone about an image whose features are there.
+    def encoded_rows(self, image_sizes: Sequence[tuple[int, int]], names: Sequence[str], task: str) -> PsalmInputs:
+        """The rows of the same categories alone about images whose features are there, those of an image together.
 
         Args:
-            size: (width, height) of the image.
+            image_sizes: (width, height) of each image.
         """
         key = self._key(names, task)
         if key not in self._rows:
-            rows = self.rows(EncodedImage(size), categories=names, task=task)
+            rows = self.rows(EncodedImage(image_sizes[0]), categories=names, task=task)
             self._rows = _with_newest(self._rows, key, rows)
         else:
             rows = self._rows[key]
-        sizes = torch.tensor([size[::-1]] * len(rows.row_info))
-        return PsalmInputs({**rows.data, "original_sizes": sizes}, rows.row_info)
+        number = len(rows.row_info)
+        data = {name: tensor.repeat(len(image_sizes), *[1] * (tensor.dim() - 1)) for name, tensor in rows.data.items()}
+        data["image_index"] = torch.arange(len(image_sizes)).repeat_interleave(number)
+        data["original_sizes"] = torch.tensor([size[::-1] for size in image_sizes for _ in range(number)])
+        return PsalmInputs(data, tuple(replace(info, image=image) for image in range(len(image_sizes)) for info in rows.row_info))
 
     def _key(self, names: Sequence[str], task: str) -> tuple[Any, ...]:
         return tuple(map(str, names)), task, self.processor.max_length, self.processor.prompt_style

@@ -74,6 +74,7 @@ ALLOWED = {
         "vocabulary",
         "writing",
     },
+    "scale": {"devices", "evaluation", "model", "predictor", "result", "writing"},
     "__init__": {"public"},
     "app": {
         "bounded_files",
@@ -114,6 +115,7 @@ ALLOWED = {
         "following",
         "training",
         "evaluation",
+        "scale",
         "writing",
         "locking",
     },

@@ -140,6 +140,41 @@ def test_several_prompts_share_one_pass(predictor, loaded, monkeypatch):
         np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)
 
 
+BATCH = {
+    "the same categories": [(number, [PROMPTS["panoptic"]]) for number in range(3)],
+    "each its own": [(0, [PROMPTS["regions"]]), (1, [PROMPTS["expressions"], PROMPTS["instance"]]), (2, [{"categories": ["moon"]}])],
+    "an image twice, and several tasks": [(0, [PROMPTS["semantic"]]), (1, [PROMPTS["panoptic"]]), (0, [{"expressions": "a cross"}])],
+    "a question among others": [(1, [{"question": "How many?", "max_new_tokens": 2}]), (0, [PROMPTS["instance"]])],
+}
+
+
+@pytest.mark.parametrize("batch", BATCH.values(), ids=BATCH)
+def test_a_batch_of_images_gives_each_what_it_gets_alone(loaded, predictor, vision_calls, batch):
+    scene = Image.fromarray(make_scene("test", 3, image_size=128).image)
+    images = [IMAGE, WIDE.crop((20, 10, 300, 170)), scene]
+    found = predictor.predict_batch([(images[number], prompts) for number, prompts in batch])
+    assert vision_calls == [len({number for number, _ in batch})]
+    for (number, prompts), results in zip(batch, found, strict=True):
+        for prompt, result in zip(prompts, results, strict=True):
+            expected = PsalmPredictor(*loaded, reuse_prefix=False).predict(images[number], **prompt)
+            assert (result.image.size, result.labels, result.text) == (images[number].size, expected.labels, expected.text)
+            np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)
+            assert (result.masks != expected.masks).mean() < 1e-3 if len(expected) else len(result) == 0
+
+
+def test_a_batch_takes_kept_features_and_keeps_its_own(loaded, vision_calls):
+    predictor = PsalmPredictor(*loaded, cached_images=2)
+    first, second, third = (Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue"))
+    predictor.encode(first)
+    prompt = [{"expressions": "this"}]
+    predictor.predict_batch([(first, prompt), (second, prompt), (second, prompt), (third, prompt)])
+    assert vision_calls == [1, 2]
+    predictor.encode(third)
+    kept = predictor.encode(second)
+    assert vision_calls == [1, 2] and kept.features.mask_features.untyped_storage().nbytes() == kept.features.mask_features.nbytes
+    assert predictor.predict_batch([]) == []
+
+
 def test_images_of_the_same_bytes_and_another_size_are_different(predictor):
     flat = np.arange(6 * 4 * 3, dtype=np.uint8)
     high, wide = (predictor.encode(flat.reshape(*size, 3)) for size in ((6, 4), (4, 6)))

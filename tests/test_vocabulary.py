@@ -215,11 +215,11 @@ def test_a_list_that_comes_again_is_neither_divided_nor_tokenised_again(processo
     names = [f"thing number {number}" for number in range(60)]
     processor.max_length = 700
     vocabularies = Vocabularies(processor)
-    first = vocabularies.encoded_rows((20, 10), names, "panoptic")
+    first = vocabularies.encoded_rows([(20, 10)], names, "panoptic")
     assert len(first.row_info) > 1
     with monkeypatch.context() as patch:
         patch.setattr(processor, "_tokens", None)
-        again = vocabularies.encoded_rows((30, 40), names, "panoptic")
+        again = vocabularies.encoded_rows([(30, 40)], names, "panoptic")
     assert torch.equal(again["input_ids"], first["input_ids"])
     assert (first["original_sizes"].tolist()[0], again["original_sizes"].tolist()[0]) == ([10, 20], [40, 30])
     parts = [list(row.conditions[:-1]) for row in first.row_info]
@@ -231,5 +231,5 @@ def test_a_list_that_comes_again_is_neither_divided_nor_tokenised_again(processo
 def test_the_lists_used_last_are_kept(processor):
     vocabularies = Vocabularies(processor)
     for number in range(KEPT_VOCABULARIES + 3):
-        vocabularies.encoded_rows((20, 10), [f"name {number}"], "panoptic")
+        vocabularies.encoded_rows([(20, 10)], [f"name {number}"], "panoptic")
     assert len(vocabularies._parts) == len(vocabularies._rows) == KEPT_VOCABULARIES

@@ -8,6 +8,7 @@ from ..spelling import did_you_mean
 # Verb -> what it does. The module of a verb is called as it is, and has `main(arguments) -> exit status`.
 VERBS = {
     "segment": "an image and a prompt -> an overlay and masks",
+    "predict": "a folder of images and a prompt -> COCO results, in one process or many",
     "video": "follows objects through a folder of frames or a video file",
     "chat": "a dialogue about an image, in words and masks",
     "app": "a page in the browser: click, draw or say what to segment",

@@ -15,17 +15,15 @@ at the size of the image, boxes x0,y0,x1,y1 along pixel edges.
 """
 
 import argparse
-import shlex
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import TINY, resolve_checkpoint
-from ..spelling import did_you_mean
 from ..structures import SENTENCE
 from .command import CommandParser, add_model_options, load_model, say, verb
+from .prompt_options import SHAPES_CATEGORIES, add_prompt_options, category_prompt, check_prompt_options, read_prompt
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,15 +33,6 @@ if TYPE_CHECKING:
 DRAWN_IMAGE = "drawn shapes"  # what the record calls it
 DRAWN_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
 DRAWN_REGIONS = [("point", (88, 23)), ("box", (91, 61, 121, 91)), ("scribble", [(28, 95), (34, 100), (44, 103)])]
-# Name -> fused into one segment (stuff). The first list is what psalm-tiny knows, the second is a start for any photo.
-SHAPES_CATEGORIES = {
-    "circle": False, "square": False, "triangle": False, "star": False, "cross": False, "ring": False, "diamond": False, "moon": False,
-    "grass": True, "sand": True, "water": True, "brick": True,
-}  # fmt: skip
-GENERAL_CATEGORIES = {
-    "person": False, "animal": False, "vehicle": False, "furniture": False, "food": False,
-    "building": True, "plant": True, "road": True, "floor": True, "wall": True, "water": True, "sky": True,
-}  # fmt: skip
 OVERVIEW_CATEGORY_THRESHOLD = 0.5  # of psalm-tiny, things are worth showing above it
 TARGET_COLOR = (255, 0, 160)  # of what an expression means; nothing in the shapes world has it
 
@@ -110,23 +99,7 @@ def read_prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
             {"expressions": DRAWN_EXPRESSIONS},
             {"regions": [{kind: value} for kind, value in DRAWN_REGIONS]},
         ]
-    chosen = {"threshold": options.threshold, "mask_threshold": options.mask_threshold}
-    if options.expressions:
-        thresholds = {"no_target_threshold": options.no_target_threshold, **chosen}
-        return [{"expressions": options.expressions, "instances": options.instances, **thresholds}]
-    if options.regions:
-        return [{"regions": [{kind: value} for kind, value in options.regions], **chosen}]
-    chosen["task"] = options.task or "panoptic"
-    if options.categories is None:
-        is_shapes = options.checkpoint == TINY or options.image is None
-        prompt = category_prompt(SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES)
-        say(f"no prompt was given, looking for: {', '.join(prompt['categories'])}")
-        return [prompt | chosen]
-    return [{"categories": options.categories, "stuff": options.stuff, **chosen}]
-
-
-def category_prompt(categories: dict[str, bool]) -> dict[str, Any]:
-    return {"categories": list(categories), "stuff": [name for name, is_stuff in categories.items() if is_stuff]}
+    return [read_prompt(options, is_shapes=options.checkpoint == TINY or options.image is None)]
 
 
 def missing(result: "PsalmResult") -> list[str]:
@@ -172,76 +145,14 @@ def draw_overview(results: "list[PsalmResult]") -> "Image.Image":
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser("segment", __doc__)
     parser.add_argument("image", nargs="?", help="file or URL; whatever Pillow opens (default: drawn shapes)")
-    parser.add_argument("--categories", nargs="+", metavar="NAME", help="what to look for; names of several words in quotes")
-    parser.add_argument("--stuff", nargs="+", metavar="NAME", default=[], help="categories whose segments are fused into one (panoptic)")
-    parser.add_argument("--task", choices=("panoptic", "semantic", "instance"), help="what to do with --categories (default: panoptic)")
-    parser.add_argument("--expression", action="append", dest="expressions", default=[], metavar="TEXT", help="may be repeated")
-    parser.add_argument("--instances", action="store_true", help="every instance of an --expression by itself, not all in one mask")
-    parser.add_argument("--point", action=AddRegion, type=numbers(2), metavar="X,Y", help="regions may be repeated and mixed")
-    parser.add_argument("--box", action=AddRegion, type=numbers(4), metavar="X0,Y0,X1,Y1")
-    parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
-    parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="image whose pixels above 0 are the prompt")
     parser.add_argument("--output", default="segmented", metavar="PREFIX", help="writes PREFIX.png and PREFIX.json (default: segmented)")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="least score of a segment (default: panoptic 0.8, instance 0.5, expressions what the checkpoint carries or the best one)",
-    )
-    parser.add_argument(
-        "--no-target-threshold",
-        type=float,
-        help="an expression means nothing unless a mask scores above it (default: what the checkpoint carries)",
-    )
-    parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
+    add_prompt_options(parser)
     add_model_options(parser)
-    parser.set_defaults(regions=[])
     options = parser.parse_args(arguments)
-    check_combination(parser, options)
+    check_prompt_options(parser, options)
     has_question = options.categories or options.expressions or options.regions or options.task or options.threshold is not None
     options.is_overview = options.image is None and not has_question
     return options
-
-
-def check_combination(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    given = [name for name in ("categories", "expressions", "regions") if getattr(options, name)]
-    if len(given) > 1:
-        parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
-    if len(options.categories or ()) == 1 and "," in options.categories[0]:
-        names = [name.strip() for name in options.categories[0].split(",") if name.strip()]
-        parser.error(f"--categories has one name, {options.categories[0]!r}; names stand apart, without commas: {shlex.join(names)}")
-    if given != ["categories"] and options.stuff:
-        parser.error("--stuff goes with --categories")
-    if unknown := [name for name in options.stuff if name not in options.categories]:
-        parser.error(
-            f"--stuff: {', '.join(unknown)} not among the --categories {', '.join(options.categories)}"
-            + did_you_mean(unknown[0], options.categories)
-        )
-    if options.instances and not options.expressions:
-        parser.error("--instances goes with --expression")
-    if options.no_target_threshold is not None and not options.expressions:
-        parser.error("--no-target-threshold goes with --expression")
-    if options.task and (options.expressions or options.regions):
-        parser.error("--task goes with --categories")
-    if options.threshold is not None and (options.task == "semantic" or options.regions):
-        parser.error("--threshold: a semantic map and regions have none, they take the best")
-
-
-class AddRegion(argparse.Action):
-    """Collects all kinds of regions in one list, in the order of the command line."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        namespace.regions = [*namespace.regions, (self.dest, values)]
-
-
-def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
-    def parse(text: str) -> tuple[float, ...]:
-        values = tuple(float(part) for part in text.split(","))
-        if len(values) != count:
-            raise argparse.ArgumentTypeError(f"expected {count} numbers with commas between them, got {text!r}")
-        return values
-
-    parse.__name__ = f"{count} numbers with commas between them"  # argparse shows it when float() fails
-    return parse
 
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:

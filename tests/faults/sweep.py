@@ -199,6 +199,52 @@ class Video(Case):
         return self.command([*words, "--save-every", "2", "--output", str(output / "tracked")])
 
 
+class Predict(Case):
+    """Five images, one of them broken, in batches of two, with overlays."""
+
+    imports = ("psalm_hf.scale.folder", "psalm_hf.public", "accelerate")
+
+    def prepare(self):
+        import numpy as np
+        from PIL import Image
+
+        from psalm_hf.cli import predict
+        from psalm_hf.evaluation.records import Records
+        from psalm_hf.tiny import build_tiny
+
+        self.command = predict.main
+        for part in build_tiny(image_size=64):
+            part.save_pretrained(self.inputs / "checkpoint")
+        (self.inputs / "images").mkdir()
+        for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)):
+            Image.fromarray(pixels).save(self.inputs / f"images/{number}.png")
+        (self.inputs / "images/1.png").write_bytes(b"broken")
+        append = Records.append
+
+        def counted(records, predictions):
+            with open(self.inputs / "predicted", "a", encoding="ascii") as file:
+                file.write("batch\n" * len(predictions))
+            append(records, predictions)
+
+        Records.append = counted
+
+    def run(self, output):
+        words = [str(self.inputs / "images"), "--checkpoint", str(self.inputs / "checkpoint"), "--device", "cpu", "--overlays"]
+        status = self.command([*words, "--point", "5,10", "--batch-size", "2", "--output", str(output / "run")])
+        return 0 if status == 1 else status or 1  # one image is broken
+
+    def kept(self, output):
+        (self.inputs / "predicted").unlink(missing_ok=True)
+        return self._batches(output)
+
+    def is_taken_up(self, kept, output):
+        predicted = self.inputs / "predicted"
+        return kept + (len(predicted.read_text().splitlines()) if predicted.exists() else 0) == self._batches(output)
+
+    def _batches(self, output):
+        return sum(path.read_bytes().count(b"\n") for path in output.glob("run/answers/*.jsonl"))
+
+
 class Train(Case):
     """Two steps with a checkpoint after each."""
 
@@ -253,7 +299,7 @@ def _plain(value):
     return value.tobytes() if hasattr(value, "tobytes") else value
 
 
-CASES = {"checkpoint": Checkpoint, "prepare": Prepare, "evaluate": Evaluate, "video": Video, "train": Train}
+CASES = {"checkpoint": Checkpoint, "prepare": Prepare, "evaluate": Evaluate, "video": Video, "predict": Predict, "train": Train}
 
 
 def chosen(events, how, number):

@@ -30,7 +30,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "full"])
-@pytest.mark.parametrize("name", ["checkpoint", "prepare", "evaluate", "video"])
+@pytest.mark.parametrize("name", ["checkpoint", "prepare", "evaluate", "video", "predict"])
 def test_a_command_goes_on_after_a_fault_at_any_event(tmp_path, name, kind):
     check(report_of(tmp_path, name, kind))
 

@@ -1,0 +1,111 @@
+"""Options of a prompt, which the verbs that segment images share: reading them, and what is asked where none is given."""
+
+import argparse
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..spelling import did_you_mean
+from .command import say
+
+# Name -> fused into one segment (stuff). The first list is what psalm-tiny knows, the second is a start for any photo.
+SHAPES_CATEGORIES = {
+    "circle": False, "square": False, "triangle": False, "star": False, "cross": False, "ring": False, "diamond": False, "moon": False,
+    "grass": True, "sand": True, "water": True, "brick": True,
+}  # fmt: skip
+GENERAL_CATEGORIES = {
+    "person": False, "animal": False, "vehicle": False, "furniture": False, "food": False,
+    "building": True, "plant": True, "road": True, "floor": True, "wall": True, "water": True, "sky": True,
+}  # fmt: skip
+
+
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `read_prompt` reads: categories, expressions, regions, and their thresholds."""
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="what to look for; names of several words in quotes")
+    parser.add_argument("--stuff", nargs="+", metavar="NAME", default=[], help="categories whose segments are fused into one (panoptic)")
+    parser.add_argument("--task", choices=("panoptic", "semantic", "instance"), help="what to do with --categories (default: panoptic)")
+    parser.add_argument("--expression", action="append", dest="expressions", default=[], metavar="TEXT", help="may be repeated")
+    parser.add_argument("--instances", action="store_true", help="every instance of an --expression by itself, not all in one mask")
+    parser.add_argument("--point", action=AddRegion, type=numbers(2), metavar="X,Y", help="regions may be repeated and mixed")
+    parser.add_argument("--box", action=AddRegion, type=numbers(4), metavar="X0,Y0,X1,Y1")
+    parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
+    parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="image whose pixels above 0 are the prompt")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="least score of a segment (default: panoptic 0.8, instance 0.5, expressions what the checkpoint carries or the best one)",
+    )
+    parser.add_argument(
+        "--no-target-threshold",
+        type=float,
+        help="an expression means nothing unless a mask scores above it (default: what the checkpoint carries)",
+    )
+    parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
+    parser.set_defaults(regions=[])
+
+
+def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    given = [name for name in ("categories", "expressions", "regions") if getattr(options, name)]
+    if len(given) > 1:
+        parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
+    if len(options.categories or ()) == 1 and "," in options.categories[0]:
+        names = [name.strip() for name in options.categories[0].split(",") if name.strip()]
+        parser.error(f"--categories has one name, {options.categories[0]!r}; names stand apart, without commas: {shlex.join(names)}")
+    if given != ["categories"] and options.stuff:
+        parser.error("--stuff goes with --categories")
+    if unknown := [name for name in options.stuff if name not in options.categories]:
+        parser.error(
+            f"--stuff: {', '.join(unknown)} not among the --categories {', '.join(options.categories)}"
+            + did_you_mean(unknown[0], options.categories)
+        )
+    if options.instances and not options.expressions:
+        parser.error("--instances goes with --expression")
+    if options.no_target_threshold is not None and not options.expressions:
+        parser.error("--no-target-threshold goes with --expression")
+    if options.task and (options.expressions or options.regions):
+        parser.error("--task goes with --categories")
+    if options.threshold is not None and (options.task == "semantic" or options.regions):
+        parser.error("--threshold: a semantic map and regions have none, they take the best")
+
+
+def read_prompt(options: argparse.Namespace, *, is_shapes: bool) -> dict[str, Any]:
+    """The prompt of the command line, as `PsalmPredictor.predict` takes it.
+
+    Args:
+        is_shapes: without a prompt, look for what psalm-tiny knows, else for what photographs show.
+    """
+    chosen = {"threshold": options.threshold, "mask_threshold": options.mask_threshold}
+    if options.expressions:
+        thresholds = {"no_target_threshold": options.no_target_threshold, **chosen}
+        return {"expressions": options.expressions, "instances": options.instances, **thresholds}
+    if options.regions:
+        return {"regions": [{kind: value} for kind, value in options.regions], **chosen}
+    chosen["task"] = options.task or "panoptic"
+    if options.categories is None:
+        prompt = category_prompt(SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES)
+        say(f"no prompt was given, looking for: {', '.join(prompt['categories'])}")
+        return prompt | chosen
+    return {"categories": options.categories, "stuff": options.stuff, **chosen}
+
+
+def category_prompt(categories: dict[str, bool]) -> dict[str, Any]:
+    return {"categories": list(categories), "stuff": [name for name, is_stuff in categories.items() if is_stuff]}
+
+
+class AddRegion(argparse.Action):
+    """Collects all kinds of regions in one list, in the order of the command line."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        namespace.regions = [*namespace.regions, (self.dest, values)]
+
+
+def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
+    def parse(text: str) -> tuple[float, ...]:
+        values = tuple(float(part) for part in text.split(","))
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"expected {count} numbers with commas between them, got {text!r}")
+        return values
+
+    parse.__name__ = f"{count} numbers with commas between them"  # argparse shows it when float() fails
+    return parse

@@ -1,0 +1,63 @@
+"""The Ray Data pipeline gives what one process gives, and an actor that dies is replaced."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psalm_hf import PsalmPredictor
+from psalm_hf.scale.folder import FolderRun, predict_folder
+from psalm_hf.scale.ray_engine import predict_with_ray
+from psalm_hf.scale.source import list_images
+from psalm_hf.tiny import build_tiny
+
+PROMPT = {"categories": ["cup", "table"], "task": "instance", "threshold": 0.0}
+
+
+class MortalPredictor(PsalmPredictor):
+    """Kills its process once, when it has a first batch."""
+
+    grave: Path
+
+    def predict_batch(self, requests):
+        if len(requests) > 1:  # not the blank image of the check
+            try:
+                os.close(os.open(self.grave, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return super().predict_batch(requests)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict_batch(requests)
+
+
+@dataclass(frozen=True)
+class LoadMortal:
+    grave: Path
+
+    def __call__(self):
+        predictor = MortalPredictor(*build_tiny(seed=0, image_size=64), reuse_prefix=False)
+        predictor.grave = self.grave
+        return predictor
+
+
+@pytest.mark.engines
+def test_two_actors_of_which_one_dies_give_what_one_process_gives(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(14):
+        Image.fromarray(rng.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)).save(tmp_path / f"images/{number:02}.png")
+    (tmp_path / "images/03.png").write_bytes(b"nothing")
+    images = list_images([tmp_path / "images"])
+    expected = FolderRun(tmp_path / "one", images, PROMPT, batch_size=4)
+    predict_folder(expected, PsalmPredictor(*build_tiny(seed=0, image_size=64), reuse_prefix=False))
+    run = FolderRun(tmp_path / "two", images, PROMPT, batch_size=4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    predict_with_ray(run, LoadMortal(tmp_path / "grave"), actors=2, readers=1)
+    assert (tmp_path / "grave").exists()
+    assert expected.join() == run.join() == 1
+    for name in ("results.json", "images.json", "failures.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
