@@ -1,0 +1,153 @@
+"""What is looked for in a video by words: how it is said, and what it means in a frame.
+
+(H, W) is the size of the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..model.image_processing_psalm import Size
+from ..model.processing_psalm import PsalmInputs
+from ..model.rows import EncodedImage
+from ..model.segmentations import THRESHOLDS
+
+EXPRESSION, CATEGORIES = "expression", "categories"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Prompt in words.
+
+    Attributes:
+        kind: "expression" or "categories".
+        texts: the expression alone, or the names of the categories.
+        instances: every thing that is meant is an object of its own; else the best one is the object.
+    """
+
+    kind: str
+    texts: tuple[str, ...]
+    instances: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join(self.texts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A thing that words mean: `mask` (H, W) bool, never empty; `score` in [0, 1]; `label`, the expression or the name of its category."""
+
+    mask: Tensor
+    score: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What words mean in a frame.
+
+    Attributes:
+        found: best first; without `Words.instances` at most one.
+        best: score of the best mask, in [0, 1], also of one that does not count as found.
+    """
+
+    found: list[Found]
+    best: float
+
+
+def is_words(prompt: Any) -> bool:
+    """True for a prompt in words, however wrong; else it is a region."""
+    return isinstance(prompt, Mapping) and (EXPRESSION in prompt or CATEGORIES in prompt)
+
+
+def read_words(prompt: Mapping[str, Any], instances: bool, name: str) -> Words:
+    """Words of a prompt `{"expression": text}` or `{"categories": [name, ...]}`. The processor checks the texts.
+
+    Args:
+        name: of the object in error messages.
+
+    Raises:
+        ValueError: anything else beside the words, or values of another type.
+    """
+    if len(prompt) != 1:
+        raise ValueError(f"{name}: expected one key, {EXPRESSION!r} or {CATEGORIES!r}, got {', '.join(map(repr, prompt))}")
+    ((kind, value),) = prompt.items()
+    if kind == EXPRESSION:
+        if not isinstance(value, str):
+            raise ValueError(f"{name}: an expression is a text such as 'the red car', got {value!r:.80}")
+        return Words(kind, (value,), instances)
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{name}: categories are a list of names such as ['car', 'bus'], got {value!r:.80}")
+    return Words(kind, tuple(value), instances)
+
+
+def check_words(processor: Any, words: Words, name: str) -> None:
+    """Raises ValueError if the processor refuses words, such as blank ones, or too many.
+
+    Args:
+        name: of the object in the message; the processor knows none.
+    """
+    try:
+        processor.encode_prompt(task="instance", **_argument(words))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def words_inputs(processor: Any, prompts: Sequence[Words], size: Size) -> PsalmInputs:
+    """Inputs of the model, one row per prompt, for an image that is encoded already.
+
+    Args:
+        prompts: at least one, which `check_words` has passed.
+        size: (H, W).
+    """
+    images = [EncodedImage(size[::-1])] * len(prompts)
+    arguments = {name: [_argument(words).get(name) for words in prompts] for name in ("expressions", "categories")}
+    return processor(images=images, task="instance", return_tensors="pt", **arguments)
+
+
+def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: Size, threshold: float | None) -> list[Meaning]:
+    """What words mean in a frame, by the outputs of the rows of `words_inputs`.
+
+    Args:
+        threshold: score above which a thing counts as found. None = the processor's: of an expression its `no_target_threshold`, of the
+            instances of one see `instance_thresholds`; of categories 0.5.
+    """
+    sizes = [size] * len(prompts)
+    limit: Any = "processor" if threshold is None else threshold
+    meanings: list[Meaning | None] = [None] * len(prompts)
+    if any(words.kind == EXPRESSION for words in prompts):
+        # The single best mask query: a session follows one, and not a union of several.
+        best = processor.post_process_referring_segmentation(outputs, threshold=None, target_sizes=sizes, no_target_threshold=limit)
+        for row, result in enumerate(best):
+            if result is not None:
+                is_found = not result["no_target"] and bool(result["segmentation"].any())
+                found = [Found(result["segmentation"], result["score"], str(prompts[row]))] if is_found else []
+                meanings[row] = Meaning(found, result["score"])
+    if any(words.kind == EXPRESSION and words.instances for words in prompts):
+        for row, result in enumerate(processor.post_process_referring_instances(outputs, threshold=limit, target_sizes=sizes)):
+            if result is not None and prompts[row].instances:
+                scored = zip(result["masks"], result["scores"].tolist(), strict=True)
+                meanings[row] = Meaning([Found(mask, score, str(prompts[row])) for mask, score in scored], meanings[row].best)
+    if any(words.kind == CATEGORIES for words in prompts):
+        lowest = THRESHOLDS["instance"] if threshold is None else threshold
+        instances = processor.post_process_instance_segmentation(outputs, lowest, target_sizes=sizes, return_binary_maps=True)
+        for row, result in enumerate(instances):
+            if result is not None:
+                segments = zip(result["segmentation"], result["segments_info"], strict=True)
+                found = [Found(mask, info["score"], prompts[row].texts[info["label_id"]]) for mask, info in segments if mask.any()]
+                meanings[row] = Meaning(found[: None if prompts[row].instances else 1], found[0].score if found else -1.0)
+        if any(meaning.best < 0 for meaning in meanings):
+            closest = processor.post_process_instance_segmentation(outputs, 0.0, target_sizes=sizes, top_k=1)
+            for row, result in enumerate(closest):
+                if result is not None and meanings[row].best < 0:
+                    meanings[row] = Meaning([], max((info["score"] for info in result["segments_info"]), default=0.0))
+    return meanings
+
+
+def _argument(words: Words) -> dict[str, list[str]]:
+    """Words as an argument of the processor."""
+    return {"categories" if words.kind == CATEGORIES else "expressions": list(words.texts)}
