@@ -32,7 +32,20 @@ from ..model.regions import Click, place_region, region_clicks, region_mask
 from ..model.segmentations import check_score
 from ..writing import write_file
 from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
-from .words import CATEGORIES, EXPRESSION, Found, Meaning, Words, check_words, is_words, read_meanings, read_words, words_inputs
+from .words import (
+    CATEGORIES,
+    EXPRESSION,
+    Found,
+    Meaning,
+    Words,
+    check_words,
+    is_words,
+    overlap,
+    read_meanings,
+    read_words,
+    share_out,
+    words_inputs,
+)
 
 LOOK_EVERY = 5
 MAX_OBJECTS = 100
@@ -189,10 +202,9 @@ class PsalmVideoSession:
                 the frame: `{"mask": ...}`, `{"box": (x0, y0, x1, y1)}`, `{"point": (x, y)}`, `{"points": [...]}`, `{"scribble": [...]}`.
                 If points of label 0 say what does not belong to it, what the network finds in this frame without that is remembered. Or
                 words: `{"expression": text}`, the best thing that it means, or `{"categories": [name, ...]}`, the best thing of any of
-                them. If there is none in this frame, the object has no mask until it is found.
+                them. If there is none in this frame that no other object has, the object has no mask until it is found.
             instances: of words every thing that is meant is an object, now and when it appears. The ids come from the given one: 1, 2, 3
-                ... from 1, and "car 1", "car 2", ... from "car"; an id that is taken is left out. What has the mask of an object that is
-                followed does not join.
+                ... from 1, and "car 1", "car 2", ... from "car"; an id that is taken is left out.
 
         Returns:
             The objects that words mean in this frame, and those that were not found, with an empty mask and the score that came closest.
@@ -208,7 +220,7 @@ class PsalmVideoSession:
         memories, encoded, meanings = self._read_given(frame, regions, words)
         searches = {name: _Search(each, name if isinstance(name, int) else 1) for name, each in words.items() if each.instances}
         known = self._memories | memories
-        seen = self._seen(encoded, known) if searches else []
+        seen = self._seen(encoded, known) if words else []
         taken = self._take(encoded, words, meanings, searches, seen, {*objects, *self._objects, *self._searches})
         single = {name: _Object(words.get(name), str(words[name]) if name in words else None) for name in objects if name not in searches}
         self._objects |= single
@@ -228,7 +240,8 @@ class PsalmVideoSession:
             self._check_known(name)
         regions, words = self._divided(objects, False)
         memories, encoded, meanings = self._read_given(frame, regions, words)
-        taken = self._take(encoded, words, meanings, {}, [], set())
+        others = {name: memory for name, memory in (self._memories | memories).items() if name not in words}
+        taken = self._take(encoded, words, meanings, {}, self._seen(encoded, others) if words else [], set())
         for name, memory in (memories | taken.memories).items():
             memory.renewed = self._memories[name].renewed if name in self._memories else -1
         for name in objects:
@@ -513,30 +526,40 @@ class PsalmVideoSession:
             seen: masks (H, W) bool of the objects that the frame shows.
             ids: that are taken.
         """
-        taken, seen, ids = _Taken(), list(seen), set(ids)
+        taken, ids = _Taken(), set(ids)
         room = self.max_objects - len(self._objects)
-        for name, meaning in meanings.items():
-            if not words[name].instances:
-                if meaning.found:
-                    taken.found[name] = meaning.found[0]
-                    seen.append(meaning.found[0].mask)
-                else:
-                    taken.missed[name] = meaning.best
-        covered = (
-            [self._coverage(encoded, mask) for mask in seen] if any(meanings[name].found for name in searches if name in meanings) else []
-        )
+        limit = self.processor.nms_threshold
+        things: list[Tensor] = []  # coverage of each thing that is there: those that objects have, then those that words mean
+        if any(meaning.found for meaning in meanings.values()):
+            things += [self._coverage(encoded, mask) for mask in seen]
+        num_taken = len(things)
+
+        def thing_of(found: Found) -> int:
+            """Number of the thing that a mask is of."""
+            coverage = self._coverage(encoded, found.mask)
+            number = next((number for number, other in enumerate(things) if overlap(coverage, other) > limit), len(things))
+            things.extend([coverage] * (number == len(things)))
+            return number
+
+        single = {name: meaning for name, meaning in meanings.items() if not words[name].instances}
+        for name, found in share_out(
+            {name: [(thing_of(found), found) for found in each.found] for name, each in single.items()}, num_taken
+        ):
+            taken.found[name] = found
+        taken.missed = {name: meaning.best for name, meaning in single.items() if name not in taken.found}
+        used = {*range(num_taken), *(thing_of(found) for found in taken.found.values())}
         for name, search in searches.items():
             # The first instance of 3 is called 3.
             occupied = (ids - {name}) | (ids & self._objects.keys())
             number = search.number
             for found in meanings[name].found if name in meanings else ():
-                coverage = self._coverage(encoded, found.mask)
-                if room <= 0 or any(_overlap(coverage, other) > self.processor.nms_threshold for other in covered):
+                thing = thing_of(found)
+                if room <= 0 or thing in used:
                     continue
+                used.add(thing)
                 while (new := number if isinstance(name, int) else f"{name} {number}") in occupied:
                     number += 1
                 taken.found[new] = found
-                covered.append(coverage)
                 occupied.add(new)
                 ids.add(new)
                 number, room = number + 1, room - 1
@@ -649,11 +672,6 @@ def _read_saved_words(entry: Mapping[str, Any]) -> Words:
     if kind not in (EXPRESSION, CATEGORIES) or type(instances) is not bool:
         raise ValueError(f"expected words, got {entry!r:.80}")
     return read_words({kind: texts if kind == CATEGORIES else texts[0]}, instances, "words")
-
-
-def _overlap(one: Tensor, other: Tensor) -> float:
-    """IoU of two masks by how much of each cell they cover, (h, w) each."""
-    return float(torch.minimum(one, other).sum() / torch.maximum(one, other).sum().clamp(min=1e-6))
 
 
 def _reported(picked: Picked, reported: Tensor) -> list[Tensor]:

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..model.image_processing_psalm import Size
@@ -51,7 +54,7 @@ class Meaning:
     """What words mean in a frame.
 
     Attributes:
-        found: best first; without `Words.instances` at most one.
+        found: best first, each another thing. Without `Words.instances` the first one that no other object has is the object.
         best: score of the best mask, in [0, 1], also of one that does not count as found.
     """
 
@@ -114,24 +117,21 @@ def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: 
 
     Args:
         threshold: score above which a thing counts as found. None = the processor's: of an expression its `no_target_threshold`, of the
-            instances of one see `instance_thresholds`; of categories 0.5.
+            instances of one see `instance_thresholds`; of categories 0.5. The first is 0 where the processor has none.
     """
     sizes = [size] * len(prompts)
-    limit: Any = "processor" if threshold is None else threshold
     meanings: list[Meaning | None] = [None] * len(prompts)
     if any(words.kind == EXPRESSION for words in prompts):
-        # The single best mask query: a session follows one, and not a union of several.
-        best = processor.post_process_referring_segmentation(outputs, threshold=None, target_sizes=sizes, no_target_threshold=limit)
-        for row, result in enumerate(best):
-            if result is not None:
-                is_found = not result["no_target"] and bool(result["segmentation"].any())
-                found = [Found(result["segmentation"], result["score"], str(prompts[row]))] if is_found else []
-                meanings[row] = Meaning(found, result["score"])
-    if any(words.kind == EXPRESSION and words.instances for words in prompts):
-        for row, result in enumerate(processor.post_process_referring_instances(outputs, threshold=limit, target_sizes=sizes)):
-            if result is not None and prompts[row].instances:
-                scored = zip(result["masks"], result["scores"].tolist(), strict=True)
-                meanings[row] = Meaning([Found(mask, score, str(prompts[row])) for mask, score in scored], meanings[row].best)
+        best = processor.post_process_referring_segmentation(outputs, threshold=None, target_sizes=sizes, no_target_threshold=None)
+        for instances in {words.instances for words in prompts if words.kind == EXPRESSION}:
+            limit: Any = "processor" if threshold is None else threshold
+            if not instances and threshold is None:  # the object may be any mask that would be found if it were the best
+                limit = processor.no_target_threshold or 0.0
+            masks = processor.post_process_referring_instances(outputs, threshold=limit, target_sizes=sizes)
+            for row, result in enumerate(masks):
+                if result is not None and prompts[row].instances == instances:
+                    scored = zip(result["masks"], result["scores"].tolist(), strict=True)
+                    meanings[row] = Meaning([Found(mask, score, str(prompts[row])) for mask, score in scored], best[row]["score"])
     if any(words.kind == CATEGORIES for words in prompts):
         lowest = THRESHOLDS["instance"] if threshold is None else threshold
         instances = processor.post_process_instance_segmentation(outputs, lowest, target_sizes=sizes, return_binary_maps=True)
@@ -139,13 +139,41 @@ def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: 
             if result is not None:
                 segments = zip(result["segmentation"], result["segments_info"], strict=True)
                 found = [Found(mask, info["score"], prompts[row].texts[info["label_id"]]) for mask, info in segments if mask.any()]
-                meanings[row] = Meaning(found[: None if prompts[row].instances else 1], found[0].score if found else -1.0)
+                meanings[row] = Meaning(found, found[0].score if found else -1.0)
         if any(meaning.best < 0 for meaning in meanings):
             closest = processor.post_process_instance_segmentation(outputs, 0.0, target_sizes=sizes, top_k=1)
             for row, result in enumerate(closest):
                 if result is not None and meanings[row].best < 0:
                     meanings[row] = Meaning([], max((info["score"] for info in result["segments_info"]), default=0.0))
     return meanings
+
+
+def share_out(choices: Mapping[Any, Sequence[tuple[int, Found]]], num_taken: int) -> list[tuple[Any, Found]]:
+    """Who gets which thing: no two get the same one, and the sum of the scores is largest (Hungarian assignment).
+
+    Args:
+        choices: name -> (number of the thing, mask of it) for everything that its words mean, best first.
+        num_taken: things with a lower number belong to somebody already.
+
+    Returns:
+        (name, its mask) of those that get one.
+    """
+    names = list(choices)
+    offers: dict[tuple[int, int], Found] = {}
+    for row, name in enumerate(names):
+        for thing, found in choices[name]:
+            if thing >= num_taken:
+                offers.setdefault((row, thing), found)
+    scores = np.zeros((len(names), 1 + max((thing for _, thing in offers), default=0)))
+    for place, found in offers.items():
+        scores[place] = found.score
+    pairs = zip(*linear_sum_assignment(scores, maximize=True), strict=True)
+    return [(names[row], offers[row, thing]) for row, thing in pairs if (row, thing) in offers]
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    """IoU of two masks by how much of each cell they cover, (h, w) float each."""
+    return float(torch.minimum(one, other).sum() / torch.maximum(one, other).sum().clamp(min=1e-6))
 
 
 def _argument(words: Words) -> dict[str, list[str]]:
