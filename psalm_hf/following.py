@@ -310,7 +310,7 @@ def describe_found(session: PsalmVideoSession, objects: Mapping[int, Mapping[str
     return said
 
 
-_ADVICE = "if it is there, say it otherwise, or lower --threshold, from which on words count as found"
+_ADVICE = "if it is there, and is no other object, say it otherwise, or lower --threshold, above which words count as found"
 
 
 def join_overlays(output: Path, video: Path, rate: float) -> None:

@@ -542,10 +542,8 @@ class PsalmVideoSession:
             return number
 
         single = {name: meaning for name, meaning in meanings.items() if not words[name].instances}
-        for name, found in share_out(
-            {name: [(thing_of(found), found) for found in each.found] for name, each in single.items()}, num_taken
-        ):
-            taken.found[name] = found
+        choices = {name: [(thing_of(found), found) for found in meaning.found] for name, meaning in single.items()}
+        taken.found = dict(share_out(choices, num_taken))
         taken.missed = {name: meaning.best for name, meaning in single.items() if name not in taken.found}
         used = {*range(num_taken), *(thing_of(found) for found in taken.found.values())}
         for name, search in searches.items():
