@@ -576,9 +576,11 @@ class PsalmVideoSession:
         self._searches |= taken.searches
 
     def _shown(self, taken: _Taken) -> VideoResult:
-        empty = {name: torch.zeros(self.frame_size, dtype=torch.bool) for name in taken.missed}
-        masks = {name: found.mask.cpu() for name, found in taken.found.items()}
-        return VideoResult(masks | empty, {name: found.score for name, found in taken.found.items()} | taken.missed)
+        """What was found and what was missed, in the order of the objects."""
+        empty = torch.zeros(self.frame_size, dtype=torch.bool)
+        names = [name for name in self._objects if name in taken.found or name in taken.missed]
+        masks = {name: taken.found[name].mask.cpu() if name in taken.found else empty.clone() for name in names}
+        return VideoResult(masks, {name: taken.found[name].score if name in taken.found else taken.missed[name] for name in names})
 
     # Predictions out
 

@@ -126,12 +126,10 @@ def test_what_words_mean_is_followed_and_what_was_never_found_is_said(clip, tmp_
     assert "lower --threshold" in said and "object 2:" in said
     assert not any(np.isin(picture, (1, 3)).any() for picture in maps(tmp_path / "out").values())
     assert [set(line["scores"]) for line in scores(tmp_path / "out")] == [{"1", "2", "3"}] * 5
-    assert run(clip, *words, "--threshold", 0, "--policy", "last_frame", "--output", tmp_path / "found") == 0
-    said, lines = capsys.readouterr().err, scores(tmp_path / "found")
-    assert "object 1 (the red cup): found in 5 of 5 frames" in said and all({1, 2, 3} <= set(line["found"]) for line in lines)
-    # The report of a run that has nothing left to do is the same.
-    assert run(clip, *words, "--threshold", 0, "--policy", "last_frame", "--output", tmp_path / "found") == 0
-    assert "object 1 (the red cup): found in 5 of 5 frames" in capsys.readouterr().err
+    for _ in range(2):  # the report of a run that has nothing left to do is the same
+        assert run(clip, *words[:2], "--threshold", 0, "--policy", "last_frame", "--output", tmp_path / "found") == 0
+        assert "object 1 (the red cup): found in 5 of 5 frames" in capsys.readouterr().err
+    assert [line["found"] for line in scores(tmp_path / "found")] == [[1]] * 5
 
 
 def test_of_a_search_that_finds_nothing_the_words_are_said(clip, tmp_path, capsys):

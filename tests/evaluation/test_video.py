@@ -183,7 +183,7 @@ def test_expressions_and_masks_of_the_same_objects_are_followed_side_by_side(tin
     for kind in (ExpressionVideoPredictor, FirstMaskPredictor):
         found[kind] = [each["region"] for each in kind(*tiny, part_of(dataset), choices).predict(samples, None)]
     assert found[ExpressionVideoPredictor][0] == found[FirstMaskPredictor][0] and len(found[FirstMaskPredictor]) == 4
-    by_words = PsalmVideoSession(*tiny, CAREFREE, threshold=0.0)
+    by_words = PsalmVideoSession(*tiny, CAREFREE, look_every=2, threshold=0.0)
     meant = by_words.add_objects(clip.frame(0).image, {number: {"expression": text} for number, text in said.items()})
     assert found[FirstMaskPredictor][0]["scores"] == list(meant.scores.values())
     by_masks = PsalmVideoSession(*tiny, CAREFREE)

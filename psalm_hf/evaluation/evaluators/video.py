@@ -83,17 +83,17 @@ class ExpressionVideoEvaluator(VideoEvaluator):
 
     def add(self, sample: Sample, prediction: Any) -> None:
         sequence, frame = sequence_and_frame(sample.image_id)
+        targets = {segment.annotation_id: segment.mask_rle for segment in sample.segments}
         if FIRST_FRAME in sample.tags:
             said = tagged_expressions(sample.tags)
-            for number, (region, mask, _) in zip(region_objects(sample), self.regions(sample, prediction), strict=True):
-                target = sample.segments[region.segment].mask_rle
-                iou = region_similarity(mask, target) if mask_area(mask) else None
+            for number, (_, mask, _) in zip(region_objects(sample), self.regions(sample, prediction), strict=True):
+                iou = region_similarity(mask, targets[number]) if mask_area(mask) else None
                 self.first.objects.setdefault(sequence, {})[number] = (said[str(number)][0], iou)
             return
         super().add(sample, prediction)
         if LAST_FRAME not in sample.tags:
             entries = zip(region_objects(sample), self.regions(sample, prediction), strict=True)
-            shown = {number: mask for number, (region, mask, _) in entries if region.segment is not None}
+            shown = {number: mask for number, (_, mask, _) in entries if number in targets}
             self.first.shown.setdefault(sequence, {})[frame] = (tuple(shown), tuple(number for number in shown if mask_area(shown[number])))
 
     def compute(self) -> Numbers:
