@@ -19,7 +19,7 @@ from .visualization import add_lines, draw_segmentation, label_colors
 from .writing import is_unused, remove_unfinished, write_file, write_json
 
 STATE = "state.safetensors"
-SCORES = "scores.jsonl"
+SCORE_LINES = "scores.jsonl"
 
 
 def read_objects(
@@ -160,7 +160,7 @@ def followed_frames(
     if state.is_file():
         session.load(state)
         done = session.num_tracked + tracked_from
-    _keep_scores(output / SCORES, done)
+    _keep_scores(output / SCORE_LINES, done)
     frames = islice(read_frames(source, done), None if num_frames is None else max(0, num_frames - done))
     yield done
     try:
@@ -256,7 +256,7 @@ def write_frame(
     write_file(output / "overlays" / f"{frame.name}.jpg", lambda file: overlay.save(file, format="JPEG", quality=90))
     write_file(output / "masks" / f"{frame.name}.png", lambda file: save_painted(painted, file))
     line = {"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}, "found": found}
-    with open(output / SCORES, "a", encoding="utf-8") as file:
+    with open(output / SCORE_LINES, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())  # before the state that counts on it
@@ -270,7 +270,7 @@ def _drawn(prompt: Mapping[str, Any]) -> dict[str, Any]:
 def found_frames(output: Path) -> tuple[dict[int, int], dict[int, float], int]:
     """Object number -> in how many frames it has a mask; object number -> its best score; and the number of frames, by the scores of a
     folder that `follow` has filled."""
-    found, best, lines = Counter(), {}, (output / SCORES).read_text(encoding="utf-8").splitlines()
+    found, best, lines = Counter(), {}, (output / SCORE_LINES).read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):
         if "found" in line:
             found.update(line["found"])

@@ -33,22 +33,25 @@ from ..model.segmentations import check_score
 from ..writing import write_file
 from .memory import LastFrame, ObjectId, ObjectMemory, Picked, describe_policy, iou, read_policy
 from .words import (
-    CATEGORIES,
-    EXPRESSION,
     Found,
+    KnownObject,
     Meaning,
+    Search,
     Words,
-    check_words,
+    check_texts,
     is_words,
     overlap,
+    read_known_object,
     read_meanings,
+    read_search,
     read_words,
     share_out,
+    whole_number,
     words_inputs,
 )
 
 LOOK_EVERY = 5
-MAX_OBJECTS = 100
+MAX_FOLLOWED = 100
 
 
 @dataclass(frozen=True)
@@ -74,29 +77,6 @@ class _Encoded:
 
 
 @dataclass
-class _Object:
-    """What is known of an object besides its memory; it has none until it is found.
-
-    Attributes:
-        words: by which it is looked for; None if it was given as a region, or is an instance that a search has found.
-        label: expression or name of a category; None for a region.
-        num_found: number of tracked frames with a mask of it.
-    """
-
-    words: Words | None = None
-    label: str | None = None
-    num_found: int = 0
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Words of which every instance is an object; `number` is that of its next object."""
-
-    words: Words
-    number: int
-
-
-@dataclass
 class _Taken:
     """What words mean in a frame, ready to be taken over: by id the things that are new to the session, their memories and their labels,
     the best scores of what was not found, and the searches with their next numbers."""
@@ -104,7 +84,7 @@ class _Taken:
     found: dict[ObjectId, Found] = field(default_factory=dict)
     memories: dict[ObjectId, ObjectMemory] = field(default_factory=dict)
     missed: dict[ObjectId, float] = field(default_factory=dict)
-    searches: dict[ObjectId, _Search] = field(default_factory=dict)
+    searches: dict[ObjectId, Search] = field(default_factory=dict)
 
 
 class PsalmVideoSession:
@@ -142,7 +122,7 @@ class PsalmVideoSession:
         *,
         look_every: int = LOOK_EVERY,
         threshold: float | None = None,
-        max_objects: int = MAX_OBJECTS,
+        max_objects: int = MAX_FOLLOWED,
     ):
         if model.training:
             raise ValueError("model: is in training mode, where its predictions are random; call model.eval() first")
@@ -159,9 +139,9 @@ class PsalmVideoSession:
     def reset(self) -> None:
         """Forgets objects and frames: the next frame may be of another video."""
         self.frame_size: Size | None = None
-        self._objects: dict[ObjectId, _Object] = {}
+        self._objects: dict[ObjectId, KnownObject] = {}
         self._memories: dict[ObjectId, ObjectMemory] = {}  # of those that were given or found
-        self._searches: dict[ObjectId, _Search] = {}
+        self._searches: dict[ObjectId, Search] = {}
         self._num_tracked = 0
         self._encoded: _Encoded | None = None
         self._row: dict[str, Tensor] = {}
@@ -218,11 +198,13 @@ class PsalmVideoSession:
             raise ValueError(f"object {known[0]!r}: is in the session already; use correct() to change it, or another id")
         regions, words = self._divided(objects, instances)
         memories, encoded, meanings = self._read_given(frame, regions, words)
-        searches = {name: _Search(each, name if isinstance(name, int) else 1) for name, each in words.items() if each.instances}
+        searches = {name: Search(each, name if isinstance(name, int) else 1) for name, each in words.items() if each.instances}
         known = self._memories | memories
         seen = self._seen(encoded, known) if words else []
         taken = self._take(encoded, words, meanings, searches, seen, {*objects, *self._objects, *self._searches})
-        single = {name: _Object(words.get(name), str(words[name]) if name in words else None) for name in objects if name not in searches}
+        single = {
+            name: KnownObject(words.get(name), str(words[name]) if name in words else None) for name in objects if name not in searches
+        }
         self._objects |= single
         self._memories = known
         self._accept(taken)
@@ -348,9 +330,9 @@ class PsalmVideoSession:
             with opened_safetensors(path) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
                 state = json.loads(file.metadata()["session"])
-            frame_size, num_tracked, entries = state["frame_size"], _read_number(state["num_tracked"], 0), list(state["objects"])
+            frame_size, num_tracked, entries = state["frame_size"], whole_number(state["num_tracked"], 0), list(state["objects"])
             if frame_size is not None:
-                height, width = (_read_number(side, 1) for side in frame_size)
+                height, width = (whole_number(side, 1) for side in frame_size)
                 frame_size = (height, width)
         for name, value in describe_policy(self.policy).items():
             if state.get(name) != value:
@@ -360,12 +342,12 @@ class PsalmVideoSession:
             raise ValueError(f"{path}: features of shape {tuple(wrong[0].shape)}, but the model's are ({width},); use the same checkpoint")
         with reading(f"{path}: not a saved session", "give a file that save() wrote"):
             ids = [entry["id"] for entry in entries]
-            objects = _checked_ids(dict(zip(ids, map(_read_object, entries), strict=True)))
+            objects = _checked_ids(dict(zip(ids, map(read_known_object, entries), strict=True)))
             if len(objects) < len(entries):
                 raise ValueError("an object is there twice")
             remembered = [(index, entry) for index, entry in enumerate(entries) if entry.get("remembered", True)]
             memories = dict(self._read_memory(index, entry, tensors) for index, entry in remembered)
-            searches = {entry["id"]: _read_search(entry) for entry in state.get("searches", [])}
+            searches = {entry["id"]: read_search(entry) for entry in state.get("searches", [])}
             searches = _checked_ids(searches)
             if any(each.words is None for name, each in objects.items() if name not in memories):
                 raise ValueError("an object has neither a memory nor words")
@@ -384,7 +366,7 @@ class PsalmVideoSession:
     def _read_memory(self, index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ObjectId, ObjectMemory]:
         """Id and memory of an object of a file that `save` wrote."""
         first = tensors[f"{index}.first"]
-        recent = [tensors[f"{index}.recent.{age}"] for age in range(_read_number(entry["recent"], 0))]
+        recent = [tensors[f"{index}.recent.{age}"] for age in range(whole_number(entry["recent"], 0))]
         mask = tensors[f"{index}.mask"] if entry["mask"] else None
         vectors = torch.stack([first, *recent])
         if not vectors.is_floating_point() or not vectors.isfinite().all():
@@ -392,7 +374,7 @@ class PsalmVideoSession:
         if mask is not None and (mask.ndim != 2 or mask.dtype != torch.bool):
             raise ValueError(f"object {index} has a mask of shape {tuple(mask.shape)} and type {mask.dtype}")
         device = self.model.device
-        renewed = _read_number(entry["renewed"], -1)
+        renewed = whole_number(entry["renewed"], -1)
         return entry["id"], ObjectMemory(
             first.to(device), [feature.to(device) for feature in recent], renewed, None if mask is None else mask.to(device)
         )
@@ -433,7 +415,7 @@ class PsalmVideoSession:
         """Memories of the regions, the frame, and what the words mean in it."""
         image = to_rgb(frame, "frame")
         for name, each in words.items():
-            check_words(self.processor, each, f"object {name!r}")
+            check_texts(self.processor, each, f"object {name!r}")
         inputs = words_inputs(self.processor, list(words.values()), (image.height, image.width)) if words else None
         memories = self._read_prompts(image, regions) if regions else {}
         encoded = self._encode(image)
@@ -515,7 +497,7 @@ class PsalmVideoSession:
         encoded: _Encoded,
         words: Mapping[ObjectId, Words],
         meanings: Mapping[ObjectId, Meaning],
-        searches: Mapping[ObjectId, _Search],
+        searches: Mapping[ObjectId, Search],
         seen: Iterable[Tensor],
         ids: set[ObjectId],
     ) -> _Taken:
@@ -571,7 +553,7 @@ class PsalmVideoSession:
 
     def _accept(self, taken: _Taken) -> None:
         for name, found in taken.found.items():
-            self._objects.setdefault(name, _Object()).label = found.label
+            self._objects.setdefault(name, KnownObject()).label = found.label
         self._memories |= taken.memories
         self._searches |= taken.searches
 
@@ -643,35 +625,6 @@ class PsalmVideoSession:
     def _check_known(self, name: ObjectId) -> None:
         if name not in self._objects:
             raise ValueError(f"object {name!r}: is not in the session, which has {list(self._objects)}; add it with add_objects()")
-
-
-def _read_number(value: Any, lowest: int) -> int:
-    if type(value) is not int or not lowest <= value < 2**62:
-        raise ValueError(f"expected a whole number of at least {lowest}, got {value!r:.40}")
-    return value
-
-
-def _read_object(entry: Mapping[str, Any]) -> _Object:
-    """Object of a file that `save` wrote; files of before there were words have neither them nor the number."""
-    label = entry.get("label")
-    if label is not None and not isinstance(label, str):
-        raise ValueError(f"expected a label, got {label!r:.40}")
-    words = entry.get("words")
-    return _Object(None if words is None else _read_saved_words(words), label, _read_number(entry.get("num_found", 0), 0))
-
-
-def _read_search(entry: Mapping[str, Any]) -> _Search:
-    number = entry["number"]
-    if type(number) is not int:
-        raise ValueError(f"expected a whole number, got {number!r:.40}")
-    return _Search(_read_saved_words(entry["words"]), number)
-
-
-def _read_saved_words(entry: Mapping[str, Any]) -> Words:
-    kind, texts, instances = entry["kind"], entry["texts"], entry["instances"]
-    if kind not in (EXPRESSION, CATEGORIES) or type(instances) is not bool:
-        raise ValueError(f"expected words, got {entry!r:.80}")
-    return read_words({kind: texts if kind == CATEGORIES else texts[0]}, instances, "words")
 
 
 def _reported(picked: Picked, reported: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What is looked for in a video by words: how it is said, and what it means in a frame.
+"""Words by which things are looked for in a video: how they are given, and what they mean in a frame.
 
 (H, W) is the size of the frame.
 """
@@ -19,7 +19,7 @@ from ..model.processing_psalm import PsalmInputs
 from ..model.rows import EncodedImage
 from ..model.segmentations import THRESHOLDS
 
-EXPRESSION, CATEGORIES = "expression", "categories"
+_EXPRESSION, _CATEGORIES = "expression", "categories"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What words mean in a frame.
+    """Meaning of words in a frame.
 
     Attributes:
         found: best first, each another thing. Without `Words.instances` the first one that no other object has is the object.
@@ -62,9 +62,32 @@ class Meaning:
     best: float
 
 
+@dataclass
+class KnownObject:
+    """Object of a session, besides its memory; it has none until it is found.
+
+    Attributes:
+        words: by which it is looked for; None if it was given as a region, or is an instance that a search has found.
+        label: expression or name of a category; None for a region.
+        num_found: number of tracked frames with a mask of it.
+    """
+
+    words: Words | None = None
+    label: str | None = None
+    num_found: int = 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """Words of which every instance is an object; `number` is that of its next object."""
+
+    words: Words
+    number: int
+
+
 def is_words(prompt: Any) -> bool:
     """True for a prompt in words, however wrong; else it is a region."""
-    return isinstance(prompt, Mapping) and (EXPRESSION in prompt or CATEGORIES in prompt)
+    return isinstance(prompt, Mapping) and (_EXPRESSION in prompt or _CATEGORIES in prompt)
 
 
 def read_words(prompt: Mapping[str, Any], instances: bool, name: str) -> Words:
@@ -77,9 +100,9 @@ def read_words(prompt: Mapping[str, Any], instances: bool, name: str) -> Words:
         ValueError: anything else beside the words, or values of another type.
     """
     if len(prompt) != 1:
-        raise ValueError(f"{name}: expected one key, {EXPRESSION!r} or {CATEGORIES!r}, got {', '.join(map(repr, prompt))}")
+        raise ValueError(f"{name}: expected one key, {_EXPRESSION!r} or {_CATEGORIES!r}, got {', '.join(map(repr, prompt))}")
     ((kind, value),) = prompt.items()
-    if kind == EXPRESSION:
+    if kind == _EXPRESSION:
         if not isinstance(value, str):
             raise ValueError(f"{name}: an expression is a text such as 'the red car', got {value!r:.80}")
         return Words(kind, (value,), instances)
@@ -88,7 +111,7 @@ def read_words(prompt: Mapping[str, Any], instances: bool, name: str) -> Words:
     return Words(kind, tuple(value), instances)
 
 
-def check_words(processor: Any, words: Words, name: str) -> None:
+def check_texts(processor: Any, words: Words, name: str) -> None:
     """Raises ValueError if the processor refuses words, such as blank ones, or too many.
 
     Args:
@@ -104,7 +127,7 @@ def words_inputs(processor: Any, prompts: Sequence[Words], size: Size) -> PsalmI
     """Inputs of the model, one row per prompt, for an image that is encoded already.
 
     Args:
-        prompts: at least one, which `check_words` has passed.
+        prompts: at least one, which `check_texts` has passed.
         size: (H, W).
     """
     images = [EncodedImage(size[::-1])] * len(prompts)
@@ -113,7 +136,7 @@ def words_inputs(processor: Any, prompts: Sequence[Words], size: Size) -> PsalmI
 
 
 def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: Size, threshold: float | None) -> list[Meaning]:
-    """What words mean in a frame, by the outputs of the rows of `words_inputs`.
+    """Meanings of words in a frame, by the outputs of the rows of `words_inputs`.
 
     Args:
         threshold: score above which a thing counts as found. None = the processor's: of an expression its `no_target_threshold`, of the
@@ -121,9 +144,9 @@ def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: 
     """
     sizes = [size] * len(prompts)
     meanings: list[Meaning | None] = [None] * len(prompts)
-    if any(words.kind == EXPRESSION for words in prompts):
+    if any(words.kind == _EXPRESSION for words in prompts):
         best = processor.post_process_referring_segmentation(outputs, threshold=None, target_sizes=sizes, no_target_threshold=None)
-        for instances in {words.instances for words in prompts if words.kind == EXPRESSION}:
+        for instances in {words.instances for words in prompts if words.kind == _EXPRESSION}:
             limit: Any = "processor" if threshold is None else threshold
             if not instances and threshold is None:  # the object may be any mask that would be found if it were the best
                 limit = processor.no_target_threshold or 0.0
@@ -132,7 +155,7 @@ def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: 
                 if result is not None and prompts[row].instances == instances:
                     scored = zip(result["masks"], result["scores"].tolist(), strict=True)
                     meanings[row] = Meaning([Found(mask, score, str(prompts[row])) for mask, score in scored], best[row]["score"])
-    if any(words.kind == CATEGORIES for words in prompts):
+    if any(words.kind == _CATEGORIES for words in prompts):
         lowest = THRESHOLDS["instance"] if threshold is None else threshold
         instances = processor.post_process_instance_segmentation(outputs, lowest, target_sizes=sizes, return_binary_maps=True)
         for row, result in enumerate(instances):
@@ -148,8 +171,42 @@ def read_meanings(processor: Any, outputs: Any, prompts: Sequence[Words], size: 
     return meanings
 
 
+def read_known_object(entry: Mapping[str, Any]) -> KnownObject:
+    """Object of a file that a session wrote; files of before there were words have neither them nor the number of frames.
+
+    Raises:
+        KeyError, TypeError, ValueError: a damaged entry; so do the functions below.
+    """
+    label = entry.get("label")
+    if label is not None and not isinstance(label, str):
+        raise ValueError(f"expected a label, got {label!r:.40}")
+    words = entry.get("words")
+    return KnownObject(None if words is None else _read_saved_words(words), label, whole_number(entry.get("num_found", 0), 0))
+
+
+def read_search(entry: Mapping[str, Any]) -> Search:
+    """Search of a file that a session wrote; its numbers may be negative, where it was given so."""
+    if type(entry["number"]) is not int:
+        raise ValueError(f"expected a whole number, got {entry['number']!r:.40}")
+    return Search(_read_saved_words(entry["words"]), entry["number"])
+
+
+def whole_number(value: Any, lowest: int) -> int:
+    """Value of a file that a session wrote, checked."""
+    if type(value) is not int or not lowest <= value < 2**62:
+        raise ValueError(f"expected a whole number of at least {lowest}, got {value!r:.40}")
+    return value
+
+
+def _read_saved_words(entry: Mapping[str, Any]) -> Words:
+    kind, texts, instances = entry["kind"], entry["texts"], entry["instances"]
+    if kind not in (_EXPRESSION, _CATEGORIES) or type(instances) is not bool:
+        raise ValueError(f"expected words, got {entry!r:.80}")
+    return read_words({kind: texts if kind == _CATEGORIES else texts[0]}, instances, "words")
+
+
 def share_out(choices: Mapping[Any, Sequence[tuple[int, Found]]], num_taken: int) -> list[tuple[Any, Found]]:
-    """Who gets which thing: no two get the same one, and the sum of the scores is largest (Hungarian assignment).
+    """Shares things out among names: no two get the same one, and the sum of the scores is largest (Hungarian assignment).
 
     Args:
         choices: name -> (number of the thing, mask of it) for everything that its words mean, best first.
@@ -178,4 +235,4 @@ def overlap(one: Tensor, other: Tensor) -> float:
 
 def _argument(words: Words) -> dict[str, list[str]]:
     """Words as an argument of the processor."""
-    return {"categories" if words.kind == CATEGORIES else "expressions": list(words.texts)}
+    return {"categories" if words.kind == _CATEGORIES else "expressions": list(words.texts)}

@@ -16,7 +16,7 @@ from ...structures import Sample
 from .base import Numbers
 from .region import RegionMasks
 
-RIGHT, WRONG, NOTHING = "right at first", "wrong at first", "nothing at first"
+_RIGHT, _WRONG, _NOTHING = "right at first", "wrong at first", "nothing at first"
 
 
 class VideoEvaluator(RegionMasks):
@@ -55,7 +55,7 @@ class VideoEvaluator(RegionMasks):
 
 @dataclass
 class FirstFrames(Metric):
-    """What is known of objects besides J and F.
+    """Outcomes of first frames, and the frames in which objects were found.
 
     Attributes:
         objects: sequence -> object -> kind of its expression, and the IoU of what that means in the first frame; None = nothing.
@@ -66,9 +66,9 @@ class FirstFrames(Metric):
     shown: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = field(default_factory=dict)
 
     def group(self, sequence: str, number: int) -> str:
-        """Whether the expression means the object in the first frame, by an IoU above one half, something else, or nothing."""
+        """Outcome of the first frame: the expression means the object, by an IoU above one half, something else, or nothing."""
         iou = self.objects[sequence][number][1]
-        return NOTHING if iou is None else RIGHT if iou > 0.5 else WRONG
+        return _NOTHING if iou is None else _RIGHT if iou > 0.5 else _WRONG
 
 
 class ExpressionVideoEvaluator(VideoEvaluator):
@@ -99,7 +99,7 @@ class ExpressionVideoEvaluator(VideoEvaluator):
     def compute(self) -> Numbers:
         scores = {key: (found["J-Mean"] + found["F-Mean"]) / 2 for key, found in self.metric.per_object().items()}
         numbers = super().compute()
-        for group in (RIGHT, WRONG, NOTHING):
+        for group in (_RIGHT, _WRONG, _NOTHING):
             numbers[f"J&F, {group}"] = _mean(scores, lambda key, group=group: self.first.group(*key) == group)
         for kind in sorted({kind for objects in self.first.objects.values() for kind, _ in objects.values()}):
             numbers[f"J&F, {kind}"] = _mean(scores, lambda key, kind=kind: self.first.objects[key[0]][key[1]][0] == kind)
@@ -113,7 +113,7 @@ class ExpressionVideoEvaluator(VideoEvaluator):
         per_object = self.frames_found().values()
         return {
             **super().counts(),
-            **{f"objects, {group}": groups[group] for group in (RIGHT, WRONG, NOTHING)},
+            **{f"objects, {group}": groups[group] for group in (_RIGHT, _WRONG, _NOTHING)},
             "shown": shown,
             "shown, found": found,
             "objects found in every frame that shows them": sum(found == shown for shown, found in per_object),
