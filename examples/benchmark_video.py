@@ -1,4 +1,5 @@
-"""Times a video session by the number of objects, and watches its memory over a long video; nothing here is a test.
+"""Times a video session by the number of objects, and by how often it looks for words, and watches its memory over a long video.
+Nothing here is a test.
 
     python examples/benchmark_video.py                                             # psalm-tiny: about a minute
     python examples/benchmark_video.py --checkpoint PSALM_FOLDER --objects 1 --frames 5 --long 0 --size 480 854
@@ -23,6 +24,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 5, 10], help="numbers of objects to time (default: 1 5 10)")
     parser.add_argument("--frames", type=int, default=50, help="timed frames for each number of objects (default: 50)")
+    parser.add_argument(
+        "--look-every",
+        type=int,
+        nargs="*",
+        default=[1, 2, 5, 10],
+        help="frames between two searches for expressions that mean nothing, beside one object (default: 1 2 5 10)",
+    )
     parser.add_argument("--long", type=int, default=500, help="frames of the long video, 0 = none (default: 500)")
     parser.add_argument("--size", type=int, nargs=2, default=[128, 128], help="height and width of the frames (default: 128 128)")
     parser.add_argument("--policy", default="first_last_confident")
@@ -53,8 +61,14 @@ def make_video(num_objects: int, num_frames: int, size: tuple[int, int]) -> Iter
         yield frame, {name: (left, top, left + side, top + side) for name, (top, left) in enumerate(corners.tolist(), 1)}
 
 
-def time_frames(model, processor, options: argparse.Namespace, num_objects: int, num_frames: int) -> Iterator[tuple[int, float, float]]:
-    """Yields calls of the vision tower, seconds, and seconds of processor time of every frame but the first, which has the prompts."""
+def time_frames(
+    model, processor, options: argparse.Namespace, num_objects: int, num_frames: int, num_words: int = 0, look_every: int = 1
+) -> Iterator[tuple[int, float, float]]:
+    """Yields calls of the vision tower, seconds, and seconds of processor time of every frame but the first, which has the prompts.
+
+    Args:
+        num_words: expressions that nothing is found for.
+    """
     from psalm_hf import PsalmVideoSession
     from psalm_hf.video.memory import read_policy
 
@@ -62,11 +76,13 @@ def time_frames(model, processor, options: argparse.Namespace, num_objects: int,
     thresholds = {"score_threshold", "confident_score", "confident_stability", "least_share"} & {field.name for field in fields(policy)}
     calls = []
     hook = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    session = PsalmVideoSession(model, processor, replace(policy, **dict.fromkeys(thresholds, 0)))
+    policy = replace(policy, **dict.fromkeys(thresholds, 0))
+    session = PsalmVideoSession(model, processor, policy, look_every=look_every, threshold=1.0)
     try:
         for number, (frame, boxes) in enumerate(make_video(num_objects, num_frames + 1, tuple(options.size))):
             if number == 0:
-                session.add_objects(frame, {name: {"box": box} for name, box in boxes.items()})
+                words = {f"words {number}": {"expression": f"the red thing {number}"} for number in range(num_words)}
+                session.add_objects(frame, {name: {"box": box} for name, box in boxes.items()} | words)
                 continue
             before, start, start_processor = len(calls), time.perf_counter(), time.process_time()
             session.track(frame)  # its answer comes to the CPU, so nothing is still running
@@ -95,6 +111,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{num_objects:>8}{options.frames:>8}{calls:>22.2f}{1000 * processor_seconds:>20.1f}{1000 * seconds:>10.1f}{1 / seconds:>12.1f}"
         )
+    if options.look_every:
+        print(f"\n{'expressions':>12}{'looked for every':>18}{'processor time, ms':>20}   (1 object)")
+        for num_words, look_every in [(0, 1), *((number, every) for number in (1, 5) for every in options.look_every)]:
+            frames = time_frames(model, processor, options, 1, options.frames, num_words, look_every)
+            total = sum(seconds for _, _, seconds in frames)
+            print(f"{num_words:>12}{look_every if num_words else '-':>18}{1000 * total / options.frames:>20.1f}")
     if options.long:
         watch_memory(model, processor, options)
 

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,26 @@ from .data.segment_map import read_segment_map
 from .locking import only_run
 from .masks import rle_from_bitmap
 from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
-from .visualization import draw_segmentation, label_colors
+from .visualization import add_lines, draw_segmentation, label_colors
 from .writing import is_unused, remove_unfinished, write_file, write_json
 
 STATE = "state.safetensors"
+SCORE_LINES = "scores.jsonl"
 
 
 def read_objects(
-    first_mask: Path | None = None, boxes: list[list[float]] = (), points: list[list[float]] = ()
+    first_mask: Path | None = None,
+    boxes: Sequence[list[float]] = (),
+    points: Sequence[list[float]] = (),
+    expressions: Sequence[str] = (),
+    categories: Sequence[str] | None = None,
 ) -> dict[int, dict[str, Any]]:
-    """Object number -> region of the first frame, ascending: in DAVIS files higher numbers cover lower ones.
+    """Object number -> region of the first frame, or words, ascending: in DAVIS files higher numbers cover lower ones.
 
     Args:
         first_mask: image whose pixel values are the numbers of the objects; 0 and 255 are none. Of grey in RGB any channel says it.
         boxes: [number, x0, y0, x1, y1]. points: [number, x, y]; those of one number add up.
+        expressions: one after the other gets the lowest number that is free. categories: a list of names gets the next one.
 
     Raises:
         ValueError: a number that is none of 1 to 254 or is given twice, an image without objects.
@@ -52,6 +59,9 @@ def read_objects(
         grouped.setdefault(number, []).append(point)
     for number, places in grouped.items():
         _add_object(objects, number, "points", places)
+    free = (number for number in count(1) if number not in objects)
+    for words in [*({"expression": text} for text in expressions), *([{"categories": list(categories)}] if categories else [])]:
+        objects[next(free)] = words
     return dict(sorted(objects.items()))
 
 
@@ -102,6 +112,7 @@ def follow(
     objects: dict[int, dict[str, Any]],
     output: Path,
     *,
+    instances: bool = False,
     num_frames: int | None = None,
     total: int | None = None,
     save_every: int = 10,
@@ -112,7 +123,7 @@ def follow(
         total: how many frames the bar shows.
         others: see `followed_frames`, as are the errors.
     """
-    frames = followed_frames(session, source, objects, output, num_frames=num_frames, save_every=save_every)
+    frames = followed_frames(session, source, objects, output, instances=instances, num_frames=num_frames, save_every=save_every)
     with tqdm(total=total, initial=next(frames), unit="frame", desc="track") as bar:
         for _ in frames:
             bar.update()
@@ -124,6 +135,7 @@ def followed_frames(
     objects: dict[int, dict[str, Any]],
     output: Path,
     *,
+    instances: bool = False,
     num_frames: int | None = None,
     save_every: int = 10,
 ) -> Iterator[int]:
@@ -133,6 +145,7 @@ def followed_frames(
         source: folder of images or video file, see `read_frames`.
         objects: see `read_objects`.
         output: a folder that `begin_output` made.
+        instances: everything that the words among the objects mean is an object of its own, see `PsalmVideoSession.add_objects`.
         num_frames: where to stop.
         save_every: frames between two saved states of the session.
 
@@ -141,36 +154,57 @@ def followed_frames(
             damaged.
     """
     state = output / STATE
-    # Given masks are the answer for the first frame; boxes and points are tracked in it, to see what they mean.
-    tracked_from = 1 if all("mask" in region for region in objects.values()) else 0
+    # Given masks are the answer for the first frame; boxes, points and words are tracked in it, to see what they mean.
+    tracked_from = 1 if all("mask" in prompt for prompt in objects.values()) else 0
     done = 0
     if state.is_file():
         session.load(state)
         done = session.num_tracked + tracked_from
-    _keep_scores(output / "scores.jsonl", done)
+    _keep_scores(output / SCORE_LINES, done)
     frames = islice(read_frames(source, done), None if num_frames is None else max(0, num_frames - done))
     yield done
     try:
         for index, frame in enumerate(frames, done):
             if index == 0:
-                session.add_objects(frame.image, objects)
+                _give(session, frame, objects, instances)
             if index >= tracked_from:
                 result = session.track(frame.image)
                 masks, scores = {number: mask.numpy() for number, mask in result.masks.items()}, result.scores
             else:
                 masks, scores = {}, dict.fromkeys(objects, 1.0)
             if index == 0:
-                scores = {**scores, **{number: 1.0 for number, region in objects.items() if "mask" in region}}
-                masks |= {number: region["mask"] for number, region in objects.items() if "mask" in region}
-            write_frame(output, frame, masks, scores)
+                scores = {**scores, **{number: 1.0 for number, prompt in objects.items() if "mask" in prompt}}
+                masks |= {number: prompt["mask"] for number, prompt in objects.items() if "mask" in prompt}
+            # An object has its words where it is found for the first time; from then on its number stands for it.
+            names = {number: label for number, label in session.labels.items() if label and session.num_found[number] == 1}
+            write_frame(output, frame, masks, scores, names, objects if index == 0 else {})
             if (index + 1) % save_every == 0:
                 session.save(state)
             yield index + 1
     except ValueError:  # of a frame that is broken or of another size: the session has not changed since the frame before
-        if session.object_ids:
+        if session.object_ids or session.searches:
             session.save(state)
         raise
     session.save(state)
+
+
+def _give(session: PsalmVideoSession, frame: VideoFrame, objects: Mapping[int, dict[str, Any]], instances: bool) -> None:
+    """Gives the session its objects, all or none."""
+    words = {number: prompt for number, prompt in objects.items() if instances and _words_of(prompt)}
+    others = {number: prompt for number, prompt in objects.items() if number not in words}
+    try:
+        if others:
+            session.add_objects(frame.image, others)
+        if words:
+            session.add_objects(frame.image, words, instances=True)
+    except ValueError:
+        session.reset()
+        raise
+
+
+def _words_of(prompt: Mapping[str, Any]) -> str:
+    """Words of a prompt as a text; "" of a region."""
+    return ", ".join(prompt["categories"]) if "categories" in prompt else prompt.get("expression", "")
 
 
 def _keep_scores(file: Path, lines: int) -> None:
@@ -188,24 +222,95 @@ def _keep_scores(file: Path, lines: int) -> None:
         write_file(file, lambda target: target.write(b"".join(kept)))
 
 
-def write_frame(output: Path, frame: VideoFrame, masks: dict[int, Any], scores: dict[int, float]) -> None:
-    """The files of one frame: the painted numbers, an overlay, and a line of scores."""
+def write_frame(
+    output: Path,
+    frame: VideoFrame,
+    masks: dict[int, Any],
+    scores: dict[int, float],
+    names: Mapping[int, str] | None = None,
+    prompts: Mapping[int, Mapping[str, Any]] | None = None,
+) -> None:
+    """The files of one frame: the painted numbers, an overlay, and a line of scores.
+
+    Args:
+        names: number -> words that stand behind the number in this frame.
+        prompts: number -> prompt, drawn in this frame; words that mean nothing here stand below.
+    """
+    names, prompts = names or {}, prompts or {}
     size = (frame.image.height, frame.image.width)
     painted = paint_objects([rle_from_bitmap(mask) for mask in masks.values()], list(masks), size, f"frame {frame.name}")
-    shown = [number for number in masks if (painted == number).any()]
+    found = [number for number, mask in masks.items() if mask.any()]
+    shown = [number for number in masks if (painted == number).any() or _drawn(prompts.get(number, {}))]
+    colors = label_colors([str(number) for number in masks])
     overlay = draw_segmentation(
         frame.image,
         [painted == number for number in shown],
-        [str(number) for number in shown],
-        colors=label_colors([str(number) for number in masks]),
+        [f"{number} {names[number]}" if number in names else str(number) for number in shown],
+        colors=[colors[str(number)] for number in shown],
+        prompts=[_drawn(prompts.get(number, {})) for number in shown] if prompts else (),
         legend=False,
     )
+    if missing := [number for number in prompts if number not in found]:
+        said = {number: _words_of(prompts[number]) or f"({' and '.join(prompts[number])})" for number in missing}
+        overlay = add_lines(overlay, [f"{number} {said[number]}: not found in this frame" for number in missing])
     write_file(output / "overlays" / f"{frame.name}.jpg", lambda file: overlay.save(file, format="JPEG", quality=90))
     write_file(output / "masks" / f"{frame.name}.png", lambda file: save_painted(painted, file))
-    with open(output / "scores.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}}) + "\n")
+    line = {"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}, "found": found}
+    with open(output / SCORE_LINES, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())  # before the state that counts on it
+
+
+def _drawn(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """What is drawn of a prompt: a given mask is the mask of the frame, which has its outline, and words are text."""
+    return {kind: value for kind, value in prompt.items() if kind in ("box", "point", "points", "scribble")}
+
+
+def found_frames(output: Path) -> tuple[dict[int, int], dict[int, float], int]:
+    """Object number -> in how many frames it has a mask; object number -> its best score; and the number of frames, by the scores of a
+    folder that `follow` has filled."""
+    found, best, lines = Counter(), {}, (output / SCORE_LINES).read_text(encoding="utf-8").splitlines()
+    for line in map(json.loads, lines):
+        if "found" in line:
+            found.update(line["found"])
+        else:  # written by an earlier version
+            found.update(annotated_objects(read_segment_map(output / "masks" / f"{line['frame']}.png")))
+        for number, score in line["scores"].items():
+            best[int(number)] = max(score, best.get(int(number), 0.0))
+    return dict(found), best, len(lines)
+
+
+def describe_found(session: PsalmVideoSession, objects: Mapping[int, Mapping[str, Any]], output: Path) -> list[str]:
+    """A line for each object: in how many frames it was found; and what can be done about one that never was.
+
+    Args:
+        session, objects, output: as of `follow`, which has come to the end.
+    """
+    found, best, total = found_frames(output)
+    said = []
+    for number, label in session.labels.items():
+        name = f"object {number}" + (f" ({label})" if label else "")
+        if found.get(number):
+            said.append(f"{name}: found in {found[number]} of {total} frames")
+        elif label:
+            said.append(f"warning: {name}: never found in {total} frames. Its best score is {best.get(number, 0):.2f}; {_ADVICE}")
+        else:
+            said.append(
+                f"warning: {name}: never found in {total} frames. Its masks score too little, at best {best.get(number, 0):.2f}, or surer "
+                "objects cover them; look at its prompt in the first overlay, and give it another one"
+            )
+    for number in session.searches:
+        words = _words_of(objects[number])
+        # Instances of a category have its name, and those of an expression the expression.
+        if not any(label and (label == words or label in objects[number].get("categories", ())) for label in session.labels.values()):
+            said.append(f"warning: {words}: nothing found in {total} frames; {_ADVICE}")
+    if session.searches and len(session.labels) >= session.max_objects:
+        said.append(f"warning: there are {len(session.labels)} objects, and no more join; say more precisely what is to be followed")
+    return said
+
+
+_ADVICE = "if it is there, and is no other object, say it otherwise, or lower --threshold, above which words count as found"
 
 
 def join_overlays(output: Path, video: Path, rate: float) -> None:

@@ -212,6 +212,23 @@ def add_caption(image: Image.Image, text: str, swatches: Mapping[str, Color]) ->
     return _stack(_text_panel([text], image.width, style), _stack(image, key))
 
 
+def add_lines(image: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """Image of the same size with lines of text in a strip over its lower end; what does not fit into three quarters of it is left out."""
+    style = _Style.for_side(max(image.size), scale=PANEL_SCALE)
+    line_height, margin = style.text_size("")[1], 2 * style.pad
+    wrapped = [part for line in lines for part in _wrap(line, image.width - 2 * margin, style)]
+    kept = wrapped[: max(1, (image.height * 3 // 4 - margin) // line_height)]
+    if len(kept) < len(wrapped):
+        kept[-1] = "\u2026"
+    strip = Image.new("RGB", (image.width, line_height * len(kept) + margin), PAPER)
+    for number, line in enumerate(kept):
+        ImageDraw.Draw(strip).text((margin, style.pad + number * line_height), line, font=style.font, fill=INK)
+    result = image.copy()
+    place = (0, image.height - strip.height)
+    result.paste(Image.blend(image.crop((*place, *image.size)), strip, 0.85), place)
+    return result
+
+
 def draw_sample(sample: Sample, *, title: str | None = None, colors: Mapping[str, Color] | None = None) -> Image.Image:
     """Draws a sample: segments with the names of their categories, expressions as a caption, regions on the image that they belong to,
     a conversation below its image.

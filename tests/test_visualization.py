@@ -12,6 +12,7 @@ from psalm_hf.visualization import (
     DISPLAY_SIDE,
     PALETTE,
     add_caption,
+    add_lines,
     contact_sheet,
     draw_panels,
     draw_segmentation,
@@ -454,3 +455,12 @@ def test_a_label_beside_its_mask_keeps_off_its_neighbours_where_it_can():
     chip = chips.place_chips([small, neighbour], [("1", "1"), ("2", "2")], lambda text: (40, 30), [], (700, 700), 1)[0]
     x0, y0, x1, y1 = chip.box
     assert not neighbour[y0 : y1 + 1, x0 : x1 + 1].any()
+
+
+def test_lines_stand_over_the_lower_end_of_an_image_of_the_same_size():
+    image = Image.new("RGB", (640, 400), PALETTE[0])
+    one, many = (np.asarray(add_lines(image, ["2 the moon: not found in this frame"] * number)) for number in (1, 100))
+    assert one.shape == many.shape == (400, 640, 3)
+    changed = [(pixels != np.array(PALETTE[0])).any(axis=(1, 2)) for pixels in (one, many)]
+    assert 20 < changed[0].sum() < 60 and changed[0][-1] and not changed[0][:-60].any()
+    assert 200 < changed[1].sum() <= 300  # what is looked at stays visible

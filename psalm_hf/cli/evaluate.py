@@ -34,13 +34,14 @@ BENCHMARK_CHOICES = {
         "when the answer to an expression is that nothing is there; processor: by both thresholds that psalm calibrate left there",
     ),
     "instances_threshold": (float, "instances of an expression that score above it are its set (default: the processor's)"),
-    "no_target_threshold": (float, "an expression has no instance unless one scores above it (default: the processor's)"),
+    "no_target_threshold": (float, "an expression means nothing unless a mask scores above it (default: the processor's)"),
     "nms_threshold": (float, "IoU above which the worse of two instances is left out; 1 = never (default: the processor's)"),
     "crowds": (("meant", "left out"), "of gRefCOCO: whether crowds are meant like any object, or left out of what is meant"),
     "min_area": (int, "pixels of the smallest answer, for --no-target area"),
     "vocabulary": (("divided", "whole"), "names beyond the context length: several prompts, or one too long"),
     "oracle": (bool, "point only at objects that the target of the frame shows"),
     "memory": (("last_frame", "released", "first_last_confident"), "what is remembered of the objects of a video"),
+    "look_every": (int, "frames of a video between two searches for what an expression means"),
     "visible_above": (float, "score above which an object of the other view is visible"),
     "passes": (("circular", "vanilla"), "MMBench: a question counts if it is right under all rotations of its options, or as it stands"),
 }
@@ -76,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) == (options.predictions is None):
         parser.error("give either --checkpoint or --predictions")
-    parser.check_range(options, "limit", "batch_size", lowest=1)
+    parser.check_range(options, "limit", "batch_size", "look_every", lowest=1)
     parser.check_range(options, "num_workers", "visualize", "min_area", lowest=0)
     scores = [name for name in BENCHMARK_CHOICES if name.endswith("threshold")]
     parser.check_range(options, *scores, "overlap", "visible_above", lowest=0, highest=1)

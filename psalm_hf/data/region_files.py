@@ -11,7 +11,9 @@ from .features import SplitConfig, region_entry
 from .files import FileBuilder
 
 LAST_FRAME = "last_frame"  # tag of the last frame of a video, which the benchmark does not score
+FIRST_FRAME = "first_frame"  # tag of the first frame of a video, in which objects are given, where it is a row too
 _OBJECT_TAG = "object:"
+_EXPRESSION_TAG = "expression:"
 
 
 @dataclass
@@ -52,3 +54,14 @@ def object_tag(name: str | int) -> str:
 def tagged_objects(tags: Iterable[str]) -> list[str]:
     """Names of the objects that the regions of a row or sample mean, in the order of the regions."""
     return [tag.removeprefix(_OBJECT_TAG) for tag in tags if tag.startswith(_OBJECT_TAG)]
+
+
+def expression_tag(name: str | int, kind: str, text: str) -> str:
+    """Tag of an expression that means one object alone in the image that the regions are drawn on; `kind` is what it takes to read it."""
+    return f"{_EXPRESSION_TAG}{name}:{kind}:{text}"
+
+
+def tagged_expressions(tags: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name of an object -> kind and text of the expression that means it, see `expression_tag`."""
+    found = (tag.removeprefix(_EXPRESSION_TAG).split(":", 2) for tag in tags if tag.startswith(_EXPRESSION_TAG))
+    return {name: (kind, text) for name, kind, text in found}

@@ -20,6 +20,7 @@ from ..metrics import COCO_SIZES
 from ..model.regions import PROMPT_RADII
 from ..spelling import did_you_mean
 from ..structures import REGION_KINDS, Sample
+from ..video.session import LOOK_EVERY
 from . import published as paper
 from .baselines import Baseline, largest_thing, most_frequent_answer, prompt_itself
 from .evaluators.base import Evaluator
@@ -31,7 +32,7 @@ from .evaluators.region import RegionEvaluator
 from .evaluators.semantic import SemanticEvaluator
 from .evaluators.text import MmBenchEvaluator, PopeEvaluator, ScienceQaEvaluator, ShapesQuestionEvaluator, VqaEvaluator
 from .evaluators.two_view import CorrespondenceEvaluator, TwoViewEvaluator
-from .evaluators.video import VideoEvaluator
+from .evaluators.video import ExpressionVideoEvaluator, VideoEvaluator
 from .formats.cityscapes_instances import CityscapesInstances
 from .formats.coco_panoptic import PanopticFiles
 from .formats.coco_results import CocoResults
@@ -74,7 +75,8 @@ class BenchmarkPart:
         name: tells the parts of a benchmark apart; "" where there is one.
         options: of the dataset.
         split: of the dataset, where the part is one.
-        predicted: "rows": one by one; "video": frame by frame, with a memory; "text": in words.
+        predicted: "rows": one by one; "video": frame by frame, with a memory ("video by expressions": of what expressions mean in the first
+            frame, "video by masks": of the same objects by their masks); "text": in words.
         targets: kind of prediction -> the dataset that holds its targets, about the same images, if it is another one.
     """
 
@@ -294,6 +296,8 @@ def with_processor(choices: Choices, own: Choices, processor: Any) -> dict[str, 
         thresholds = processor.instance_thresholds(choices["instances_threshold"], choices["no_target_threshold"])
         nms_threshold = processor.nms_threshold if choices["nms_threshold"] == "processor" else choices["nms_threshold"]
         return dict(choices) | dict(zip(_INSTANCES, (*thresholds, nms_threshold), strict=True))
+    if choices.get("no_target_threshold") == "processor":
+        return {**choices, "no_target_threshold": processor.no_target_threshold}
     if choices.get("no_target") != "processor":
         return dict(choices)
     found = {"referring_threshold": processor.referring_threshold, "no_target_threshold": processor.no_target_threshold}
@@ -510,6 +514,18 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "moving_shapes": Benchmark(
         (BenchmarkPart("moving_shapes", predicted="video"),), lambda datasets, choices: [VideoEvaluator()], _VIDEO, "test", "validation"
+    ),
+    "moving_shapes_expressions": Benchmark(
+        tuple(
+            BenchmarkPart("moving_shapes", name, {"expressions": True}, predicted=f"video by {name}") for name in ("expressions", "masks")
+        ),
+        lambda datasets, choices: [ExpressionVideoEvaluator()],
+        {
+            protocol: {"memory": choices["memory"], "look_every": LOOK_EVERY, "no_target_threshold": "processor"}
+            for protocol, choices in _VIDEO.items()
+        },
+        "test",
+        "validation",
     ),
     "two_view_shapes": Benchmark(
         tuple(BenchmarkPart("two_view_shapes", direction, {"direction": direction}) for direction in VIEW_DIRECTIONS),

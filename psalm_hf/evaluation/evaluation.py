@@ -36,10 +36,16 @@ from .records import PredictionsInMemory, Records
 from .results import Results, beside, describe_checkpoint, fingerprint, flat, joint_results, part_results, versions
 from .runner import MaskPredictor, PredictedRows, Processes, evaluate_predictions, predict
 from .text import TextPredictor
-from .video import VideoPredictor
+from .video import ExpressionVideoPredictor, FirstMaskPredictor, VideoPredictor
 
 IMAGE_SIZE = 128  # of drawn images, where no processor says another
-PREDICTORS = {"rows": MaskPredictor, "video": VideoPredictor, "text": TextPredictor}  # by `BenchmarkPart.predicted`
+PREDICTORS = {  # by `BenchmarkPart.predicted`
+    "rows": MaskPredictor,
+    "video": VideoPredictor,
+    "video by expressions": ExpressionVideoPredictor,
+    "video by masks": FirstMaskPredictor,
+    "text": TextPredictor,
+}
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,10 @@ def test_boxes_and_points_are_tracked_in_the_first_frame_too(clip, tmp_path):
     assert [list(line["scores"]) for line in lines] == [["1", "2"]] * 2 and lines[0]["scores"]["1"] < 1
 
 
-@pytest.mark.parametrize("start", [["--first-mask", "first.png"], ["--box", 2, 5, 5, 30, 30]])
+SEARCH = ["--categories", "a", "b", "--instances", "--threshold", 0.02, "--look-every", 2, "--expression", "c"]
+
+
+@pytest.mark.parametrize("start", [["--first-mask", "first.png"], ["--box", 2, 5, 5, 30, 30], SEARCH])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_path, monkeypatch, start):
     monkeypatch.chdir(tmp_path)
     arguments = [clip, *start, "--policy", "last_frame", "--save-every", 2, "--output"]
@@ -112,6 +115,52 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_
     assert scores(Path("whole")) == scores(Path("cut"))
     assert run(*arguments, "cut") == 0 and len(tracked) == 3  # nothing is left to do
     assert scores(Path("whole")) == scores(Path("cut"))
+
+
+def test_what_words_mean_is_followed_and_what_was_never_found_is_said(clip, tmp_path, capsys):
+    words = ["--expression", "the red cup", "--expression", "the moon", "--box", 2, 5, 5, 30, 30]
+    assert run(clip, *words, "--threshold", 1, "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    for number, text in ((1, "the red cup"), (3, "the moon")):
+        assert f"warning: object {number} ({text}): never found in 5 frames. Its best score is 0." in said
+    assert "lower --threshold" in said and "object 2:" in said
+    assert not any(np.isin(picture, (1, 3)).any() for picture in maps(tmp_path / "out").values())
+    assert [set(line["scores"]) for line in scores(tmp_path / "out")] == [{"1", "2", "3"}] * 5
+    for _ in range(2):  # the report of a run that has nothing left to do is the same
+        assert run(clip, *words[:2], "--threshold", 0, "--policy", "last_frame", "--output", tmp_path / "found") == 0
+        assert "object 1 (the red cup): found in 5 of 5 frames" in capsys.readouterr().err
+    assert [line["found"] for line in scores(tmp_path / "found")] == [[1]] * 5
+
+
+def test_of_a_search_that_finds_nothing_the_words_are_said(clip, tmp_path, capsys):
+    search = ["--categories", "a", "b", "--instances", "--threshold", 1]
+    assert run(clip, *search, "--output", tmp_path / "out") == 0
+    assert "warning: a, b: nothing found in 5 frames" in capsys.readouterr().err
+    assert all(line["scores"] == {} and line["found"] == [] for line in scores(tmp_path / "out"))
+    assert run(clip, *search[:-1], 0.9, "--output", tmp_path / "out") == 2
+    assert "was begun with threshold 1.0, now it is 0.9" in capsys.readouterr().err
+
+
+def test_frames_of_an_earlier_version_are_counted_by_their_masks(clip, first_mask, tmp_path, capsys):
+    assert run(clip, "--first-mask", first_mask, "--output", tmp_path, "--policy", "last_frame", "--output", tmp_path / "out") == 0
+    said, file = capsys.readouterr().err, tmp_path / "out/scores.jsonl"
+    file.write_text("".join(json.dumps({"frame": line["frame"], "scores": line["scores"]}) + "\n" for line in scores(file.parent)))
+    counted = {number: sum((picture == number).any() for picture in maps(file.parent).values()) for number in (1, 4)}
+    assert following.found_frames(file.parent)[0] == {number: count for number, count in counted.items() if count}
+    assert "object 1: found in" in said
+
+
+def test_the_first_overlay_shows_the_prompts(clip, tmp_path, monkeypatch):
+    drawn = []
+    draw, add = following.draw_segmentation, following.add_lines
+    monkeypatch.setattr(following, "draw_segmentation", lambda *rest, **options: drawn.append(options["prompts"]) or draw(*rest, **options))
+    monkeypatch.setattr(following, "add_lines", lambda image, lines: drawn.append(lines) or add(image, lines))
+    prompts = ["--box", 2, 5, 5, 30, 30, "--point", 3, 40, 20, "--expression", "the cup"]
+    assert run(clip, *prompts, "--threshold", 1, "--frames", 2, "--output", tmp_path / "out") == 0
+    shown = [list(prompt) for prompt in drawn[0]]
+    assert sorted(shown) == [["box"], ["points"]] and "1 the cup: not found in this frame" in drawn[1] and drawn[2:] == [()]
+    sizes = {Image.open(path).size for path in (tmp_path / "out/overlays").iterdir()}
+    assert len(sizes) == 1  # they are joined to a video
 
 
 def power_cut(*_, **__):
@@ -236,6 +285,8 @@ def test_other_options_in_the_same_folder_are_refused(clip, first_mask, tmp_path
         (["--first-mask", "nothing.png"], "nothing.png: has no object"),
         (["--first-mask", "small.png"], r"object 1: has shape (9, 9)"),
         (["--first-mask", "missing.png"], "missing.png"),
+        (["--expression", " "], "object 1: image 0, expression 0"),
+        (["--box", 1, 5, 5, 30, 30, "--categories", "a", "a", "--instances"], "object 2: "),
     ],
 )
 def test_wrong_prompts_are_named_before_anything_is_tracked(clip, tmp_path, monkeypatch, capsys, prompt, message):
@@ -253,6 +304,11 @@ def test_a_source_without_frames_is_refused(tmp_path, first_mask, capsys):
     assert "empty: has no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert run(tmp_path / "empty") == 2
     assert "say what to follow" in capsys.readouterr().err
+    for option in (["--instances"], ["--look-every", 2], ["--threshold", 0.5]):
+        assert run(tmp_path / "empty", "--first-mask", first_mask, *option) == 2
+        assert "are about words" in capsys.readouterr().err
+    assert run(tmp_path / "empty", "--expression", "a", "--look-every", 0) == 2
+    assert "--look-every must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_video_files_go_in_and_out(clip, tmp_path):

@@ -38,6 +38,7 @@ DATA = {
     "shapes": (None, {"num_images": 8}),
     "shapes_expression_instances": (None, {"num_images": 8}),
     "moving_shapes": (None, {"num_clips": 2}),
+    "moving_shapes_expressions": (None, {"num_clips": 2}),
     "two_view_shapes": (None, {"num_pairs": 6}),
 }
 # Numbers that are no share of what is right: 0 at best, or a share of something else.

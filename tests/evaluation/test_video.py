@@ -14,7 +14,7 @@ from psalm_hf.evaluation.benchmarks import BenchmarkPart, OpenPart
 from psalm_hf.evaluation.evaluators.video import VideoEvaluator
 from psalm_hf.evaluation.records import Records
 from psalm_hf.evaluation.runner import Processes, predict
-from psalm_hf.evaluation.video import VideoPredictor, rows_by_sequence
+from psalm_hf.evaluation.video import ExpressionVideoPredictor, FirstMaskPredictor, VideoPredictor, rows_by_sequence
 from psalm_hf.masks import bitmap_from_rle, rle_from_bitmap
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video import FirstLastConfident
@@ -171,3 +171,30 @@ def test_psalm_tiny_follows_things(tiny_checkpoint, tmp_path):
         measure.add(dataset[row], answer)
     assert measure.numbers()["region J&F"] > 70
     assert np.isfinite(list(measure.numbers().values())).all()
+
+
+def test_expressions_and_masks_of_the_same_objects_are_followed_side_by_side(tiny, tmp_path):
+    dataset = load("moving_shapes", "test", num_clips=1, num_frames=4, image_size=64, expressions=True, cache_dir=tmp_path)
+    choices = {"memory": CAREFREE, "look_every": 2, "no_target_threshold": 0.0}
+    samples = list(dataset)
+    said = {int(tag.split(":")[1]): tag.split(":")[3] for tag in samples[0].tags if tag.startswith("expression:")}
+    clip = make_clip("test", 0, image_size=64)
+    found = {}
+    for kind in (ExpressionVideoPredictor, FirstMaskPredictor):
+        found[kind] = [each["region"] for each in kind(*tiny, part_of(dataset), choices).predict(samples, None)]
+    assert found[ExpressionVideoPredictor][0] == found[FirstMaskPredictor][0] and len(found[FirstMaskPredictor]) == 4
+    by_words = PsalmVideoSession(*tiny, CAREFREE, look_every=2, threshold=0.0)
+    meant = by_words.add_objects(clip.frame(0).image, {number: {"expression": text} for number, text in said.items()})
+    assert found[FirstMaskPredictor][0]["scores"] == list(meant.scores.values())
+    by_masks = PsalmVideoSession(*tiny, CAREFREE)
+    by_masks.add_objects(clip.frame(0).image, {number: clip.frame(0).masks[number] for number in said})
+    for session, kind in ((by_words, ExpressionVideoPredictor), (by_masks, FirstMaskPredictor)):
+        for number in range(1, 4):
+            result = session.track(clip.frame(number).image)
+            assert found[kind][number]["masks"] == [rle_from_bitmap(mask.numpy()) for mask in result.masks.values()]
+
+
+def test_rows_without_expressions_are_refused_where_they_are_asked_for(tiny, clips):
+    choices = {"memory": CAREFREE, "look_every": 2, "no_target_threshold": None}
+    with pytest.raises(ValueError, match="image test-0-0/00001: object 1 has no expression"):
+        list(ExpressionVideoPredictor(*tiny, part_of(clips), choices).predict([clips[0]], None))

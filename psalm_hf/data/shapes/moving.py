@@ -6,7 +6,7 @@ of the first frame are regions, and are looked for in the others. See docs/shape
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,9 +17,28 @@ from PIL import Image
 from ...masks import rle_from_bitmap
 from ...structures import REGION
 from ..features import encode_png, segment_entry
-from ..region_files import LAST_FRAME, OracleConfig, mask_entry, object_tag
+from ..region_files import FIRST_FRAME, LAST_FRAME, OracleConfig, expression_tag, mask_entry, object_tag
 from .builder import DrawnBuilder, DrawnConfig
-from .scene import CLIP, GAP, HELD_OUT, LARGE, MAX_TILT, PATTERNS, SMALL, SPLITS, TRIES, UNITS, Canvas, Dice, Plan, check_range, palette
+from .language import MAX_PROMPTS, Expression, expressions
+from .scene import (
+    CLIP,
+    GAP,
+    HELD_OUT,
+    LARGE,
+    MAX_TILT,
+    PATTERNS,
+    SMALL,
+    SPLITS,
+    TRIES,
+    UNITS,
+    Canvas,
+    Dice,
+    Plan,
+    Scene,
+    Thing,
+    check_range,
+    palette,
+)
 
 NUM_FRAMES = 24
 
@@ -106,6 +125,32 @@ class Clip:
             image=canvas.image.clip(0, 255).astype(np.uint8),
             masks={index: mask for index, mask in masks.items() if _is_there(mask, self.tracks[index - 1].plan)},
         )
+
+    def scene(self, split: str, seed: int, index: int) -> Scene:
+        """Frame 0 as a scene, about which there are expressions. Its things are the objects 1, 2, ...
+
+        Args:
+            split, seed, index: of the clip; they decide what is said.
+        """
+        first, ground = self.frame(0), self._background
+        things = []
+        for number, track in enumerate(self.tracks, 1):
+            mask = first.masks[number]
+            below = np.bincount(ground.stuff[mask], minlength=len(ground.stuff_names))
+            stands_on = ground.stuff_names[int(below.argmax())] if 10 * int(below.max()) >= 9 * int(below.sum()) else None
+            things.append(Thing(track.plan.shape, track.plan.color, track.plan.pattern, mask, int(below.sum()), stands_on))
+        free = ~np.any(list(first.masks.values()), axis=0)
+        stuff = {name: (ground.stuff == number) & free for number, name in enumerate(ground.stuff_names)}
+        return Scene(split, seed, index, first.image, tuple(things), {name: mask for name, mask in stuff.items() if mask.any()})
+
+
+def single_expressions(scene: Scene) -> dict[int, Expression]:
+    """Number of an object -> an expression that means it alone, the first of those that are said about the scene; some have none."""
+    found: dict[int, Expression] = {}
+    for expression in expressions(scene, MAX_PROMPTS):
+        if len(expression.targets) == 1:
+            found.setdefault(expression.targets[0] + 1, expression)
+    return dict(sorted(found.items()))
 
 
 def make_clip(split: str, index: int, *, seed: int = 0, image_size: int = 128) -> Clip:
@@ -196,12 +241,14 @@ def _is_there(mask: np.ndarray, plan: Plan) -> bool:
 
 @dataclass
 class MovingShapesConfig(OracleConfig, DrawnConfig):
-    """`num_clips` of the split, `num_frames` of a clip, the first included."""
+    """`num_clips` of the split, `num_frames` of a clip, the first included; `expressions`: only objects that an expression means alone in
+    the first frame, which is a row too."""
 
     number = "num_clips"
     numbers = {"train": 200, "validation": 50, "test": 50, "unseen": 50}
     num_clips: int | None = None
     num_frames: int = NUM_FRAMES
+    expressions: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,7 +258,8 @@ class MovingShapesConfig(OracleConfig, DrawnConfig):
 class MovingShapes(DrawnBuilder):
     """Clips as a dataset, one row per frame but the first of each clip: all objects are regions, drawn on the first frame.
 
-    Tags, besides those of `davis`: "look_alike:2" if object 2 looks like another one, and "vanishes:2" if some frame does not show it.
+    Tags, besides those of `davis`: "look_alike:2" if object 2 looks like another one, and "vanishes:2" if some frame does not show it; with
+    the option `expressions` also "expression:2:attribute:the red star", and "first_frame".
     """
 
     BUILDER_CONFIG_CLASS = MovingShapesConfig
@@ -221,26 +269,29 @@ class MovingShapes(DrawnBuilder):
     def rows_of(self, index: int) -> Iterator[dict[str, Any]]:
         config = self.config
         clip = make_clip(config.split, index, seed=config.seed, image_size=config.image_size)
-        return (row for row in rows_of_clip(clip, config.num_frames, config.visible_only) if row["regions"])
+        said = single_expressions(clip.scene(config.split, config.seed, index)) if config.expressions else None
+        return (row for row in rows_of_clip(clip, config.num_frames, config.visible_only, said) if row["regions"])
 
 
-def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool) -> Iterator[dict[str, Any]]:
+def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool, said: Mapping[int, Expression] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of the frames 1, 2, ...
 
     Args:
         visible_only: regions only of objects that the frame shows; there may then be none.
+        said: expressions by the number of the object; regions only of these, and the first row is that of frame 0.
     """
     frames = [clip.frame(number) for number in range(num_frames)]
     images = [encode_png(Image.fromarray(frame.image)) for frame in frames]
     rles = [{number: rle_from_bitmap(mask) for number, mask in frame.masks.items()} for frame in frames]
     prompts, image_size = rles[0], list(frames[0].image.shape[:2])
     alike = {number for index, track in enumerate(clip.tracks, 1) if track.looks_like for number in (index, track.looks_like)}
-    for number in range(1, num_frames):
+    for number in range(1 if said is None else 0, num_frames):
         shown = rles[number]
-        asked = [one for one in prompts if one in shown or not visible_only]
+        asked = [one for one in prompts if (one in shown or not visible_only) and (said is None or one in said)]
         order = list(shown)
         tags = [object_tag(one) for one in asked] + [f"look_alike:{one}" for one in asked if one in alike]
         tags += [f"vanishes:{one}" for one in asked if any(one not in frame for frame in rles)]
+        tags += [expression_tag(one, said[one].kind, said[one].text) for one in asked] if said else []
         yield {
             "image": {"bytes": images[number], "path": None},
             "image_id": f"{clip.name}/{number:05}",
@@ -251,5 +302,5 @@ def rows_of_clip(clip: Clip, num_frames: int, visible_only: bool) -> Iterator[di
             "regions": [mask_entry(prompts[one], order.index(one) if one in shown else None) for one in asked],
             "region_image": {"bytes": images[0], "path": None},
             "region_image_size": image_size,
-            "tags": tags + ([LAST_FRAME] if number == num_frames - 1 else []),
+            "tags": tags + ([FIRST_FRAME] if number == 0 else [LAST_FRAME] if number == num_frames - 1 else []),
         }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from psalm_hf.data import load
-from psalm_hf.data.shapes.moving import NUM_FRAMES, Track, make_clip
+from psalm_hf.data.shapes.moving import NUM_FRAMES, Track, make_clip, single_expressions
 from psalm_hf.data.shapes.scene import COLORS, HELD_OUT, UNITS, Plan
 from psalm_hf.data.shapes.two_views import make_views
 from psalm_hf.masks import bitmap_from_rle
@@ -179,6 +179,41 @@ def test_an_oracle_asks_only_for_what_the_frame_shows(tmp_path):
     assert [sample.segments for sample in told] == [sample.segments for sample in honest if sample.segments]
     training = load("moving_shapes", "train", num_clips=1, cache_dir=tmp_path)
     assert all(region.segment is not None for sample in training for region in sample.regions)
+
+
+def test_expressions_about_the_first_frame_mean_one_object_each(clips):
+    objects = said = 0
+    for index, (clip, frames) in enumerate(clips):
+        scene = clip.scene("test", 0, index)
+        assert len(scene.things) == len(clip.tracks) and np.array_equal(scene.image, frames[0].image)
+        covered = np.sum([*(thing.mask for thing in scene.things), *scene.stuff.values()], axis=0)
+        assert (covered == 1).all()
+        found = single_expressions(scene)
+        objects, said = objects + len(clip.tracks), said + len(found)
+        for number, expression in found.items():
+            if expression.kind == "attribute":
+                fits = [
+                    set(expression.text.split()) - {"the", "thing"} <= {one.plan.color, one.plan.shape, one.plan.pattern}
+                    for one in clip.tracks
+                ]
+                assert [index for index, fit in enumerate(fits, 1) if fit] == [number]
+    assert said > 0.8 * objects
+    recorded = {1: "the rightmost thing", 2: "the purple thing", 3: "the blue star"}
+    assert {number: each.text for number, each in single_expressions(clips[0][0].scene("test", 0, 0)).items()} == recorded
+
+
+def test_rows_with_expressions_are_of_the_objects_that_have_one_and_begin_with_the_first_frame(clips, tmp_path):
+    dataset = load("moving_shapes", "test", num_clips=2, expressions=True, cache_dir=tmp_path)
+    assert len(dataset) == 2 * NUM_FRAMES
+    for row, sample in enumerate(dataset):
+        index, number = divmod(row, NUM_FRAMES)
+        said = single_expressions(clips[index][0].scene("test", 0, index))
+        assert sample.image_id.endswith(f"/{number:05}") and ("first_frame" in sample.tags) == (number == 0)
+        assert [tag for tag in sample.tags if tag.startswith("object:")] == [f"object:{one}" for one in said]
+        assert [tag for tag in sample.tags if tag.startswith("expression:")] == [
+            f"expression:{one}:{each.kind}:{each.text}" for one, each in said.items()
+        ]
+        assert len(sample.regions) == len(said)
 
 
 # Views

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from psalm_hf.evaluation.evaluators.two_view import CorrespondenceEvaluator
-from psalm_hf.evaluation.evaluators.video import VideoEvaluator
+from psalm_hf.evaluation.evaluators.video import ExpressionVideoEvaluator, VideoEvaluator
 from psalm_hf.masks import rle_from_bitmap
 from psalm_hf.structures import Region, Sample, Segment
 from tests.metrics.drawing import ids, mask
@@ -235,3 +235,35 @@ def test_before_the_first_answer_there_are_no_numbers():
     for make in (VideoEvaluator, CorrespondenceEvaluator):
         with pytest.raises(ValueError, match="nothing to compute"):
             make().numbers()
+
+
+def test_objects_of_expressions_are_grouped_by_what_was_meant_in_the_first_frame():
+    """Object 1: right at first, found in one of the two frames that show it. Object 2: its expression means object 1, and is followed."""
+    evaluator = ExpressionVideoEvaluator()
+    said = ("object:1", "object:2", "expression:1:attribute:the red thing", "expression:2:ordinal:the second thing from the left")
+    nothing, one, two = ids("....", "...."), ids("11..", "11.."), ids("..22", "..22")
+    evaluator.add(frame_of_video("00000", FIRST, (*said, "first_frame")), answer(one == 1, one == 1))
+    evaluator.add(frame_of_video("00001", FIRST, said), answer(one == 1, nothing == 1))
+    evaluator.add(frame_of_video("00002", FIRST, said), answer(nothing == 1, one == 1))
+    evaluator.add(frame_of_video("00003", FIRST, (*said, "last_frame")), answer(nothing == 1, two == 2))
+    numbers = {name.removeprefix("region "): value for name, value in evaluator.numbers().items()}
+    assert numbers["J&F, right at first"] == numbers["J&F, attribute"] == 50
+    assert numbers["J-Mean"] == 25 and numbers["J&F, ordinal"] == numbers["J&F, wrong at first"] == 25  # its contour touches the other one
+    assert np.isnan(numbers["J&F, nothing at first"]) and numbers["IoU, first frame"] == 50
+    assert numbers["found"] == 50  # 2 of the 4 pairs of object and frame
+    counts = evaluator.counts()
+    assert (counts["objects, right at first"], counts["objects, wrong at first"], counts["objects, nothing at first"]) == (1, 1, 0)
+    assert counts["objects never found"] == 0 and counts["objects found in every frame that shows them"] == 0
+    assert evaluator.frames_found() == {("cat", 1): (2, 1), ("cat", 2): (2, 1)}
+
+
+def test_evaluators_of_expressions_add_up():
+    said = ("object:1", "expression:1:attribute:the red thing")
+    whole, parts = ExpressionVideoEvaluator(), [ExpressionVideoEvaluator(), ExpressionVideoEvaluator()]
+    for number in range(4):
+        tags = (*said, *["first_frame"] * (number == 0), *["last_frame"] * (number == 3))
+        for evaluator in (whole, parts[number // 2]):
+            evaluator.add(frame_of_video(f"{number:05}", FIRST, tags), answer(FIRST == 1))
+    parts[0] += pickle.loads(pickle.dumps(parts[1]))
+    assert parts[0].counts() == whole.counts() and parts[0].frames_found() == whole.frames_found() == {("cat", 1): (2, 2)}
+    assert parts[0].numbers()["region J&F, right at first"] == 100
