@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     for region in prompt.get("regions", ()):
         loaded_region(region)  # masks of regions are files
     check_output(options)
-    images = list_images(options.images, options.image_column)
+    images = list_images(options.images, image_column=options.image_column, image_folder=options.image_folder)
     is_cpu = pick_device(options.device).type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
     state = PartialState(cpu=is_cpu, timeout=TIMEOUT)
     if (launched := int(os.environ.get("WORLD_SIZE", 1))) != state.num_processes:  # each would do every batch
@@ -128,6 +128,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--overlays", action="store_true", help="also draw the results")
     parser.add_argument("--image-column", metavar="NAME", help="of parquet files (default: image, or the only one with images)")
+    parser.add_argument("--image-folder", metavar="DIR", help="of the images that a JSON file names (default: its own)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="default: this process, or those of a launcher")
     parser.add_argument("--actors", type=int, metavar="N", help="models that Ray runs (default: one per GPU, else as --actor-cpus allows)")
     parser.add_argument("--actor-cpus", type=int, default=1, metavar="N", help="CPUs of each of them (default: 1)")

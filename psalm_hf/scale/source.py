@@ -54,7 +54,9 @@ class _NamedBytes(io.BytesIO):
     name = ""
 
 
-def list_images(sources: Sequence[str | os.PathLike], image_column: str | None = None) -> list[SourceImage]:
+def list_images(
+    sources: Sequence[str | os.PathLike], *, image_column: str | None = None, image_folder: str | os.PathLike | None = None
+) -> list[SourceImage]:
     """The images of a run, sorted by name, each once.
 
     Names are paths below the folder that all sources have in common, followed by the member of a tar shard or the row of a parquet file.
@@ -62,8 +64,9 @@ def list_images(sources: Sequence[str | os.PathLike], image_column: str | None =
 
     Args:
         sources: images, folders (with all folders inside), patterns such as "shards/*.tar", text files with a path per line (as seen from
-            the file), tar shards, parquet files, or a JSON file with `images` as COCO has them (paths as seen from the file).
+            the file), tar shards, parquet files, or a JSON file with `images` as COCO has them.
         image_column: of parquet files; default "image", or the only one that holds images.
+        image_folder: of the images that a JSON file names; default its own.
 
     Raises:
         ValueError: a source that is missing or without images; ids that occur twice.
@@ -72,7 +75,7 @@ def list_images(sources: Sequence[str | os.PathLike], image_column: str | None =
     seen: set[str | tuple[str, int]] = set()
     for source in sources:
         number = 0
-        for image in _images_of(os.fspath(source), image_column):
+        for image in _images_of(os.fspath(source), image_column, image_folder):
             number += 1
             key = image.path if image.start is None else (image.path, image.start)
             if key not in seen:
@@ -104,7 +107,7 @@ def open_source_image(image: SourceImage) -> Image.Image:
             return load_image(image.path)
         content = _tar_member(image) if image.column is None else _parquet_cell(image)
         if isinstance(content, str):
-            return load_image(os.path.join(os.path.dirname(image.path), content))
+            return load_image(_path_below(os.path.dirname(image.path), content, image.name))
         file = _NamedBytes(content)
         file.name = image.name
         return load_image(file)
@@ -125,7 +128,7 @@ def _own_ids(images: Sequence[SourceImage]) -> list[int | str] | None:
     return ids
 
 
-def _images_of(source: str, column: str | None) -> Iterator[SourceImage]:
+def _images_of(source: str, column: str | None, image_folder: str | os.PathLike | None) -> Iterator[SourceImage]:
     """Images of one source; names are what follows the path of the file."""
     if os.path.isdir(source):
         for parent, folders, names in os.walk(source, onerror=_refuse):
@@ -145,7 +148,7 @@ def _images_of(source: str, column: str | None) -> Iterator[SourceImage]:
     if suffix == ".txt":
         yield from _images_of_files(_lines(source), column)
     elif suffix == ".json":
-        yield from _coco_images(source)
+        yield from _coco_images(source, os.fspath(image_folder or os.path.dirname(source)))
     else:
         yield from _images_of_files([source], column)
 
@@ -196,8 +199,7 @@ def _lines(path: str) -> list[str]:
     return [os.path.join(folder, line.strip()) for line in lines if line.strip()]
 
 
-def _coco_images(path: str) -> Iterator[SourceImage]:
-    folder = os.path.dirname(path)
+def _coco_images(path: str, folder: str) -> Iterator[SourceImage]:
     try:
         records = json.loads(Path(path).read_bytes())["images"]
         pairs = [(os.fspath(record["file_name"]), record["id"]) for record in records]
@@ -205,7 +207,15 @@ def _coco_images(path: str) -> Iterator[SourceImage]:
         raise ValueError(f"{path}: expected JSON with a list `images` of {{id, file_name}}, as COCO has it ({error!r:.100})") from error
     if wrong := [image_id for _, image_id in pairs if not isinstance(image_id, int | str) or not image_id]:
         raise ValueError(f"{path}: the image id {wrong[0]!r:.60} is neither a number above 0 nor a text")
-    yield from (SourceImage("", _real_path(os.path.join(folder, name)), image_id) for name, image_id in pairs)
+    yield from (SourceImage("", _real_path(_path_below(folder, name, path)), image_id) for name, image_id in pairs)
+
+
+def _path_below(folder: str, name: str, file: str) -> str:
+    """Path of a file that a dataset names, which may be a stranger's and must not lead anywhere else."""
+    path = os.path.normpath(os.path.join(folder, name))
+    if os.path.isabs(name) or os.path.relpath(path, folder).split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{file}: the path {name!r:.200} leads out of the folder {folder or '.'}")
+    return path
 
 
 def _tar_images(path: str) -> Iterator[SourceImage]:

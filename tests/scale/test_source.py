@@ -138,9 +138,9 @@ def test_which_column_holds_images_must_be_clear(tmp_path):
     write_rows(tmp_path / "1.parquet", left=[encoded("red")], right=[encoded("blue")])
     with pytest.raises(ValueError, match="which of its columns holds the images[?] it has left, right; say it with --image-column"):
         list_images([tmp_path])
-    assert colors(list_images([tmp_path], "right")) == [BLUE]
+    assert colors(list_images([tmp_path], image_column="right")) == [BLUE]
     with pytest.raises(ValueError, match="has no column 'middle', only left, right"):
-        list_images([tmp_path], "middle")
+        list_images([tmp_path], image_column="middle")
 
 
 def test_annotations_of_coco_give_their_ids(folder):
@@ -152,6 +152,22 @@ def test_annotations_of_coco_give_their_ids(folder):
     (folder / "again.json").write_text(json.dumps({"images": [{"id": 7, "file_name": "a/1.png"}]}))
     with pytest.raises(ValueError, match="2 images have the id 7"):
         list_images([folder / "instances.json", folder / "again.json"])
+
+
+def test_a_dataset_names_images_of_its_folder_alone(folder):
+    (folder.parent / "annotations").mkdir()
+    annotations = folder.parent / "annotations/instances.json"
+    annotations.write_text(json.dumps({"images": [{"id": 7, "file_name": "b/1.png"}]}))
+    assert colors(list_images([annotations], image_folder=folder)) == [BLUE]
+    for name in ("../secret.png", "/etc/x.png", "b/../../x.png"):
+        annotations.write_text(json.dumps({"images": [{"id": 7, "file_name": name}]}))
+        with pytest.raises(ValueError, match=f"instances.json: the path '{name}' leads out of the folder"):
+            list_images([annotations], image_folder=folder)
+    write_rows(folder / "b/d.parquet", image=["../a/1.png", "1.png"])
+    leading_out, image = list_images([folder / "b/d.parquet"])
+    assert colors([image]) == [BLUE]
+    with pytest.raises(ValueError, match="^the path '../a/1.png' leads out of the folder"):
+        open_source_image(leading_out)
 
 
 @pytest.mark.parametrize(
