@@ -1,0 +1,135 @@
+"""The service on Ray Serve: replicas that load a checkpoint each, and answer requests in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from ..checkpoints import TINY, resolve_checkpoint
+from ..predictor import CACHED_IMAGES, PsalmPredictor
+from ..result import PsalmResult
+from .api import RequestDoor, build_api
+from .request import AskedPrompt, RefusedRequest
+from .service import answer_together
+
+SLACK = 16  # requests beyond those that may be inside, so that it is the interface that refuses them, and /health still answers
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """Options of the service.
+
+    Attributes:
+        checkpoint: folder or Hub id.
+        device, dtype: of `PsalmPredictor.from_pretrained`. Of several GPUs Ray gives each replica one, which is "cuda" there.
+        max_batch_size: requests that are answered together; 1 = one after the other.
+        batch_wait_ms: milliseconds that the first request of a batch waits for others.
+        max_inside: requests that a replica reads, keeps waiting or answers at the same time; further ones are refused with status 503.
+        timeout_s: seconds that a request may take.
+        replicas: processes with a model each.
+    """
+
+    checkpoint: str = TINY
+    device: str | None = None
+    dtype: str | None = None
+    max_batch_size: int = 8
+    batch_wait_ms: float = 10
+    max_inside: int = 32
+    timeout_s: float = 60
+    replicas: int = 1
+
+
+def find_replica() -> Any:
+    """The model of the replica that this code runs in."""
+    return serve.get_replica_context().servable_object
+
+
+@serve.deployment(name="psalm")
+@serve.ingress(lambda: build_api(find_replica))
+class PsalmReplica:
+    """One process of the service, with a model."""
+
+    def __init__(self, options: ServiceOptions):
+        name = resolve_checkpoint(options.checkpoint)
+        cached = max(CACHED_IMAGES, options.max_batch_size)
+        self.predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, cached_images=cached)
+        self.checkpoint = checkpoint_name(options.checkpoint)
+        self.device = str(self.predictor.model.device)
+        self.door = RequestDoor(options.max_inside)
+        self.timeout_s = options.timeout_s
+        self._thread = ThreadPoolExecutor(1, "model")  # of its own: threads that read images must not keep it waiting
+        self._predict_together.set_max_batch_size(options.max_batch_size)
+        self._predict_together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
+
+    async def predict(self, asked: AskedPrompt) -> PsalmResult | RefusedRequest:
+        if asked.is_question:  # it shares no pass, and takes long: nobody's masks wait for its end
+            return (await self._compute([asked]))[0]
+        return await self._predict_together(asked)
+
+    @serve.batch
+    async def _predict_together(self, asked: list[AskedPrompt]) -> list[PsalmResult | RefusedRequest]:
+        return await self._compute(asked)
+
+    async def _compute(self, asked: list[AskedPrompt]) -> list[PsalmResult | RefusedRequest]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, answer_together, self.predictor, asked)
+
+
+def checkpoint_name(checkpoint: str) -> str:
+    """Name of a checkpoint for strangers: of a folder its last part."""
+    return Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
+
+
+def build_application(options: ServiceOptions) -> serve.Application:
+    """The application for `serve.run`, also on a cluster that is there already."""
+    on_gpu = options.device == "cuda" or (options.device is None and _has_cuda())
+    threads = cores_of_a_replica(options.replicas)
+    return PsalmReplica.options(
+        num_replicas=options.replicas,
+        max_ongoing_requests=options.max_inside + SLACK,
+        max_queued_requests=SLACK,
+        ray_actor_options={"num_cpus": 1 if on_gpu else threads, "num_gpus": int(on_gpu)},
+    ).bind(options)
+
+
+def cores_of_a_replica(replicas: int) -> int:
+    """Cores of this machine for each replica. Ray lets it compute with so many threads, unless OMP_NUM_THREADS says another number."""
+    return max(1, (os.cpu_count() or 1) // replicas)
+
+
+@contextmanager
+def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int = 8000) -> Iterator[str]:
+    """The service on this machine, until the end of the block.
+
+    Yields:
+        Its address.
+
+    Raises:
+        OSError: the port is taken.
+        RuntimeError: the checkpoint cannot be loaded.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    cores = max(4, options.replicas * cores_of_a_replica(options.replicas) + 1)
+    ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    try:
+        serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s + 5}, proxy_location="HeadOnly")
+        serve.run(build_application(options), name="psalm", route_prefix="/")
+        yield f"http://{host}:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
