@@ -12,6 +12,7 @@ VERBS = {
     "video": "follows objects through a folder of frames or a video file",
     "chat": "a dialogue about an image, in words and masks",
     "app": "a page in the browser: click, draw or say what to segment",
+    "serve": "an HTTP service: images and prompts in, masks out, in batches",
     "evaluate": "a checkpoint on a benchmark -> numbers, submission files, drawings",
     "train": "a config -> a trained checkpoint: vision, stage 1 or stage 2",
     "prepare": "makes files that are derived from a dataset",
