@@ -34,10 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError as error:
         raise ImportError("the service needs Ray and FastAPI, which are not installed: pip install psalm_hf[scale]") from error
 
-    from ..devices import pick_device
     from ..scale.deployment import ServiceOptions, running_service
 
-    pick_device(options.device)
+    if options.device not in (None, "cpu", "cuda"):  # those need no torch to be known, and it takes seconds to load
+        from ..devices import pick_device
+
+        pick_device(options.device)
     if options.host not in LOOPBACK:
         say(f"warning: {options.host} lets every machine of the network use the service, which asks for no password and is not encrypted")
     service = ServiceOptions(

@@ -1,25 +1,29 @@
-"""The service on Ray Serve: replicas that load a checkpoint each, and answer requests in batches."""
+"""The service on Ray Serve: replicas that load a checkpoint each, and answer requests in batches.
+
+What needs torch is imported where a replica begins: the process that starts them needs none of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
 
 from ..checkpoints import TINY, resolve_checkpoint
-from ..predictor import CACHED_IMAGES, PsalmPredictor
-from ..result import PsalmResult
-from .api import RequestDoor, build_api
-from .request import AskedPrompt, RefusedRequest
-from .service import answer_together
+
+if TYPE_CHECKING:
+    from ..result import PsalmResult
+    from .request import AskedPrompt, RefusedRequest
 
 SLACK = 16  # requests beyond those that may be inside, so that it is the interface that refuses them, and /health still answers
 
@@ -48,24 +52,31 @@ class ServiceOptions:
     replicas: int = 1
 
 
-def find_replica() -> Any:
-    """The model of the replica that this code runs in."""
-    return serve.get_replica_context().servable_object
+def build_replica_api() -> Any:
+    """The interface, in the process of a replica."""
+    from .api import build_api
+
+    return build_api(lambda: serve.get_replica_context().servable_object)
 
 
 @serve.deployment(name="psalm")
-@serve.ingress(lambda: build_api(find_replica))
+@serve.ingress(build_replica_api)
 class PsalmReplica:
     """One process of the service, with a model."""
 
     def __init__(self, options: ServiceOptions):
+        from ..predictor import CACHED_IMAGES, PsalmPredictor
+        from .api import RequestDoor
+        from .service import answer_together
+
         name = resolve_checkpoint(options.checkpoint)
         cached = max(CACHED_IMAGES, options.max_batch_size)
-        self.predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, cached_images=cached)
+        predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, cached_images=cached)
         self.checkpoint = checkpoint_name(options.checkpoint)
-        self.device = str(self.predictor.model.device)
+        self.device = str(predictor.model.device)
         self.door = RequestDoor(options.max_inside)
         self.timeout_s = options.timeout_s
+        self._answer_together = partial(answer_together, predictor)
         self._thread = ThreadPoolExecutor(1, "model")  # of its own: threads that read images must not keep it waiting
         self._predict_together.set_max_batch_size(options.max_batch_size)
         self._predict_together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
@@ -80,8 +91,7 @@ class PsalmReplica:
         return await self._compute(asked)
 
     async def _compute(self, asked: list[AskedPrompt]) -> list[PsalmResult | RefusedRequest]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, answer_together, self.predictor, asked)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_together, asked)
 
 
 def checkpoint_name(checkpoint: str) -> str:
@@ -90,14 +100,13 @@ def checkpoint_name(checkpoint: str) -> str:
 
 
 def build_application(options: ServiceOptions) -> serve.Application:
-    """The application for `serve.run`, also on a cluster that is there already."""
-    on_gpu = options.device == "cuda" or (options.device is None and _has_cuda())
-    threads = cores_of_a_replica(options.replicas)
+    """The application for `serve.run`, also on a cluster that is there already. With the device "cuda" each replica gets a GPU."""
+    on_gpu = options.device == "cuda"
     return PsalmReplica.options(
         num_replicas=options.replicas,
         max_ongoing_requests=options.max_inside + SLACK,
         max_queued_requests=SLACK,
-        ray_actor_options={"num_cpus": 1 if on_gpu else threads, "num_gpus": int(on_gpu)},
+        ray_actor_options={"num_cpus": 1 if on_gpu else cores_of_a_replica(options.replicas), "num_gpus": int(on_gpu)},
     ).bind(options)
 
 
@@ -114,22 +123,32 @@ def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int 
         Its address.
 
     Raises:
-        OSError: the port is taken.
-        RuntimeError: the checkpoint cannot be loaded.
+        ValueError: fewer GPUs than replicas.
+        OSError: the checkpoint cannot be loaded, or the port is taken.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    cores = max(4, options.replicas * cores_of_a_replica(options.replicas) + 1)
-    ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    cores = options.replicas * cores_of_a_replica(options.replicas)
+    ray.init(
+        "local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.WARNING
+    )
     try:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if options.device is None and gpus:
+            options = replace(options, device="cuda")
+        if options.device == "cuda" and gpus < options.replicas:
+            raise ValueError(f"{options.replicas} replicas need as many GPUs, and Ray finds {gpus} on this machine; give fewer, or the device cpu")
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s + 5}, proxy_location="HeadOnly")
-        serve.run(build_application(options), name="psalm", route_prefix="/")
+        try:
+            serve.run(build_application(options), name="psalm", route_prefix="/")
+        except RuntimeError as error:
+            raise OSError(f"the service does not start: {_last_words(str(error))}") from error
         yield f"http://{host}:{port}"
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def _last_words(text: str) -> str:
+    """The last line of a traceback that Ray has put into a message: what was raised in the replica."""
+    return text.strip().splitlines()[-1]

@@ -43,9 +43,7 @@ def address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "psalm_hf.cli.serve", "--port", str(port), "--batch-wait-ms", "20"]
-    code = "import sys; from psalm_hf.cli.serve import main; sys.exit(main(sys.argv[1:]))"
-    command[1:3] = ["-c", code]
+    command = [sys.executable, "-m", "psalm_hf.cli.main", "serve", "--port", str(port), "--batch-wait-ms", "20"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     said = []
     try:
