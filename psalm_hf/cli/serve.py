@@ -68,7 +68,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--max-inside", type=int, default=32, help="requests that a replica keeps; further ones are refused with status 503 (default: 32)"
     )
     parser.add_argument("--timeout", type=float, default=60, help="seconds that a request may take (default: 60)")
-    parser.add_argument("--replicas", type=int, default=1, help="processes with a model each; a GPU each, where there are some (default: 1)")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="processes with a model each; a GPU each, where there are some (default: 1)"
+    )
     add_model_options(parser)
     options = parser.parse_args(arguments)
     parser.check_range(options, "port", lowest=1, highest=65535)
@@ -78,7 +80,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.max_inside < options.max_batch_size:
         parser.error(f"--max-inside must be at least --max-batch-size ({options.max_batch_size}), got {options.max_inside}")
     if (options.device or "").startswith("cuda:"):
-        parser.error(f"--device {options.device}: Ray gives every replica a GPU; say --device cuda, and CUDA_VISIBLE_DEVICES for some of them")
+        parser.error(
+            f"--device {options.device}: Ray gives every replica a GPU; say --device cuda, and CUDA_VISIBLE_DEVICES for some of them"
+        )
     return options
 
 

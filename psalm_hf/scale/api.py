@@ -126,9 +126,7 @@ def build_api(find_model: Callable[[], ServedModel]) -> FastAPI:
     async def health() -> ServiceHealth:
         """State of the service."""
         model = find_model()
-        return ServiceHealth(
-            loaded=True, checkpoint=model.checkpoint, version=__version__, device=model.device, inside=model.door.inside
-        )
+        return ServiceHealth(loaded=True, checkpoint=model.checkpoint, version=__version__, device=model.device, inside=model.door.inside)
 
     describe = api.openapi
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..result import PsalmResult
     from .request import AskedPrompt, RefusedRequest
 
+NAME = "psalm"  # of the application and its deployment
 SLACK = 16  # requests beyond those that may be inside, so that it is the interface that refuses them, and /health still answers
 
 
@@ -59,7 +61,7 @@ def build_replica_api() -> Any:
     return build_api(lambda: serve.get_replica_context().servable_object)
 
 
-@serve.deployment(name="psalm")
+@serve.deployment(name=NAME)
 @serve.ingress(build_replica_api)
 class PsalmReplica:
     """One process of the service, with a model."""
@@ -137,18 +139,22 @@ def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int 
         if options.device is None and gpus:
             options = replace(options, device="cuda")
         if options.device == "cuda" and gpus < options.replicas:
-            raise ValueError(f"{options.replicas} replicas need as many GPUs, and Ray finds {gpus} on this machine; give fewer, or the device cpu")
+            raise ValueError(
+                f"{options.replicas} replicas need as many GPUs, and Ray finds {gpus} on this machine; give fewer, or the device cpu"
+            )
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s + 5}, proxy_location="HeadOnly")
         try:
-            serve.run(build_application(options), name="psalm", route_prefix="/")
+            serve.run(build_application(options), name=NAME, route_prefix="/")
         except RuntimeError as error:
-            raise OSError(f"the service does not start: {_last_words(str(error))}") from error
+            raise OSError(f"the service does not start: {_reason()}") from error
         yield f"http://{host}:{port}"
+        serve.delete(NAME)  # requests that are inside are answered
     finally:
-        serve.shutdown()
         ray.shutdown()
 
 
-def _last_words(text: str) -> str:
-    """The last line of a traceback that Ray has put into a message: what was raised in the replica."""
-    return text.strip().splitlines()[-1]
+def _reason() -> str:
+    """What was raised in the replica: the last line of the traceback that Ray has put into a message."""
+    messages = [one.message for one in serve.status().applications[NAME].deployments.values()]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), " ".join(lines))

@@ -100,7 +100,9 @@ def test_what_is_no_json_object_is_refused(content):
 
 def test_a_refusal_repeats_nothing_that_came_and_stays_short():
     secret = "secret" * 300
-    refusal = refused(json.dumps({"image": [secret], "categories": secret, **{f"field {number}": secret for number in range(1000)}}).encode())
+    refusal = refused(
+        json.dumps({"image": [secret], "categories": secret, **{f"field {number}": secret for number in range(1000)}}).encode()
+    )
     assert "secret" not in str(refusal) and len(str(refusal)) < 1000
     assert refusal.problems[-1] == ("", "and 992 more")
     assert len(str(refused(json.dumps({"image": IMAGE, "question": "a", "b" * 10**6: 1}).encode()))) < 200

@@ -90,7 +90,9 @@ def test_a_pass_has_a_bounded_number_of_rows(predictor, monkeypatch):
 
 def test_a_bad_request_fails_alone_with_its_own_message(predictor, loaded, passes):
     bad = {2: {"regions": [{"point": (500, 5)}]}, 5: {"categories": ["cross", "cross"]}}
-    prompts = [bad.get(number, {"expressions": [f"the {name}"]}) for number, name in enumerate(["star", "cross", "", "ring", "moon", "", "heart"])]
+    prompts = [
+        bad.get(number, {"expressions": [f"the {name}"]}) for number, name in enumerate(["star", "cross", "", "ring", "moon", "", "heart"])
+    ]
     results = answer_together(predictor, [asked(number % 3, prompt) for number, prompt in enumerate(prompts)])
     alone = PsalmPredictor(*loaded)
     for number, result in enumerate(results):
@@ -150,9 +152,14 @@ def test_masks_of_every_form_read_back_to_the_same_pixels(form):
     answer = json.loads(answer_of(result_with(masks), form, "a checkpoint").model_dump_json(exclude_none=True))
     assert np.array_equal(read_masks(answer, form), masks)
     assert answer["checkpoint"] == "a checkpoint" and answer["image_size"] == [7, 9]
-    assert answer["segments"][1] | {form: ...} == {"label": "cup", "label_id": 0, "score": 0.75, "box": [0, 6, 9, 7], "area": 5, form: ...} or (
-        form == "label_map" and not {*MASK_FORMS} & answer["segments"][1].keys()
-    )
+    assert answer["segments"][1] | {form: ...} == {
+        "label": "cup",
+        "label_id": 0,
+        "score": 0.75,
+        "box": [0, 6, 9, 7],
+        "area": 5,
+        form: ...,
+    } or (form == "label_map" and not {*MASK_FORMS} & answer["segments"][1].keys())
 
 
 def test_a_label_map_of_many_segments_has_16_bits():
@@ -163,7 +170,9 @@ def test_a_label_map_of_many_segments_has_16_bits():
 
 def test_an_answer_says_what_means_nothing_and_what_there_is_to_know(predictor):
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))
-    found = answer_together(predictor, [AskedPrompt(photograph, {"expressions": ["the moon"]}, "rle"), asked(0, {"question": "how many stars?"})])
+    found = answer_together(
+        predictor, [AskedPrompt(photograph, {"expressions": ["the moon"]}, "rle"), asked(0, {"question": "how many stars?"})]
+    )
     moon, stars = (json.loads(answer_of(result, "rle", "x").model_dump_json(exclude_none=True)) for result in found)
     assert (moon["task"], moon["segments"], list(moon["absent"])) == ("referring", [], ["the moon"])
     assert "knows drawn shapes alone" in moon["note"]
