@@ -5,12 +5,10 @@ What needs torch is imported where a replica begins: the process that starts the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +36,7 @@ class ServiceOptions:
         checkpoint: folder or Hub id.
         device, dtype: of `PsalmPredictor.from_pretrained`. Of several GPUs Ray gives each replica one, which is "cuda" there.
         max_batch_size: requests that are answered together; 1 = one after the other.
-        batch_wait_ms: milliseconds that the first request of a batch waits for others.
+        batch_wait_ms: milliseconds that a free model waits for a full batch, from the first request on.
         max_inside: requests that a replica reads, keeps waiting or answers at the same time; further ones are refused with status 503.
         timeout_s: seconds that a request may take.
         replicas: processes with a model each.
@@ -69,7 +67,7 @@ class PsalmReplica:
     def __init__(self, options: ServiceOptions):
         from ..predictor import CACHED_IMAGES, PsalmPredictor
         from .api import RequestDoor
-        from .service import answer_together
+        from .service import RequestQueue, answer_together
 
         name = resolve_checkpoint(options.checkpoint)
         cached = max(CACHED_IMAGES, options.max_batch_size)
@@ -78,22 +76,11 @@ class PsalmReplica:
         self.device = str(predictor.model.device)
         self.door = RequestDoor(options.max_inside)
         self.timeout_s = options.timeout_s
-        self._answer_together = partial(answer_together, predictor)
-        self._thread = ThreadPoolExecutor(1, "model")  # of its own: threads that read images must not keep it waiting
-        self._predict_together.set_max_batch_size(options.max_batch_size)
-        self._predict_together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
+        self._queue = RequestQueue(partial(answer_together, predictor), options.max_batch_size, options.batch_wait_ms / 1000)
 
     async def predict(self, asked: AskedPrompt) -> PsalmResult | RefusedRequest:
-        if asked.is_question:  # it shares no pass, and takes long: nobody's masks wait for its end
-            return (await self._compute([asked]))[0]
-        return await self._predict_together(asked)
-
-    @serve.batch
-    async def _predict_together(self, asked: list[AskedPrompt]) -> list[PsalmResult | RefusedRequest]:
-        return await self._compute(asked)
-
-    async def _compute(self, asked: list[AskedPrompt]) -> list[PsalmResult | RefusedRequest]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_together, asked)
+        """The result of a request."""
+        return await self._queue.answer(asked)
 
 
 def checkpoint_name(checkpoint: str) -> str:

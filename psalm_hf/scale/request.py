@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import warnings
 from collections.abc import Mapping
@@ -147,17 +148,19 @@ class PredictRequest(_Strict):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AskedPrompt:
     """A request that was read.
 
     Attributes:
         image: RGB, upright.
+        image_key: equal for equal files.
         prompt: arguments of `PsalmPredictor.predict`.
         masks: the form of the masks in the answer, one of `MASK_FORMS`.
     """
 
     image: Image.Image
+    image_key: bytes
     prompt: Mapping[str, Any]
     masks: str
 
@@ -199,7 +202,7 @@ def read_request(body: bytes) -> AskedPrompt:
             ),
         )
     prompt = request.model_dump(exclude={"image", "masks"}, exclude_none=True)
-    return AskedPrompt(image, prompt, request.masks)
+    return AskedPrompt(image, hashlib.sha256(request.image.encode()).digest(), prompt, request.masks)
 
 
 def too_large() -> RefusedRequest:

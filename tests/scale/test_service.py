@@ -1,8 +1,10 @@
 """Requests that are answered together: passes, one bad request among good ones, and the forms of masks."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from psalm_hf.masks import bitmap_from_polygons, bitmap_from_rle
 from psalm_hf.result import Prompt, PsalmResult
 from psalm_hf.scale.answer import answer_of
 from psalm_hf.scale.request import MASK_FORMS, AskedPrompt, RefusedRequest
-from psalm_hf.scale.service import MAX_ROWS, answer_together
+from psalm_hf.scale.service import MAX_ROWS, RequestQueue, answer_together
 
 IMAGES = [Image.fromarray(make_scene("test", number).image) for number in range(3)]
 NAMES = ["triangle", "cross", "grass"]
@@ -56,7 +58,7 @@ def passes(predictor, monkeypatch):
 
 
 def asked(image, prompt):
-    return AskedPrompt(IMAGES[image].copy(), prompt, "rle")
+    return AskedPrompt(IMAGES[image].copy(), b"%d" % image, prompt, "rle")
 
 
 def assert_same(result, expected):
@@ -118,6 +120,98 @@ def test_a_failure_of_the_model_is_not_blamed_on_the_request_and_spares_the_othe
     assert "/home/me" in caplog.text
 
 
+class SlowModel:
+    """Answers a request with its number, when it may; `batches` are the numbers that it was given together."""
+
+    def __init__(self):
+        self.batches, self.may_answer = [], threading.Semaphore(0)
+
+    def __call__(self, asked):
+        numbers = [one.prompt["number"] for one in asked]
+        self.batches.append(numbers)
+        assert self.may_answer.acquire(timeout=60)
+        if "fail" in numbers:
+            raise RuntimeError("failed")
+        return numbers
+
+
+async def given(model, number):
+    """Waits until the model was given so many batches."""
+    while len(model.batches) < number:
+        await asyncio.sleep(0.001)
+
+
+def numbered(number, image=0, **prompt):
+    return AskedPrompt(IMAGES[0], b"%d" % image, {"number": number, **prompt}, "rle")
+
+
+def test_requests_gather_while_the_model_computes():
+    async def run():
+        model = SlowModel()
+        queue = RequestQueue(model, 4, 0)
+        tasks = [asyncio.create_task(queue.answer(numbered(0)))]
+        await given(model, 1)
+        for number in range(1, 7):  # one after the other, not at once
+            tasks.append(asyncio.create_task(queue.answer(numbered(number))))
+            await asyncio.sleep(0.002)
+        model.may_answer.release(3)
+        assert await asyncio.gather(*tasks) == list(range(7))  # each its own
+        assert model.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+    asyncio.run(run())
+
+
+def test_a_free_model_waits_for_a_full_batch():
+    async def run():
+        model = SlowModel()
+        model.may_answer.release(1)
+        queue = RequestQueue(model, 3, 60)  # a minute, which a full batch ends
+        tasks = []
+        for number in range(3):
+            tasks.append(asyncio.create_task(queue.answer(numbered(number))))
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*tasks)
+        assert model.batches == [[0, 1, 2]]
+
+    asyncio.run(run())
+
+
+def test_requests_about_one_image_go_together_questions_alone_and_nobody_is_overtaken_for_ever():
+    async def run():
+        model = SlowModel()
+        queue = RequestQueue(model, 3, 0)
+        tasks = [asyncio.create_task(queue.answer(numbered("first")))]
+        await given(model, 1)
+        waiting = [("a", 1, {}), ("b", 2, {}), ("question", 1, {"question": "?"}), ("c", 2, {}), ("d", 1, {}), ("e", 1, {}), ("f", 2, {})]
+        for number, image, prompt in waiting:
+            tasks.append(asyncio.create_task(queue.answer(numbered(number, image, **prompt))))
+        await asyncio.sleep(0)
+        model.may_answer.release(4)
+        await asyncio.gather(*tasks)
+        assert model.batches == [["first"], ["a", "d", "e"], ["b", "c", "f"], ["question"]]
+
+    asyncio.run(run())
+
+
+def test_a_request_whose_client_has_gone_is_not_computed_and_a_failure_ends_its_batch_alone():
+    async def run():
+        model = SlowModel()
+        queue = RequestQueue(model, 2, 0)
+        names = ["first", "gone", "fail", "with it", "last"]
+        tasks = {}
+        for name in names:
+            tasks[name] = asyncio.create_task(queue.answer(numbered(name)))
+            await given(model, 1)
+        await asyncio.sleep(0)
+        tasks["gone"].cancel()
+        model.may_answer.release(3)
+        results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert model.batches == [["first"], ["fail", "with it"], ["last"]]
+        assert [str(result) for result in results] == ["first", "", "failed", "failed", "last"]
+
+    asyncio.run(run())
+
+
 def result_with(masks, task="panoptic"):
     masks = np.asarray(masks, dtype=bool)
     prompt = Prompt("category", ("cup",), task)
@@ -171,7 +265,7 @@ def test_a_label_map_of_many_segments_has_16_bits():
 def test_an_answer_says_what_means_nothing_and_what_there_is_to_know(predictor):
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))
     found = answer_together(
-        predictor, [AskedPrompt(photograph, {"expressions": ["the moon"]}, "rle"), asked(0, {"question": "how many stars?"})]
+        predictor, [AskedPrompt(photograph, b"", {"expressions": ["the moon"]}, "rle"), asked(0, {"question": "how many stars?"})]
     )
     moon, stars = (json.loads(answer_of(result, "rle", "x").model_dump_json(exclude_none=True)) for result in found)
     assert (moon["task"], moon["segments"], list(moon["absent"])) == ("referring", [], ["the moon"])
