@@ -74,7 +74,7 @@ ALLOWED = {
         "vocabulary",
         "writing",
     },
-    "scale": {"devices", "evaluation", "model", "predictor", "result", "writing"},
+    "scale": {"bounded_files", "checkpoints", "devices", "evaluation", "masks", "model", "predictor", "result", "writing"},
     "__init__": {"public"},
     "app": {
         "bounded_files",
@@ -174,6 +174,16 @@ def test_only_the_page_and_its_tabs_import_gradio():
         "training_tab.py",
         "video_tab.py",
     ]
+
+
+def test_only_the_deployment_imports_ray_serve_and_only_the_interface_fastapi():
+    """What requests mean, and how they share passes, is tested where both are absent; a replica's model is loaded in its own process."""
+    for module, file in (("ray.serve", "deployment.py"), ("fastapi", "api.py")):
+        files = [path.name for path in PACKAGE.glob("scale/*.py") if module in imported_modules(path)]
+        assert files == [file]
+    code = "import sys; sys.argv[0] = 'psalm'; import psalm_hf.cli.serve; print(*sorted({'ray', 'fastapi', 'torch'} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == ""
 
 
 def test_importing_the_package_loads_neither_datasets_nor_deepspeed_nor_pycocotools():

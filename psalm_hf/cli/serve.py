@@ -63,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 = every machine of the network may ask (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="of the service (default: 8000)")
     parser.add_argument("--max-batch-size", type=int, default=8, help="requests that are answered together; 1 = one by one (default: 8)")
-    parser.add_argument("--batch-wait-ms", type=float, default=10, help="the first of a batch waits so long for others (default: 10)")
+    parser.add_argument("--batch-wait-ms", type=float, default=10, help="a free model waits so long for a full batch (default: 10)")
     parser.add_argument(
         "--max-inside", type=int, default=32, help="requests that a replica keeps; further ones are refused with status 503 (default: 32)"
     )

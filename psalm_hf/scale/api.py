@@ -65,7 +65,7 @@ class RequestDoor:
 
 
 class RefusalProblem(BaseModel):
-    """What is wrong with a request."""
+    """Reason why a request is refused."""
 
     field: str = Field(description='such as "regions.0.box"; "" = the whole request')
     message: str

@@ -53,7 +53,7 @@ def address():
                 break
         assert f"the service is at http://127.0.0.1:{port}, " in "".join(said), "".join(said)
         yield "127.0.0.1", port
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
         _, rest = process.communicate(timeout=60)
         assert process.returncode == 0 and "Traceback" not in rest, rest
         with socket.socket() as closed:
