@@ -77,28 +77,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-Text = Annotated[str, Field(min_length=1, max_length=SERVICE_LIMITS.text)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Point = tuple[float, float]
-Points = Annotated[list[Point], Field(min_length=1, max_length=SERVICE_LIMITS.points)]
-Side = Annotated[int, Field(ge=1, le=SERVICE_LIMITS.pixels)]
+_Text = Annotated[str, Field(min_length=1, max_length=SERVICE_LIMITS.text)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Point = tuple[float, float]
+_Points = Annotated[list[_Point], Field(min_length=1, max_length=SERVICE_LIMITS.points)]
+_Side = Annotated[int, Field(ge=1, le=SERVICE_LIMITS.pixels)]
 
 
 class RunLengths(_Strict):
     """COCO RLE of a mask of the image's size."""
 
-    size: tuple[Side, Side] = Field(description="[height, width]")
+    size: tuple[_Side, _Side] = Field(description="[height, width]")
     counts: Annotated[str, Field(max_length=SERVICE_LIMITS.runs)] | Annotated[list[int], Field(max_length=SERVICE_LIMITS.runs)]
 
 
 class DrawnRegion(_Strict):
     """A point, points with labels, a box, a scribble or a mask; coordinates are x, y in pixels of the image, upright."""
 
-    point: Point | None = None
-    points: Points | None = None
+    point: _Point | None = None
+    points: _Points | None = None
     labels: Annotated[list[Literal[0, 1]], Field(max_length=SERVICE_LIMITS.points)] | None = None
     box: tuple[float, float, float, float] | None = Field(default=None, description="x0, y0, x1, y1 along the edges of pixels")
-    scribble: Points | None = None
+    scribble: _Points | None = None
     mask: RunLengths | None = None
 
 
@@ -106,30 +106,30 @@ class ConversationMessage(_Strict):
     """One turn of a conversation; the last one is the user's."""
 
     role: Literal["system", "user", "assistant"]
-    content: Text
+    content: _Text
 
 
 class PredictRequest(_Strict):
     """An image and one prompt: categories, expressions, regions or a question. All else are options of `PsalmPredictor.predict`."""
 
     image: Annotated[str, Field(min_length=1)] = Field(description="bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF file as base64")
-    categories: Annotated[list[Text], Field(min_length=1, max_length=SERVICE_LIMITS.categories)] | None = None
+    categories: Annotated[list[_Text], Field(min_length=1, max_length=SERVICE_LIMITS.categories)] | None = None
     expressions: (
         Annotated[
-            list[Text | Annotated[list[Text], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]],
+            list[_Text | Annotated[list[_Text], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]],
             Field(min_length=1, max_length=SERVICE_LIMITS.prompts),
         ]
         | None
     ) = None
     regions: Annotated[list[DrawnRegion], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)] | None = None
-    question: Text | Annotated[list[ConversationMessage], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)] | None = None
+    question: _Text | Annotated[list[ConversationMessage], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)] | None = None
     task: Literal["panoptic", "semantic", "instance"] | None = Field(default=None, description="of categories; default panoptic")
-    stuff: Annotated[list[Text], Field(max_length=SERVICE_LIMITS.categories)] = []
+    stuff: Annotated[list[_Text], Field(max_length=SERVICE_LIMITS.categories)] = []
     instances: bool = False
-    threshold: Share | None = None
-    mask_threshold: Share = 0.5
-    overlap_mask_area_threshold: Share = 0.8
-    no_target_threshold: Share | None = None
+    threshold: _Share | None = None
+    mask_threshold: _Share = 0.5
+    overlap_mask_area_threshold: _Share = 0.8
+    no_target_threshold: _Share | None = None
     max_new_tokens: Annotated[int, Field(ge=1, le=SERVICE_LIMITS.new_tokens)] = 128
     masks: Literal["rle", "polygons", "png", "label_map"] = Field(
         default="rle", description="form of the masks; label_map: one PNG for all, of panoptic and semantic categories only"
