@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         max_inside=options.max_inside,
         timeout_s=options.timeout,
         replicas=options.replicas,
+        is_compiled=options.compile,
     )
     with suppress(KeyboardInterrupt), running_service(service, options.host, options.port) as address:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a container is that of Ctrl-C

@@ -40,6 +40,7 @@ class ServiceOptions:
         max_inside: requests that a replica reads, keeps waiting or answers at the same time; further ones are refused with status 503.
         timeout_s: seconds that a request may take.
         replicas: processes with a model each.
+        is_compiled: see `compile_parts`.
     """
 
     checkpoint: str = TINY
@@ -50,6 +51,7 @@ class ServiceOptions:
     max_inside: int = 32
     timeout_s: float = 60
     replicas: int = 1
+    is_compiled: bool = False
 
 
 def build_replica_api() -> Any:
@@ -65,6 +67,7 @@ class PsalmReplica:
     """One process of the service, with a model."""
 
     def __init__(self, options: ServiceOptions):
+        from ..devices import compile_parts
         from ..predictor import CACHED_IMAGES, PsalmPredictor
         from .api import RequestDoor
         from .service import RequestQueue, answer_together
@@ -72,6 +75,8 @@ class PsalmReplica:
         name = resolve_checkpoint(options.checkpoint)
         cached = max(CACHED_IMAGES, options.max_batch_size)
         predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, cached_images=cached)
+        if options.is_compiled:
+            compile_parts(predictor.model)
         self.checkpoint = checkpoint_name(options.checkpoint)
         self.device = str(predictor.model.device)
         self.door = RequestDoor(options.max_inside)
@@ -134,8 +139,10 @@ def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int 
             serve.run(build_application(options), name=NAME, route_prefix="/")
         except RuntimeError as error:
             raise OSError(f"the service does not start: {_reason()}") from error
-        yield f"http://{host}:{port}"
-        serve.delete(NAME)  # requests that are inside are answered
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            serve.delete(NAME)  # requests that are inside are answered
     finally:
         ray.shutdown()
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -53,7 +54,18 @@ def address():
                 break
         assert f"the service is at http://127.0.0.1:{port}, " in "".join(said), "".join(said)
         yield "127.0.0.1", port
+        half, rest = body(0)[:100], body(0)[100:]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body(0))))
+        connection.endheaders(half)
+        while ask(("127.0.0.1", port), None, "/health", "GET")[1]["inside"] == 0:
+            pass
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        time.sleep(0.5)
+        connection.send(rest)
+        assert connection.getresponse().status == 200  # what is inside is answered
         _, rest = process.communicate(timeout=60)
         assert process.returncode == 0 and "Traceback" not in rest, rest
         with socket.socket() as closed:
