@@ -15,6 +15,8 @@ from psalm_hf.scale.api import RequestDoor, build_api
 from psalm_hf.scale.request import SERVICE_LIMITS, RefusedRequest
 from tests.scale.test_request import IMAGE
 
+pytestmark = pytest.mark.engines  # with those that need the extra scale, because FastAPI comes with it
+
 
 class PlayedModel:
     """Finds the whole image for every prompt, when it may."""
