@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from ..masks import polygons_from_bitmap
 from ..result import PsalmResult
+from .request import RefusedRequest
 
 
 class AnsweredSegment(BaseModel):
@@ -48,6 +49,9 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
     Args:
         masks: form of the masks, one of `MASK_FORMS`.
         checkpoint: how it is called; a path of this machine is nothing for strangers.
+
+    Raises:
+        RefusedRequest: status 422, a mask with too many holes for polygons.
     """
     record = result.as_record()
     segments = []
@@ -56,7 +60,7 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         if masks == "rle":
             form = {"rle": segment["mask"]}
         elif masks == "polygons":
-            form = {"polygons": polygons_from_bitmap(mask)}
+            form = {"polygons": _polygons(mask)}
         elif masks == "png":
             form = {"png": _png(Image.fromarray(mask))}
         columns = {name: segment[name] for name in ("label", "label_id", "score", "box", "area")}
@@ -71,6 +75,13 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         text=result.text,
         note=result.note,
     )
+
+
+def _polygons(mask: np.ndarray) -> list[list[int]]:
+    try:
+        return polygons_from_bitmap(mask)
+    except RecursionError:  # it cuts a part at one hole after the other
+        raise RefusedRequest(422, ("masks", "a mask has too many holes for polygons; ask for rle or png")) from None
 
 
 def _label_map(result: PsalmResult) -> Image.Image:
