@@ -119,17 +119,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_
 
 def test_what_words_mean_is_followed_and_what_was_never_found_is_said(clip, tmp_path, capsys):
     words = ["--expression", "the red cup", "--expression", "the moon", "--box", 2, 5, 5, 30, 30]
-    assert run(clip, *words, "--threshold", 1, "--output", tmp_path / "out") == 0
+    assert run(clip, *words, "--threshold", 1, "--frames", 2, "--output", tmp_path / "out") == 0
     said = capsys.readouterr().err
     for number, text in ((1, "the red cup"), (3, "the moon")):
-        assert f"warning: object {number} ({text}): never found in 5 frames. Its best score is 0." in said
+        assert f"warning: object {number} ({text}): never found in 2 frames. Its best score is 0." in said
     assert "lower --threshold" in said and "object 2:" in said
     assert not any(np.isin(picture, (1, 3)).any() for picture in maps(tmp_path / "out").values())
-    assert [set(line["scores"]) for line in scores(tmp_path / "out")] == [{"1", "2", "3"}] * 5
+    assert [set(line["scores"]) for line in scores(tmp_path / "out")] == [{"1", "2", "3"}] * 2
     for _ in range(2):  # the report of a run that has nothing left to do is the same
-        assert run(clip, *words[:2], "--threshold", 0, "--policy", "last_frame", "--output", tmp_path / "found") == 0
-        assert "object 1 (the red cup): found in 5 of 5 frames" in capsys.readouterr().err
-    assert [line["found"] for line in scores(tmp_path / "found")] == [[1]] * 5
+        assert run(clip, *words[:2], "--threshold", 0, "--policy", "last_frame", "--frames", 2, "--output", tmp_path / "found") == 0
+        assert "object 1 (the red cup): found in 2 of 2 frames" in capsys.readouterr().err
+    assert [line["found"] for line in scores(tmp_path / "found")] == [[1]] * 2
 
 
 def test_of_a_search_that_finds_nothing_the_words_are_said(clip, tmp_path, capsys):

@@ -352,8 +352,9 @@ def weights(folder: Path) -> Callable[[Random], Case]:
     from psalm_hf.video.session import PsalmVideoSession
 
     model, processor = build_tiny()
-    session = PsalmVideoSession(model.eval(), processor)
-    session.add_objects(Image.new("RGB", (16, 12)), {1: np.eye(12, 16, dtype=bool), "b": {"box": (1, 2, 9, 10)}})
+    session, frame = PsalmVideoSession(model.eval(), processor, threshold=1.0), Image.new("RGB", (16, 12))
+    session.add_objects(frame, {1: np.eye(12, 16, dtype=bool), "b": {"box": (1, 2, 9, 10)}, 3: {"expression": "a cup"}})
+    session.add_objects(frame, {4: {"categories": ["a", "b"]}}, instances=True)
     session.save(folder / "session")
     tensors = {"model.embed_tokens.weight": torch.ones(4, 3), "b": torch.arange(6, dtype=torch.float16)}
     save_file(tensors, folder / "model.safetensors")
