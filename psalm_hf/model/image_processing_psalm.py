@@ -143,12 +143,17 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0, *, a
         source = io.BytesIO(read_address(source, timeout, allow_private_addresses))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with open_image_file(source) as opened:
+                # Up to twice its limit Pillow only warns, and filters of warnings belong to all threads.
+                if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError(
+                        f"{opened.width} x {opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}: it could be a decompression bomb"
+                    )
                 opened.load()
                 opened.info[_BITS] = _grey_bits(opened)
                 upright = _turn_upright(opened)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first") from error
     except FileNotFoundError as error:
         raise ValueError(f"{name}: no such file") from error

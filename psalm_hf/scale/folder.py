@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -259,21 +258,18 @@ def _opened_batches(
     """Batches in order, while threads open those that follow, `READ_AHEAD` of them."""
     waiting: deque = deque()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
-    with warnings.catch_warnings():
-        # `load_image` sets this filter itself, but a thread that leaves takes it away from the others.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            for number, images in batches:
-                waiting.append((number, [pool.submit(_open, image) for image in images]))
-                if len(waiting) > READ_AHEAD:
-                    number, futures = waiting.popleft()
-                    yield number, [future.result() for future in futures]
-                    del futures
-            while waiting:
+    try:
+        for number, images in batches:
+            waiting.append((number, [pool.submit(_open, image) for image in images]))
+            if len(waiting) > READ_AHEAD:
                 number, futures = waiting.popleft()
                 yield number, [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
+                del futures
+        while waiting:
+            number, futures = waiting.popleft()
+            yield number, [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def coco_categories(prompt: Mapping[str, Any]) -> list[dict[str, Any]]:
