@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,8 +30,10 @@ from .model.segmentations import THRESHOLDS
 from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
 from .vocabulary import Vocabularies, rows_of, segments_of_parts
+from .zoom import best_answers, views_of
 
 CACHED_IMAGES = 4
+PARTS_AT_ONCE = 8  # parts of images, when zooming and tiling: more in one pass were not faster
 MAX_NEW_TOKENS = 128
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()  # one for each model, whoever uses it
 _LOCKS_LOCK = threading.Lock()
@@ -175,6 +177,7 @@ class PsalmPredictor:
         overlap_mask_area_threshold: float = 0.8,
         no_target_threshold: float | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        zoom: Literal["auto"] | None = None,
     ) -> PsalmResult:
         """Answers one prompt.
 
@@ -195,9 +198,11 @@ class PsalmPredictor:
             no_target_threshold: an expression means nothing unless a mask scores above it; default what the processor carries; 0 = it
                 always means something.
             max_new_tokens: of the answer to a question.
+            zoom: of regions and expressions: "auto" = what is small in the image is asked again in enlarged crops, and the best answer
+                stays, see docs/large_images.md.
 
         Raises:
-            ValueError: no image; not exactly one kind of prompt; what the processor refuses.
+            ValueError: no image; not exactly one kind of prompt; an option that does not belong to it; what the processor refuses.
         """
         prompt = {
             "categories": categories,
@@ -212,6 +217,7 @@ class PsalmPredictor:
             "overlap_mask_area_threshold": overlap_mask_area_threshold,
             "no_target_threshold": no_target_threshold,
             "max_new_tokens": max_new_tokens,
+            "zoom": zoom,
         }
         return self.predict_all([prompt], image)[0]
 
@@ -305,10 +311,32 @@ class PsalmPredictor:
             if chosen:
                 results = self._segment(chosen, task)
                 found |= {id(one): result for (_, one), result in zip(chosen, results, strict=True)}
+        self._zoom([one for _, one in jobs if one.zoom], found)
         return [
             [self._answer(encoded, one) if one.prompt.kind == CONVERSATION else found[id(one)] for one in asked]
             for encoded, asked in requests
         ]
+
+    def _zoom(self, asked: Sequence[_Asked], found: dict[int, PsalmResult]) -> None:
+        """Puts better answers from crops into the results of these prompts."""
+        longest = self.processor.image_processor.image_size
+        views = [views_of(found[id(one)], one.argument, longest) for one in asked]
+        parts = [(view.image, _Asked.read(self.processor, view.prompt)) for of_one in views for view in of_one]
+        answers = iter(self._predict_parts(parts))
+        for one, of_one in zip(asked, views, strict=True):
+            found[id(one)] = best_answers(found[id(one)], one.argument, of_one, [next(answers) for _ in of_one])
+
+    def _predict_parts(self, parts: Sequence[tuple[Image.Image, _Asked]]) -> list[PsalmResult]:
+        """Answers about parts of images, `PARTS_AT_ONCE` in a pass. Their features are not kept: they would drive out those of images."""
+        results = []
+        for first in range(0, len(parts), PARTS_AT_ONCE):
+            some = parts[first : first + PARTS_AT_ONCE]
+            pixels = self.processor.image_processor([image for image, _ in some], return_tensors="pt")["pixel_values"]
+            with self.lock, torch.inference_mode():
+                features = _split_features(self.model.get_image_features(pixels.to(self.model.device)))
+            requests = [(EncodedPixels(image, own, None, None), [one]) for (image, one), own in zip(some, features, strict=True)]
+            results += [result for (result,) in self._predict(requests)]
+        return results
 
     def _segment(self, jobs: Sequence[tuple[EncodedPixels, _Asked]], task: str | None) -> list[PsalmResult]:
         """Results of prompts about masks, in one pass.
@@ -468,6 +496,7 @@ class _Asked:
     prompt: Prompt
     argument: Any
     options: dict[str, Any]
+    zoom: bool = False
 
     @classmethod
     def read(cls, processor: PsalmProcessor, arguments: Mapping[str, Any]) -> _Asked:
@@ -487,6 +516,7 @@ class _Asked:
         mask_threshold = given["mask_threshold"]
         ((name, value),) = prompts.items()
         kind = readers[name]
+        zoom = _read_zoom(given["zoom"], name, kind, instances)
         if kind in (REGION, CONVERSATION) and instances:
             raise ValueError(f"instances belong to categories and expressions, not to {name}")
         if kind != CATEGORY and (task or stuff):
@@ -514,16 +544,30 @@ class _Asked:
                 mask_threshold=mask_threshold,
                 no_target_threshold=thresholds[1],
             )
-            return cls(prompt, value, options)
+            return cls(prompt, value, options, zoom)
         if threshold is not None:
             raise ValueError(f"threshold: {name} have none; leave it out")
         if kind == REGION:
             regions = [value] if isinstance(value, Mapping) else list(value)
             read = [loaded_region(region) for region in regions]
             prompt = Prompt(kind, tuple(map(region_name, regions)), regions=tuple(regions), mask_threshold=mask_threshold)
-            return cls(prompt, read, {"mask_threshold": mask_threshold})
+            return cls(prompt, read, {"mask_threshold": mask_threshold}, zoom)
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})
+
+
+def _read_zoom(zoom: Any, name: str, kind: str, instances: bool) -> bool:
+    """True where small things are looked at again."""
+    if zoom is None:
+        return False
+    if zoom != "auto":
+        raise ValueError(f'zoom: expected "auto" or None, got {zoom!r:.80}')
+    if kind not in (REGION, SENTENCE) or instances:
+        raise ValueError(
+            f"zoom belongs to regions and to expressions without instances, not to {'instances' if instances else name}; "
+            "of a large image, categories are found in tiles"
+        )
+    return True
 
 
 def _category_options(names: Any, task: str, stuff: Sequence[str], instances: bool, threshold: float | None) -> dict[str, Any]:
