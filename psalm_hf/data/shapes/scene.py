@@ -35,7 +35,7 @@ PATTERNS = ("solid", "striped", "dotted")
 STUFF = ("grass", "sand", "water", "brick")
 SPLITS = ("train", "validation", "test", "unseen")
 # Purposes of the random numbers of a scene. Each has its own numbers, so that none disturbs the others.
-IMAGE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS, CLIP, VIEWS = range(7)
+IMAGE, EXPRESSIONS, QUESTIONS, PHRASES, PROMPTS, CLIP, VIEWS, WIDE = range(8)
 
 # Pairs that only the "unseen" split shows. Every shape and every colour is still met in other company during training.
 HELD_OUT = frozenset(
@@ -220,13 +220,15 @@ def make_scene(split: str, index: int, *, seed: int = 0, image_size: int = 128) 
 
 @dataclass(frozen=True)
 class Plan:
-    """Thing without a place. `size` is the square root of its area in units, `tilt` is in steps of a 256th turn."""
+    """Thing without a place. `size` is the square root of its area in units, `tilt` is in steps of a 256th turn, and `scale` is by how
+    much its stripes and dots are larger than those of other things."""
 
     shape: str
     color: str
     pattern: str
     size: int
     tilt: int
+    scale: int = 1
 
     @cached_property
     def radius(self) -> int:
@@ -260,14 +262,20 @@ class _Placed:
 
 
 class Canvas:
-    """Image while it is painted, and the number of the thing that shows at each pixel (0 = stuff, k = the k-th thing)."""
+    """Image while it is painted, and the number of the thing that shows at each pixel (0 = stuff, k = the k-th thing, up to 255).
 
-    def __init__(self, dice: Dice, side: int):
+    Args:
+        side: of the image in pixels.
+        units: of the image; with more of them things of the same size in units are smaller in the image.
+    """
+
+    def __init__(self, dice: Dice, side: int, units: int = UNITS):
         self.side = side
+        self.units = units
         self.noise = dice.noise(side)
-        self.pixel_units = (2 * np.arange(side, dtype=np.int64) + 1) * (UNITS // 2) // side  # centre of every pixel
+        self.pixel_units = (2 * np.arange(side, dtype=np.int64) + 1) * (units // 2) // side  # centre of every pixel
         self.stuff_names = dice.sample(STUFF, dice.between(1, 3))
-        self.stuff = _divide(dice, self.pixel_units, len(self.stuff_names))  # (H, W) index into stuff_names
+        self.stuff = _divide(dice, self.pixel_units, len(self.stuff_names), units)  # (H, W) index into stuff_names
         self.image = self._paint_stuff(dice)  # (H, W, 3) int32
         self.owner = np.zeros((side, side), dtype=np.uint8)
         self.placed: list[_Placed] = []
@@ -282,7 +290,7 @@ class Canvas:
         """Rows and columns that a thing at (x, y) units may touch."""
         spans = []
         for center in (y, x):
-            first, last = (center - plan.radius) * self.side // UNITS, (center + plan.radius) * self.side // UNITS
+            first, last = (center - plan.radius) * self.side // self.units, (center + plan.radius) * self.side // self.units
             spans.append(slice(max(first, 0), max(min(last + 1, self.side), 0)))
         return spans[0], spans[1]
 
@@ -296,7 +304,7 @@ class Canvas:
         """Paints a thing over all that is there; its pixels then belong to thing `number`."""
         window, u, v, mask = outline
         self.owner[window][mask] = number
-        ink = _INKS[plan.pattern](u, v)
+        ink = _INKS[plan.pattern](u // plan.scale, v // plan.scale)
         color = np.array(COLORS[plan.color], dtype=np.int32)
         shade = (self.noise[window][mask] >> 4)[:, None]  # 0..15
         self.image[window][mask] = np.where(ink[mask][:, None], color * 3 // 10, color) * (250 - shade) >> 8
@@ -379,7 +387,7 @@ def palette(dice: Dice, with_held_out: bool) -> list[tuple[str, str]]:
 def _put_apart(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
     margin = plan.radius + GAP
     for _ in range(TRIES):
-        x, y = dice.between(margin, UNITS - margin), dice.between(margin, UNITS - margin)
+        x, y = dice.between(margin, canvas.units - margin), dice.between(margin, canvas.units - margin)
         if _is_free(canvas, plan, x, y, None):
             return canvas.add(plan, x, y, None)
     return False
@@ -398,7 +406,7 @@ def _put_onto_another(canvas: Canvas, plan: Plan, dice: Dice) -> bool:
         step = dice.below(_TURN)
         x, y = under.x + reach * _SINE[step] // 1024, under.y + reach * _SINE[step - _TURN // 4] // 1024
         margin = plan.radius + GAP
-        if not (margin <= x <= UNITS - margin and margin <= y <= UNITS - margin):
+        if not (margin <= x <= canvas.units - margin and margin <= y <= canvas.units - margin):
             continue
         if _is_free(canvas, plan, x, y, onto) and canvas.add(plan, x, y, onto):
             return True
@@ -417,20 +425,20 @@ def _is_free(canvas: Canvas, plan: Plan, x: int, y: int, onto: int | None) -> bo
 # Stuff
 
 
-def _divide(dice: Dice, units: np.ndarray, number: int) -> np.ndarray:
+def _divide(dice: Dice, pixel_units: np.ndarray, number: int, units: int) -> np.ndarray:
     """(H, W) region of each pixel, 0 to number - 1, each at least 8 % of the image; borders are wavy lines."""
     while True:
-        regions = np.zeros((len(units), len(units)), dtype=np.uint8)
+        regions = np.zeros((len(pixel_units), len(pixel_units)), dtype=np.uint8)
         for region in range(1, number):
-            regions[(regions == region - 1) & _beyond_a_line(dice, units)] = region
+            regions[(regions == region - 1) & _beyond_a_line(dice, pixel_units, units)] = region
         if number == 1 or np.bincount(regions.ravel(), minlength=number).min() * 25 >= 2 * regions.size:
             return regions
 
 
-def _beyond_a_line(dice: Dice, units: np.ndarray) -> np.ndarray:
+def _beyond_a_line(dice: Dice, pixel_units: np.ndarray, units: int) -> np.ndarray:
     step = dice.below(_TURN)
-    x = units[None, :] - dice.between(UNITS // 4, UNITS * 3 // 4)
-    y = units[:, None] - dice.between(UNITS // 4, UNITS * 3 // 4)
+    x = pixel_units[None, :] - dice.between(units // 4, units * 3 // 4)
+    y = pixel_units[:, None] - dice.between(units // 4, units * 3 // 4)
     sine, cosine = _SINE[step], _SINE[step - _TURN // 4]
     across, along = (cosine * x + sine * y) >> 10, (cosine * y - sine * x) >> 10
     return across + _WAVE[(along // 16 + dice.below(64)) & 63] * dice.between(0, 1) > 0
