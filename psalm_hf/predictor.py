@@ -29,6 +29,7 @@ from .model.rows import EncodedImage, RowInfo
 from .model.segmentations import THRESHOLDS
 from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
+from .tiling import check_tiles, join_results, tile_windows
 from .vocabulary import Vocabularies, rows_of, segments_of_parts
 from .zoom import best_answers, views_of
 
@@ -178,6 +179,7 @@ class PsalmPredictor:
         no_target_threshold: float | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         zoom: Literal["auto"] | None = None,
+        tiles: int | tuple[int, int] | None = None,
     ) -> PsalmResult:
         """Answers one prompt.
 
@@ -200,6 +202,8 @@ class PsalmPredictor:
             max_new_tokens: of the answer to a question.
             zoom: of regions and expressions: "auto" = what is small in the image is asked again in enlarged crops, and the best answer
                 stays, see docs/large_images.md.
+            tiles: of categories and expressions: a large image is also asked in overlapping tiles, and the answers are joined; pixels along
+                a tile, or (rows, columns), see `tile_windows`.
 
         Raises:
             ValueError: no image; not exactly one kind of prompt; an option that does not belong to it; what the processor refuses.
@@ -218,6 +222,7 @@ class PsalmPredictor:
             "no_target_threshold": no_target_threshold,
             "max_new_tokens": max_new_tokens,
             "zoom": zoom,
+            "tiles": tiles,
         }
         return self.predict_all([prompt], image)[0]
 
@@ -303,6 +308,9 @@ class PsalmPredictor:
 
     def _predict(self, requests: Sequence[tuple[EncodedPixels, Sequence[_Asked]]]) -> list[list[PsalmResult]]:
         jobs = [(encoded, one) for encoded, asked in requests for one in asked if one.prompt.kind != CONVERSATION]
+        for encoded, one in jobs:
+            if one.tiles is not None:
+                tile_windows(encoded.image.size[::-1], one.tiles)  # refuses what does not suit the image before anything is computed
         found: dict[int, PsalmResult] = {}
         # The words around categories name the task, so that prompts of another task are another pass.
         tasks = list(dict.fromkeys(one.prompt.task for _, one in jobs if one.prompt.task)) or [None]
@@ -312,6 +320,9 @@ class PsalmPredictor:
                 results = self._segment(chosen, task)
                 found |= {id(one): result for (_, one), result in zip(chosen, results, strict=True)}
         self._zoom([one for _, one in jobs if one.zoom], found)
+        for encoded, one in jobs:
+            if one.tiles is not None:
+                found[id(one)] = self._tile(encoded.image, one, found[id(one)])
         return [
             [self._answer(encoded, one) if one.prompt.kind == CONVERSATION else found[id(one)] for one in asked]
             for encoded, asked in requests
@@ -325,6 +336,12 @@ class PsalmPredictor:
         answers = iter(self._predict_parts(parts))
         for one, of_one in zip(asked, views, strict=True):
             found[id(one)] = best_answers(found[id(one)], one.argument, of_one, [next(answers) for _ in of_one])
+
+    def _tile(self, image: Image.Image, one: _Asked, whole: PsalmResult) -> PsalmResult:
+        """The answer about an image from its tiles, and from that about the whole of it."""
+        windows = tile_windows(image.size[::-1], one.tiles)
+        results = self._predict_parts([(window.crop(image), replace(one, tiles=None)) for window in windows])
+        return join_results(whole, results, windows)
 
     def _predict_parts(self, parts: Sequence[tuple[Image.Image, _Asked]]) -> list[PsalmResult]:
         """Answers about parts of images, `PARTS_AT_ONCE` in a pass. Their features are not kept: they would drive out those of images."""
@@ -497,6 +514,7 @@ class _Asked:
     argument: Any
     options: dict[str, Any]
     zoom: bool = False
+    tiles: int | tuple[int, int] | None = None
 
     @classmethod
     def read(cls, processor: PsalmProcessor, arguments: Mapping[str, Any]) -> _Asked:
@@ -517,6 +535,13 @@ class _Asked:
         ((name, value),) = prompts.items()
         kind = readers[name]
         zoom = _read_zoom(given["zoom"], name, kind, instances)
+        tiles = given["tiles"]
+        if tiles is not None:
+            check_tiles(tiles)
+            if kind not in (CATEGORY, SENTENCE):
+                raise ValueError(f'tiles belong to categories and expressions, not to {name}; a small region is found with zoom="auto"')
+            if zoom:
+                raise ValueError("zoom and tiles exclude each other: tiles show all of the image as large as zoom would; leave one out")
         if kind in (REGION, CONVERSATION) and instances:
             raise ValueError(f"instances belong to categories and expressions, not to {name}")
         if kind != CATEGORY and (task or stuff):
@@ -529,7 +554,7 @@ class _Asked:
             if task == "panoptic":
                 options |= {"overlap_mask_area_threshold": given["overlap_mask_area_threshold"]}
             prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
-            return cls(prompt, list(value), options)
+            return cls(prompt, list(value), options, tiles=tiles)
         if kind == SENTENCE:
             value = [value] if isinstance(value, str) else list(value)
             thresholds = _expression_thresholds(processor, instances, threshold, given["no_target_threshold"])
@@ -544,7 +569,7 @@ class _Asked:
                 mask_threshold=mask_threshold,
                 no_target_threshold=thresholds[1],
             )
-            return cls(prompt, value, options, zoom)
+            return cls(prompt, value, options, zoom, tiles)
         if threshold is not None:
             raise ValueError(f"threshold: {name} have none; leave it out")
         if kind == REGION:

@@ -7,7 +7,23 @@ keep their size in pixels; those of the large things are four times as large.
 
 from __future__ import annotations
 
-from .scene import LARGE, MAX_TILT, PATTERNS, SMALL, SMALL_PERCENT, SPLITS, UNITS, WIDE, Canvas, Dice, Plan, Scene, check_range, palette, place
+from .scene import (
+    LARGE,
+    MAX_TILT,
+    PATTERNS,
+    SMALL,
+    SMALL_PERCENT,
+    SPLITS,
+    UNITS,
+    WIDE,
+    Canvas,
+    Dice,
+    Plan,
+    Scene,
+    check_range,
+    palette,
+    place,
+)
 
 VIEW = 128  # pixels of a usual scene
 THINGS_PER_VIEW = (3, 8)
