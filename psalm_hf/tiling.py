@@ -19,6 +19,7 @@ import numpy as np
 from .masks import box_from_bitmap
 from .model.image_processing_psalm import Size
 from .result import PsalmResult
+from .structures import SENTENCE
 from .windows import Window
 
 OVERLAP = 0.25  # of the side of a tile, with each neighbour
@@ -195,14 +196,10 @@ def join_pieces(pieces: Sequence[Piece], windows: Sequence[Window], size: Size) 
         groups[root(index)].append(piece)
     joined = []
     for members in groups.values():
-        if len({piece.tile for piece in members}) == 1:
-            whole = members[0] if len(members) == 1 else None
-            if whole is not None and _is_left_to_others(whole, windows, zones, size):
-                continue
-            if whole is not None:
-                joined.append(whole)
-                continue
-        piece = _joined(members, windows, size)
+        if len(members) > 1:
+            piece = _joined(members, windows, size)
+        else:
+            piece = None if _is_left_to_others(members[0], windows, size) else members[0]
         if piece is not None:
             joined.append(piece)
     return joined
@@ -230,7 +227,8 @@ def _is_same(first: Piece, second: Piece, zone: Window) -> bool:
     return common >= SAME * union
 
 
-def _is_left_to_others(piece: Piece, windows: Sequence[Window], zones: dict[tuple[int, int], Window], size: Size) -> bool:
+def _is_left_to_others(piece: Piece, windows: Sequence[Window], size: Size) -> bool:
+    """True if a border of the tile cuts it, and most of it lies where another tile counts more."""
     own, box = windows[piece.tile], piece.window
     is_cut = (box.x0 == own.x0 > 0) or (box.y0 == own.y0 > 0) or (box.x1 == own.x1 < size[1]) or (box.y1 == own.y1 < size[0])
     if not is_cut:
@@ -245,6 +243,7 @@ def _is_left_to_others(piece: Piece, windows: Sequence[Window], zones: dict[tupl
 
 
 def _joined(members: Sequence[Piece], windows: Sequence[Window], size: Size) -> Piece | None:
+    """The instance that these are pieces of; None if no pixel has enough votes."""
     x0, y0 = min(piece.window.x0 for piece in members), min(piece.window.y0 for piece in members)
     box = Window(x0, y0, max(piece.window.x1 for piece in members), max(piece.window.y1 for piece in members))
     votes, seen = np.zeros((2, box.height, box.width), dtype=np.float32)
@@ -262,7 +261,7 @@ def with_whole_view(joined: Sequence[Piece], whole: Sequence[Piece], windows: Se
     """Instances of the tiles, and those of the whole image that are longer than half a tile, in place of what tiles saw of them.
 
     An instance of the tiles is a part of such a one if it lies inside and has its label; or any label, if it is longer than tiles overlap:
-    what is not may lie on the large one, what is was perhaps cut in every tile, and tiles see the middle of a large thing as something else.
+    it was perhaps cut in every tile, and tiles take the middle of a large thing for something else. What is smaller may lie on it.
 
     Args:
         whole: pieces of the whole image.
@@ -323,57 +322,82 @@ class LabelVotes:
 
 
 def join_results(whole: PsalmResult, results: Sequence[PsalmResult], windows: Sequence[Window]) -> PsalmResult:
-    """One result about categories from those of the tiles and that of the whole image.
+    """One result about an image from those of its tiles and that of the whole of it.
 
     Args:
-        whole: of the whole image.
+        whole: of categories or expressions.
         results: of the tiles, the same prompt.
         windows: the tiles.
     """
     prompt, size = whole.prompt, whole.masks.shape[1:]
-    everything = [Window(0, 0, size[1], size[0])]
-    names = range(len(prompt.names))
     if prompt.task == "semantic":
-        votes = LabelVotes.of(results, windows, size, names)
+        votes = LabelVotes.of(results, windows, size, range(len(prompt.names)))
         label = votes.winners()
-        present = np.unique(label[label >= 0]).tolist()
-        masks = [label == label_id for label_id in present]
-        return _result(whole, masks, [math.nan] * len(present), present)
-    stuff = {prompt.names.index(name) for name in prompt.stuff} if prompt.task == "panoptic" else set()
-    things = [label_id for label_id in names if label_id not in stuff]
+        return _with(whole, [(label == label_id, math.nan, label_id) for label_id in np.unique(label[label >= 0]).tolist()])
+    if prompt.kind == SENTENCE and not prompt.instances:
+        return _join_expressions(whole, results, windows)
+    stuff = [prompt.names.index(name) for name in prompt.stuff] if prompt.task == "panoptic" else []
+    things = [label_id for label_id in range(len(prompt.names)) if label_id not in stuff]
+    frame = Window(0, 0, size[1], size[0])
     joined = join_pieces(pieces_of(results, windows, things), windows, size)
-    pieces = with_whole_view(joined, pieces_of([whole], everything, things), windows)
-    if prompt.task == "instance":
-        pieces = sorted(pieces, key=lambda piece: -piece.score)
-        frame = everything[0]
-        return _result(
-            whole, [piece.inside(frame) for piece in pieces], [piece.score for piece in pieces], [piece.label_id for piece in pieces]
-        )
-    label = LabelVotes.of(results, windows, size, stuff).winners()
+    pieces = with_whole_view(joined, pieces_of([whole], [frame], things), windows)
+    if prompt.task == "panoptic":
+        return _with(whole, _panoptic(pieces, results, windows, size, stuff))
+    pieces = sorted(pieces, key=lambda piece: -piece.score)
+    found = _with(whole, [(piece.inside(frame), piece.score, piece.label_id) for piece in pieces])
+    return replace(found, absent=_absent(found, whole, results)) if prompt.kind == SENTENCE else found
+
+
+def _panoptic(
+    pieces: Sequence[Piece], results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, stuff: Sequence[int]
+) -> list[tuple[np.ndarray, float, int]]:
+    """Segments (mask, score, label id) that share no pixel: stuff where no thing is, small things upon large ones."""
     owner = np.full(size, -1, dtype=np.int32)
-    for number in sorted(range(len(pieces)), key=lambda number: -pieces[number].area):  # what is small lies on what is large
+    for number in sorted(range(len(pieces)), key=lambda number: -pieces[number].area):
         owner[pieces[number].window.slices][pieces[number].mask] = number
-    masks, scores, label_ids = [], [], []
-    for label_id in sorted(stuff):
-        mask = (label == label_id) & (owner < 0)
-        if mask.any():
-            masks.append(mask)
-            label_ids.append(label_id)
-            of_label = [result.scores[result.label_ids == label_id].max(initial=0.0) for result in results]
-            scores.append(float(max(of_label)))
-    for number, piece in enumerate(pieces):
-        mask = owner == number
-        if mask.any():
-            masks.append(mask)
-            label_ids.append(piece.label_id)
-            scores.append(piece.score)
-    return _result(whole, masks, scores, label_ids)
+    label = LabelVotes.of(results, windows, size, stuff).winners()
+    label[owner >= 0] = -1
+    best = {label_id: max(float(result.scores[result.label_ids == label_id].max(initial=0.0)) for result in results) for label_id in stuff}
+    segments = [(label == label_id, best[label_id], label_id) for label_id in sorted(stuff)]
+    segments += [(owner == number, piece.score, piece.label_id) for number, piece in enumerate(pieces)]
+    return [segment for segment in segments if segment[0].any()]
 
 
-def _result(whole: PsalmResult, masks: Sequence[np.ndarray], scores: Sequence[float], label_ids: Sequence[int]) -> PsalmResult:
+def _join_expressions(whole: PsalmResult, results: Sequence[PsalmResult], windows: Sequence[Window]) -> PsalmResult:
+    """What an expression means in any tile; where it means nothing in all of them, what it means in the whole image."""
+    size = whole.masks.shape[1:]
+    seen = np.zeros(size, dtype=np.float32)
+    for window in windows:
+        seen[window.slices] += tile_weights(window, size)
+    segments = []
+    for label_id in range(len(whole.prompt.names)):
+        votes = np.zeros(size, dtype=np.float32)
+        score = 0.0
+        for result, window in zip(results, windows, strict=True):
+            for index in np.flatnonzero(result.label_ids == label_id):
+                votes[window.slices] += tile_weights(window, size) * result.masks[index]
+                score = max(score, float(result.scores[index]))
+        mask = votes > seen / 2
+        if mask.any():
+            segments.append((mask, score, label_id))
+        else:
+            of_whole = np.flatnonzero(whole.label_ids == label_id)
+            segments += [(whole.masks[index], float(whole.scores[index]), label_id) for index in of_whole]
+    found = _with(whole, segments)
+    return replace(found, absent=_absent(found, whole, results))
+
+
+def _absent(found: PsalmResult, whole: PsalmResult, results: Sequence[PsalmResult]) -> dict[str, float]:
+    """Expressions of which nothing was found, with the score that came closest."""
+    missing = [name for label_id, name in enumerate(found.prompt.names) if label_id not in found.label_ids]
+    return {name: max(result.absent.get(name, 0.0) for result in (whole, *results)) for name in missing}
+
+
+def _with(whole: PsalmResult, segments: Sequence[tuple[np.ndarray, float, int]]) -> PsalmResult:
+    """The result with these segments (mask, score, label id) in place of its own."""
     return replace(
         whole,
-        masks=np.stack(masks) if masks else np.zeros((0, *whole.masks.shape[1:]), dtype=bool),
-        scores=np.array(scores, dtype=np.float64),
-        label_ids=np.array(label_ids, dtype=np.int64),
+        masks=np.stack([mask for mask, _, _ in segments]) if segments else np.zeros((0, *whole.masks.shape[1:]), dtype=bool),
+        scores=np.array([score for _, score, _ in segments], dtype=np.float64),
+        label_ids=np.array([label_id for _, _, label_id in segments], dtype=np.int64),
     )

@@ -42,6 +42,17 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
         help="an expression means nothing unless a mask scores above it (default: what the checkpoint carries)",
     )
     parser.add_argument("--mask-threshold", type=float, default=0.5, help="least probability of a mask's pixel (default: 0.5)")
+    parser.add_argument(
+        "--zoom",
+        choices=("auto",),
+        help="what is small is asked again in enlarged crops; with regions and --expression, see docs/large_images.md",
+    )
+    parser.add_argument(
+        "--tiles",
+        type=tiles,
+        metavar="PIXELS",
+        help="a large image is asked in overlapping tiles too: pixels along a tile, or ROWSxCOLUMNS; with --categories and --expression",
+    )
     parser.set_defaults(regions=[])
 
 
@@ -67,6 +78,12 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error("--task goes with --categories")
     if options.threshold is not None and (options.task == "semantic" or options.regions):
         parser.error("--threshold: a semantic map and regions have none, they take the best")
+    if options.zoom and (not (options.expressions or options.regions) or options.instances):
+        parser.error("--zoom goes with regions, or with --expression without --instances; categories of a large image take --tiles")
+    if options.tiles and options.regions:
+        parser.error("--tiles goes with --categories and --expression; small regions take --zoom auto")
+    if options.tiles and options.zoom:
+        parser.error("--tiles shows all of the image as large as --zoom would; give one of the two")
 
 
 def read_prompt(options: argparse.Namespace, *, is_shapes: bool) -> dict[str, Any]:
@@ -76,6 +93,7 @@ def read_prompt(options: argparse.Namespace, *, is_shapes: bool) -> dict[str, An
         is_shapes: without a prompt, look for what psalm-tiny knows, else for what photographs show.
     """
     chosen = {"threshold": options.threshold, "mask_threshold": options.mask_threshold}
+    chosen |= {name: getattr(options, name) for name in ("zoom", "tiles") if getattr(options, name) is not None}
     if options.expressions:
         thresholds = {"no_target_threshold": options.no_target_threshold, **chosen}
         return {"expressions": options.expressions, "instances": options.instances, **thresholds}
@@ -98,6 +116,14 @@ class AddRegion(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         namespace.regions = [*namespace.regions, (self.dest, values)]
+
+
+def tiles(text: str) -> int | tuple[int, int]:
+    """Reads "256" or "3x4"."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"expected pixels along a tile, such as 512, or rows and columns, such as 3x4, got {text!r}")
+    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
