@@ -150,7 +150,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add_model_options(parser)
     options = parser.parse_args(arguments)
     check_prompt_options(parser, options)
-    has_question = options.categories or options.tiles or options.expressions or options.regions or options.task or options.threshold is not None
+    given = (options.categories, options.tiles, options.expressions, options.regions, options.task)
+    has_question = any(given) or options.threshold is not None
     options.is_overview = options.image is None and not has_question
     return options
 
