@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .masks import box_from_bitmap
 from .model.image_processing_psalm import Size
 from .result import PsalmResult
 from .structures import SENTENCE
@@ -86,7 +85,7 @@ def _spans(length: int, side: int, number: int | None = None) -> list[int]:
 
 
 def tile_weights(window: Window, size: Size) -> np.ndarray:
-    """How much a tile counts at each of its pixels: 1 inside, falling to the borders that are not borders of the image.
+    """Weight of a tile at each of its pixels: 1 inside, falling to the borders that are not borders of the image.
 
     What is cut there is judged better by the neighbour that sees more of it.
 
@@ -140,11 +139,11 @@ class Piece(NamedTuple):
     @classmethod
     def of(cls, tile: int, label_id: int, score: float, mask: np.ndarray, window: Window) -> Piece | None:
         """The piece of a mask (h, w) of a tile at `window`; None if it has no pixel."""
-        if not mask.any():
+        own = Window.about(mask)
+        if own is None:
             return None
-        x0, y0, x1, y1 = map(int, box_from_bitmap(mask))
-        box = Window(window.x0 + x0, window.y0 + y0, window.x0 + x1, window.y0 + y1)
-        return cls(tile, label_id, score, box, mask[y0:y1, x0:x1].copy())
+        box = Window(window.x0 + own.x0, window.y0 + own.y0, window.x0 + own.x1, window.y0 + own.y1)
+        return cls(tile, label_id, score, box, mask[own.slices].copy())
 
     def inside(self, window: Window) -> np.ndarray:
         """(h, w) bool of a window: the pixels that the piece has there."""
@@ -284,7 +283,7 @@ def with_whole_view(joined: Sequence[Piece], whole: Sequence[Piece], windows: Se
 
 @dataclass
 class LabelVotes:
-    """Which label each pixel has: tiles vote, each with its `tile_weights`.
+    """Labels of pixels by vote of the tiles, each with its `tile_weights`.
 
     Attributes:
         size: of the image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 
@@ -14,6 +15,12 @@ class Window(NamedTuple):
     y0: int
     x1: int
     y1: int
+
+    @classmethod
+    def about(cls, mask: np.ndarray) -> Window | None:
+        """The smallest window that holds a mask, (H, W) bool; None if it has no pixel."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        return cls(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
 
     @property
     def width(self) -> int:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .masks import box_from_bitmap
 from .model.image_processing_psalm import Size, read_bitmap
 from .model.regions import region_mask
 from .result import PsalmResult
@@ -73,25 +72,19 @@ def views_of(result: PsalmResult, argument: Sequence[Any], image_size: int) -> l
     return views
 
 
-def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
-    """Where an object is: the box or the mask of the prompt if it has one, else the box about the first answer and all that was drawn.
+def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> Window | None:
+    """The place of an object: the box or the mask of the prompt if it has one, else the first answer and all that was drawn.
 
     Args:
         mask: (H, W) bool, the first answer.
         region: the prompt; empty of an expression.
 
     Returns:
-        Box inside of the image; None if nothing says where.
+        The box about it; None if nothing says where.
     """
-    height, width = mask.shape
     drawn = {kind: value for kind, value in region.items() if kind in ("box", "mask")}
     covered = region_mask(drawn or region, mask.shape, "region", (0, 0)) if region else np.zeros_like(mask)
-    if not drawn:
-        covered = covered | mask
-    if not covered.any():
-        return None
-    x0, y0, x1, y1 = map(float, box_from_bitmap(covered))
-    return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+    return Window.about(covered if drawn else covered | mask)
 
 
 def windows_about(box: Sequence[float], size: Size) -> list[Window]:
@@ -174,7 +167,7 @@ def pasted(mask: np.ndarray, window: Window, size: Size) -> np.ndarray:
 
 
 def agreement(mask: np.ndarray, region: Mapping[str, Any]) -> float:
-    """How well a mask fits what was drawn, in [0, 1]; 1 without a region.
+    """Fit of a mask to what was drawn, in [0, 1]; 1 without a region.
 
     A box: IoU with the box about the mask. A mask: IoU. A point or scribble: share of its pixels that the mask has. Several: their product.
 
@@ -186,7 +179,8 @@ def agreement(mask: np.ndarray, region: Mapping[str, Any]) -> float:
     for kind, value in region.items():
         drawn = region_mask({kind: value}, mask.shape, "region", (0, 0))
         if kind == "box":
-            fits.append(_box_iou(box_from_bitmap(mask), value) if mask.any() else 0.0)
+            box = Window.about(mask)
+            fits.append(0.0 if box is None else _box_iou(box, value))
         elif kind == "mask":
             fits.append(float((mask & drawn).sum() / (mask | drawn).sum()))
         else:
@@ -203,7 +197,7 @@ def _box_iou(first: Sequence[float], second: Any) -> float:
 
 
 def quality(mask: np.ndarray, score: float, region: Mapping[str, Any]) -> float:
-    """What decides which answer stays: the model's score times the agreement with what was drawn."""
+    """The number by which answers are compared: the model's score times the agreement with what was drawn."""
     return score * agreement(mask, region)
 
 

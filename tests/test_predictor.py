@@ -287,3 +287,45 @@ def test_psalm_tiny_is_the_default_checkpoint():
     predictor = PsalmPredictor.from_pretrained(device="cpu")
     assert predictor.checkpoint == "psalm-tiny" and predictor.model.dtype == torch.float32 and not predictor.model.training
     assert PsalmPredictor.from_pretrained(tiny_checkpoint(), device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+SMALL = {"regions": [{"box": (91, 61, 121, 91)}, {"mask": np.eye(128, dtype=bool)}]}  # the second is large
+
+
+def test_zoom_asks_crops_of_what_is_small_and_keeps_no_features_of_them(predictor, vision_calls):
+    plain = predictor.predict(IMAGE, **SMALL)
+    zoomed = predictor.predict(IMAGE, zoom="auto", **SMALL)
+    assert vision_calls == [1, 2] and len(predictor._images) == 1  # a crop of 5 times 30 pixels would be the image
+    assert (zoomed.masks[1] == plain.masks[1]).all() and zoomed.scores[1] == plain.scores[1]
+    assert (zoomed.masks[0] & plain.masks[0]).sum() > 0.8 * (zoomed.masks[0] | plain.masks[0]).sum()
+    together = predictor.predict_all([SMALL, {"zoom": "auto", **SMALL}], IMAGE)
+    assert [(found.masks == expected.masks).all() for found, expected in zip(together, (plain, zoomed), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["panoptic", "semantic", "instance", "expressions"])
+def test_tiles_of_a_large_image_are_asked_together_and_joined(predictor, vision_calls, name):
+    large = IMAGE.resize((256, 256))
+    found = predictor.predict(large, tiles=(2, 2), **PROMPTS[name])
+    assert vision_calls == [1, 4] and len(predictor._images) == 1
+    whole = predictor.predict(IMAGE, **PROMPTS[name])
+    assert found.masks.shape[1:] == (256, 256) and set(found.labels) & set(whole.labels)
+    assert found.prompt == whole.prompt and found.image.size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"question": "what is this?", "tiles": 64}, "tiles belong to categories and expressions, not to question"),
+        ({"regions": REGIONS, "tiles": 64}, "a small region is found with zoom"),
+        ({"expressions": "a cup", "tiles": 64, "zoom": "auto"}, "exclude each other"),
+        ({"categories": NAMES, "tiles": 128}, "one tile of 128 pixels holds the whole 128 x 128 image"),
+        ({"categories": NAMES, "tiles": "64"}, "tiles: expected pixels"),
+        ({"categories": NAMES, "zoom": "auto"}, "not to categories"),
+        ({"question": "what is this?", "zoom": "auto"}, "not to question"),
+        ({"expressions": "a cup", "instances": True, "zoom": "auto"}, "not to instances"),
+        ({"regions": REGIONS, "zoom": 2}, 'expected "auto" or None, got 2'),
+    ],
+)
+def test_senseless_zoom_and_tiles_are_refused_before_anything_is_segmented(predictor, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(IMAGE, **prompt)

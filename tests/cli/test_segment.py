@@ -195,6 +195,12 @@ def test_every_instance_of_an_expression_is_a_segment_of_its_own(tmp_path):
     assert "instances" not in record and len(record["segments"]) == 1
 
 
+@pytest.mark.parametrize("options", [("--categories", "cup", "wall", "--tiles", "1x2"), ("--point", "30,20", "--zoom", "auto")])
+def test_tiles_and_zoom_answer_at_the_size_of_the_picture(tmp_path, picture, options):
+    _, record = run(tmp_path, picture, *options)
+    check_segments(record)
+
+
 def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
     mask = np.zeros((48, 64), dtype=np.uint8)
     mask[12:20, 25:40] = 255
@@ -263,6 +269,7 @@ def test_a_real_photo(tmp_path, photo):
         (["{picture}", "--mask", "absent.png"], "absent.png"),
         (["{picture}", "--mask", "{text}"], "cannot identify"),
         (["{picture}", "--checkpoint", "{folder}/absent"], "absent"),
+        (["{picture}", "--categories", "cup", "--tiles", "64"], "holds the whole 64 x 48 image"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments, message):
@@ -290,6 +297,11 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),
+        (["--categories", "cup", "--zoom", "auto"], "--zoom goes with regions, or with --expression without --instances"),
+        (["--expression", "a cup", "--instances", "--zoom", "auto"], "--zoom goes with regions"),
+        (["--point", "1,2", "--tiles", "64"], "--tiles goes with --categories and --expression"),
+        (["--expression", "a cup", "--tiles", "64", "--zoom", "auto"], "give one of the two"),
+        (["--categories", "cup", "--tiles", "2x2x2"], "pixels along a tile, such as 512, or rows and columns, such as 3x4"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, message):
