@@ -22,8 +22,8 @@ from .structures import SENTENCE
 from .windows import Window
 
 OVERLAP = 0.25  # of the side of a tile, with each neighbour
-SAME = 0.5  # IoU, where two tiles look at the same pixels, from which on two instances are one
-LARGE = 0.5  # of the side of a tile: what is longer is taken from the whole image
+SAME_INSTANCE = 0.5  # IoU, where two tiles look at the same pixels, from which on two instances are one
+FROM_WHOLE = 0.5  # of the side of a tile: what is longer is taken from the whole image
 INSIDE = 0.8  # share of an instance of a tile above which it may be a part of a large one
 LEAST_SIDE = 16  # pixels of a tile
 MAX_TILES = 4096
@@ -110,7 +110,7 @@ def _ramp(length: int, at_start: bool, at_end: bool) -> np.ndarray:
 # Instances
 
 
-class Piece(NamedTuple):
+class TilePiece(NamedTuple):
     """An instance as one tile, or the whole image, sees it.
 
     Attributes:
@@ -137,7 +137,7 @@ class Piece(NamedTuple):
         return max(self.mask.shape)
 
     @classmethod
-    def of(cls, tile: int, label_id: int, score: float, mask: np.ndarray, window: Window) -> Piece | None:
+    def of(cls, tile: int, label_id: int, score: float, mask: np.ndarray, window: Window) -> TilePiece | None:
         """The piece of a mask (h, w) of a tile at `window`; None if it has no pixel."""
         own = Window.about(mask)
         if own is None:
@@ -154,19 +154,19 @@ class Piece(NamedTuple):
         return pixels
 
 
-def pieces_of(results: Sequence[PsalmResult], windows: Sequence[Window], label_ids: Iterable[int]) -> list[Piece]:
+def pieces_of(results: Sequence[PsalmResult], windows: Sequence[Window], label_ids: Iterable[int]) -> list[TilePiece]:
     """The instances of these labels in the results of tiles."""
     chosen = set(label_ids)
     found = []
     for tile, (result, window) in enumerate(zip(results, windows, strict=True)):
         for label_id, score, mask in zip(result.label_ids.tolist(), result.scores.tolist(), result.masks, strict=True):
-            piece = Piece.of(tile, label_id, score, mask, window) if label_id in chosen else None
+            piece = TilePiece.of(tile, label_id, score, mask, window) if label_id in chosen else None
             if piece is not None:
                 found.append(piece)
     return found
 
 
-def join_pieces(pieces: Sequence[Piece], windows: Sequence[Window], size: Size) -> list[Piece]:
+def join_pieces(pieces: Sequence[TilePiece], windows: Sequence[Window], size: Size) -> list[TilePiece]:
     """Instances of the image: pieces of one label that agree where their tiles overlap are one.
 
     A pixel belongs to it if the tiles that have a piece of it and see the pixel say so by more than half of their `tile_weights`.
@@ -190,7 +190,7 @@ def join_pieces(pieces: Sequence[Piece], windows: Sequence[Window], size: Size) 
             for b in by_tile[second]:
                 if pieces[a].label_id == pieces[b].label_id and _is_same(pieces[a], pieces[b], zone):
                     parents[root(b)] = root(a)
-    groups: defaultdict[int, list[Piece]] = defaultdict(list)
+    groups: defaultdict[int, list[TilePiece]] = defaultdict(list)
     for index, piece in enumerate(pieces):
         groups[root(index)].append(piece)
     joined = []
@@ -215,7 +215,7 @@ def _zones(windows: Sequence[Window]) -> dict[tuple[int, int], Window]:
     return zones
 
 
-def _is_same(first: Piece, second: Piece, zone: Window) -> bool:
+def _is_same(first: TilePiece, second: TilePiece, zone: Window) -> bool:
     both = first.window.common(second.window)
     if both is None:
         return False
@@ -223,10 +223,10 @@ def _is_same(first: Piece, second: Piece, zone: Window) -> bool:
     if not common:
         return False
     union = sum(int(np.count_nonzero(piece.inside(zone))) for piece in (first, second)) - common
-    return common >= SAME * union
+    return common >= SAME_INSTANCE * union
 
 
-def _is_left_to_others(piece: Piece, windows: Sequence[Window], size: Size) -> bool:
+def _is_left_to_others(piece: TilePiece, windows: Sequence[Window], size: Size) -> bool:
     """True if a border of the tile cuts it, and most of it lies where another tile counts more."""
     own, box = windows[piece.tile], piece.window
     is_cut = (box.x0 == own.x0 > 0) or (box.y0 == own.y0 > 0) or (box.x1 == own.x1 < size[1]) or (box.y1 == own.y1 < size[0])
@@ -241,7 +241,7 @@ def _is_left_to_others(piece: Piece, windows: Sequence[Window], size: Size) -> b
     return int(np.count_nonzero(better & piece.mask)) > piece.area / 2
 
 
-def _joined(members: Sequence[Piece], windows: Sequence[Window], size: Size) -> Piece | None:
+def _joined(members: Sequence[TilePiece], windows: Sequence[Window], size: Size) -> TilePiece | None:
     """The instance that these are pieces of; None if no pixel has enough votes."""
     x0, y0 = min(piece.window.x0 for piece in members), min(piece.window.y0 for piece in members)
     box = Window(x0, y0, max(piece.window.x1 for piece in members), max(piece.window.y1 for piece in members))
@@ -253,10 +253,10 @@ def _joined(members: Sequence[Piece], windows: Sequence[Window], size: Size) -> 
         votes[box.of(common)] += weights * own
         seen[box.of(common)] += weights
     best = max(members, key=lambda piece: piece.score)
-    return Piece.of(best.tile, best.label_id, best.score, votes > seen / 2, box)
+    return TilePiece.of(best.tile, best.label_id, best.score, votes > seen / 2, box)
 
 
-def with_whole_view(joined: Sequence[Piece], whole: Sequence[Piece], windows: Sequence[Window]) -> list[Piece]:
+def with_whole_view(joined: Sequence[TilePiece], whole: Sequence[TilePiece], windows: Sequence[Window]) -> list[TilePiece]:
     """Instances of the tiles, and those of the whole image that are longer than half a tile, in place of what tiles saw of them.
 
     An instance of the tiles is a part of such a one if it lies inside and has its label; or any label, if it is longer than tiles overlap:
@@ -266,9 +266,9 @@ def with_whole_view(joined: Sequence[Piece], whole: Sequence[Piece], windows: Se
         whole: pieces of the whole image.
     """
     side = min(windows[0].width, windows[0].height)
-    large = [piece for piece in whole if piece.length > LARGE * side]
+    large = [piece for piece in whole if piece.length > FROM_WHOLE * side]
 
-    def is_part(piece: Piece) -> bool:
+    def is_part(piece: TilePiece) -> bool:
         return any(
             (piece.label_id == other.label_id or piece.length > OVERLAP * side)
             and np.count_nonzero(other.inside(piece.window) & piece.mask) > INSIDE * piece.area
@@ -348,7 +348,7 @@ def join_results(whole: PsalmResult, results: Sequence[PsalmResult], windows: Se
 
 
 def _panoptic(
-    pieces: Sequence[Piece], results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, stuff: Sequence[int]
+    pieces: Sequence[TilePiece], results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, stuff: Sequence[int]
 ) -> list[tuple[np.ndarray, float, int]]:
     """Segments (mask, score, label id) that share no pixel: stuff where no thing is, small things upon large ones."""
     owner = np.full(size, -1, dtype=np.int32)

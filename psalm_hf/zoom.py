@@ -28,7 +28,7 @@ LARGEST = 0.3  # longer side of the object by that of the image; above, nothing 
 _LEAST_SIDE = 8  # pixels of a crop
 
 
-class View(NamedTuple):
+class Crop(NamedTuple):
     """A question about a part of the image.
 
     Attributes:
@@ -44,7 +44,7 @@ class View(NamedTuple):
     prompt: dict[str, Any]
 
 
-def views_of(result: PsalmResult, argument: Sequence[Any], image_size: int) -> list[View]:
+def views_of(result: PsalmResult, argument: Sequence[Any], image_size: int) -> list[Crop]:
     """The parts of an image that are worth another look.
 
     Args:
@@ -68,7 +68,7 @@ def views_of(result: PsalmResult, argument: Sequence[Any], image_size: int) -> l
             else:
                 prompt = {"expressions": [argument[index]], "threshold": result.prompt.threshold}
                 prompt["no_target_threshold"] = result.prompt.no_target_threshold
-            views.append(View(position, window, image, prompt | {"mask_threshold": result.prompt.mask_threshold}))
+            views.append(Crop(position, window, image, prompt | {"mask_threshold": result.prompt.mask_threshold}))
     return views
 
 
@@ -201,7 +201,7 @@ def quality(mask: np.ndarray, score: float, region: Mapping[str, Any]) -> float:
     return score * agreement(mask, region)
 
 
-def best_answers(result: PsalmResult, argument: Sequence[Any], views: Sequence[View], answers: Sequence[PsalmResult]) -> PsalmResult:
+def best_answers(result: PsalmResult, argument: Sequence[Any], views: Sequence[Crop], answers: Sequence[PsalmResult]) -> PsalmResult:
     """The first result, with those answers of views in it that are better.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from psalm_hf.result import Prompt, PsalmResult
-from psalm_hf.tiling import OVERLAP, LabelVotes, Piece, join_pieces, join_results, tile_weights, tile_windows
+from psalm_hf.tiling import OVERLAP, LabelVotes, TilePiece, join_pieces, join_results, tile_weights, tile_windows
 from psalm_hf.windows import Window
 
 SIZE = (32, 56)
@@ -98,9 +98,9 @@ def test_other_labels_and_things_that_do_not_agree_stay_apart():
 
 
 def test_a_piece_at_the_border_that_the_neighbour_does_not_see_is_left_out():
-    pieces = [Piece.of(0, 0, 0.9, rectangle(29, 10, 32, 16, TILES[0]), TILES[0])]
+    pieces = [TilePiece.of(0, 0, 0.9, rectangle(29, 10, 32, 16, TILES[0]), TILES[0])]
     assert join_pieces(pieces, TILES, SIZE) == []
-    pieces = [Piece.of(0, 0, 0.9, rectangle(10, 10, 32, 16, TILES[0]), TILES[0])]  # most of it is where no other tile looks
+    pieces = [TilePiece.of(0, 0, 0.9, rectangle(10, 10, 32, 16, TILES[0]), TILES[0])]  # most of it is where no other tile looks
     assert len(join_pieces(pieces, TILES, SIZE)) == 1
 
 

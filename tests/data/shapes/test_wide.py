@@ -2,7 +2,6 @@
 
 import hashlib
 
-import numpy as np
 import pytest
 
 from psalm_hf.data.shapes.wide import make_wide_scene
