@@ -32,7 +32,7 @@ from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
 from .tiling import check_tiles, join_results, tile_windows
 from .vocabulary import Vocabularies, rows_of, segments_of_parts
-from .zoom import best_answers, crops_of, question_of
+from .zoom import best_answers, crop_question, crops_of
 
 CACHED_IMAGES = 4
 PARTS_AT_ONCE = 8  # parts of images, when zooming and tiling: more in one pass were not faster
@@ -333,7 +333,7 @@ class PsalmPredictor:
         """Puts better answers from crops into the results of these prompts."""
         longest = self.processor.image_processor.image_size
         jobs = [(found[id(one)], one, crops_of(found[id(one)], one.argument)) for one in asked]
-        questions = (question_of(crop, result, one.argument, longest) for result, one, crops in jobs for crop in crops)
+        questions = (crop_question(crop, result, one.argument, longest) for result, one, crops in jobs for crop in crops)
         answers = self._predict_parts((image, _Asked.read(self.processor, prompt)) for image, prompt in questions)
         for result, one, crops in jobs:
             found[id(one)] = best_answers(result, one.argument, crops, answers)

@@ -60,7 +60,7 @@ def crops_of(result: PsalmResult, argument: Sequence[Any]) -> list[Crop]:
     return crops
 
 
-def question_of(crop: Crop, result: PsalmResult, argument: Sequence[Any], image_size: int) -> tuple[Image.Image, dict[str, Any]]:
+def crop_question(crop: Crop, result: PsalmResult, argument: Sequence[Any], image_size: int) -> tuple[Image.Image, dict[str, Any]]:
     """The pixels of a crop, enlarged, and the same prompt in their coordinates, as `PsalmPredictor.predict` takes it.
 
     Args:

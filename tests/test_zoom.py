@@ -6,7 +6,7 @@ from PIL import Image
 
 from psalm_hf.result import Prompt, PsalmResult
 from psalm_hf.windows import Window
-from psalm_hf.zoom import agreement, best_answers, crops_of, object_box, pasted, quality, question_of, region_in, windows_about
+from psalm_hf.zoom import agreement, best_answers, crop_question, crops_of, object_box, pasted, quality, region_in, windows_about
 
 SIZE = (60, 100)
 
@@ -75,7 +75,7 @@ def test_the_answer_that_fits_the_box_and_the_score_best_stays():
     first = answer(square(10, 30, 5)[None], [0.9], regions=(region,))  # agreement 0.25
     crops = crops_of(first, [region])
     assert [crop.window.width for crop in crops] == [25, 35, 50]
-    assert {question_of(crop, first, [region], 60)[0].size for crop in crops} == {(60, 60)}
+    assert {crop_question(crop, first, [region], 60)[0].size for crop in crops} == {(60, 60)}
     shown = [square(1, 1, 0, (60, 60))] * 3
     shown[1] = np.asarray(Image.fromarray(square(10, 30, 10)[crops[1].window.slices]).resize((60, 60), Image.Resampling.NEAREST))
     answers = [answer(mask[None], [score], size=(60, 60)) for mask, score in zip(shown, (0.99, 0.8, 0.7), strict=True)]
@@ -89,7 +89,7 @@ def test_the_answer_that_fits_the_box_and_the_score_best_stays():
 def test_an_expression_that_means_nothing_in_a_crop_changes_nothing():
     first = answer(square(10, 30, 10)[None], [0.9], "sentence", ("the cup",), threshold=0.5)
     crops = crops_of(first, ["the cup"])
-    _, prompt = question_of(crops[0], first, ["the cup"], 60)
+    _, prompt = crop_question(crops[0], first, ["the cup"], 60)
     assert prompt == {"expressions": ["the cup"], "mask_threshold": 0.5, "threshold": 0.5, "no_target_threshold": None}
     nothing = [answer(np.zeros((0, 60, 60), dtype=bool), [], "sentence", ("the cup",), size=(60, 60))] * len(crops)
     assert len(crops) == 3 and (best_answers(first, ["the cup"], crops, iter(nothing)).masks == first.masks).all()
