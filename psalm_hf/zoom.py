@@ -77,7 +77,7 @@ def crop_question(crop: Crop, result: PsalmResult, argument: Sequence[Any], imag
 
 
 def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> Window | None:
-    """The place of an object: the box or the mask of the prompt if it has one, else the first answer and all that was drawn.
+    """The place of an object: all that was drawn if a box or a mask is among it, else that and the first answer.
 
     Args:
         mask: (H, W) bool, the first answer.
@@ -86,16 +86,16 @@ def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> Window | None:
     Returns:
         The box about it; None if nothing says where.
     """
-    drawn = {kind: value for kind, value in region.items() if kind in ("box", "mask")}
-    covered = region_mask(drawn or region, mask.shape, "region", (0, 0)) if region else np.zeros_like(mask)
-    return Window.about(covered if drawn else covered | mask)
+    has_extent = "box" in region or "mask" in region
+    covered = region_mask(region, mask.shape, "region", (0, 0)) if region else np.zeros_like(mask)
+    return Window.about(covered if has_extent else covered | mask)
 
 
 def windows_about(box: Sequence[float], size: Size) -> list[Window]:
     """Squares about a small object, `FACTORS` times its longer side, moved into the image and cut where it is narrower.
 
     Returns:
-        None for an object above `LARGEST`; no square that holds the whole image; at most one of each size.
+        Nothing for an object above `LARGEST`; no square that holds the whole image; at most one of each size.
     """
     height, width = size
     x0, y0, x1, y1 = box

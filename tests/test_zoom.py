@@ -38,6 +38,7 @@ def test_a_box_or_a_mask_says_itself_where_the_thing_is_and_a_point_with_the_fir
     first = square(5, 5, 10)
     assert object_box(first, {"box": (30, 20, 40, 35)}) == (30, 20, 40, 35)
     assert object_box(first, {"mask": square(40, 50, 7)}) == (50, 40, 57, 47)
+    assert object_box(first, {"box": (30, 20, 40, 35), "points": [(50, 21)]}) == (30, 20, 51, 35)
     assert object_box(first, {"point": (20, 8)}) == (5, 5, 21, 15)
     assert object_box(first, {}) == (5, 5, 15, 15)
     assert object_box(np.zeros(SIZE, dtype=bool), {}) is None
