@@ -9,9 +9,10 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
+from itertools import islice
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
 from .tiling import check_tiles, join_results, tile_windows
 from .vocabulary import Vocabularies, rows_of, segments_of_parts
-from .zoom import best_answers, views_of
+from .zoom import best_answers, crop_question, crops_of
 
 CACHED_IMAGES = 4
 PARTS_AT_ONCE = 8  # parts of images, when zooming and tiling: more in one pass were not faster
@@ -331,29 +332,27 @@ class PsalmPredictor:
     def _zoom(self, asked: Sequence[_Asked], found: dict[int, PsalmResult]) -> None:
         """Puts better answers from crops into the results of these prompts."""
         longest = self.processor.image_processor.image_size
-        views = [views_of(found[id(one)], one.argument, longest) for one in asked]
-        parts = [(view.image, _Asked.read(self.processor, view.prompt)) for of_one in views for view in of_one]
-        answers = iter(self._predict_parts(parts))
-        for one, of_one in zip(asked, views, strict=True):
-            found[id(one)] = best_answers(found[id(one)], one.argument, of_one, [next(answers) for _ in of_one])
+        jobs = [(found[id(one)], one, crops_of(found[id(one)], one.argument)) for one in asked]
+        questions = (crop_question(crop, result, one.argument, longest) for result, one, crops in jobs for crop in crops)
+        answers = self._predict_parts((image, _Asked.read(self.processor, prompt)) for image, prompt in questions)
+        for result, one, crops in jobs:
+            found[id(one)] = best_answers(result, one.argument, crops, answers)
 
     def _tile(self, image: Image.Image, one: _Asked, whole: PsalmResult) -> PsalmResult:
         """The answer about an image from its tiles, and from that about the whole of it."""
         windows = tile_windows(image.size[::-1], one.tiles)
-        results = self._predict_parts([(window.crop(image), replace(one, tiles=None)) for window in windows])
+        results = list(self._predict_parts((window.crop(image), replace(one, tiles=None)) for window in windows))
         return join_results(whole, results, windows)
 
-    def _predict_parts(self, parts: Sequence[tuple[Image.Image, _Asked]]) -> list[PsalmResult]:
+    def _predict_parts(self, parts: Iterable[tuple[Image.Image, _Asked]]) -> Iterator[PsalmResult]:
         """Answers about parts of images, `PARTS_AT_ONCE` in a pass. Their features are not kept: they would drive out those of images."""
-        results = []
-        for first in range(0, len(parts), PARTS_AT_ONCE):
-            some = parts[first : first + PARTS_AT_ONCE]
+        waiting = iter(parts)
+        while some := list(islice(waiting, PARTS_AT_ONCE)):
             pixels = self.processor.image_processor([image for image, _ in some], return_tensors="pt")["pixel_values"]
             with self.lock, torch.inference_mode():
                 features = _split_features(self.model.get_image_features(pixels.to(self.model.device)))
             requests = [(EncodedPixels(image, own, None, None), [one]) for (image, one), own in zip(some, features, strict=True)]
-            results += [result for (result,) in self._predict(requests)]
-        return results
+            yield from (result for (result,) in self._predict(requests))
 
     def _segment(self, jobs: Sequence[tuple[EncodedPixels, _Asked]], task: str | None) -> list[PsalmResult]:
         """Results of prompts about masks, in one pass.

@@ -10,7 +10,7 @@ docs/large_images.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,51 +29,55 @@ _LEAST_SIDE = 8  # pixels of a crop
 
 
 class Crop(NamedTuple):
-    """A question about a part of the image.
+    """A part of the image that is asked again.
 
     Attributes:
         position: of the answer in the first result that it may replace.
         window: the part.
-        image: its pixels, enlarged.
-        prompt: the same prompt in the coordinates of `image`, arguments of `PsalmPredictor.predict`.
     """
 
     position: int
     window: Window
-    image: Image.Image
-    prompt: dict[str, Any]
 
 
-def views_of(result: PsalmResult, argument: Sequence[Any], image_size: int) -> list[Crop]:
+def crops_of(result: PsalmResult, argument: Sequence[Any]) -> list[Crop]:
     """The parts of an image that are worth another look.
 
     Args:
         result: of regions or of expressions without instances.
         argument: the regions or expressions, as the processor takes them.
-        image_size: longer side of the model's input: smaller parts are enlarged to it.
 
     Returns:
-        For each answer about something small `len(FACTORS)` views or fewer; none for a region with labels, which belong to the pixels of
-        the image, or with an empty mask and no box.
+        For each answer about something small `len(FACTORS)` crops or fewer; none for a region with labels, which belong to the pixels of
+        the image, or where nothing says where it is.
     """
     size = result.masks.shape[1:]
-    views = []
+    crops = []
     for position, index in enumerate(result.label_ids.tolist()):
         region = argument[index] if result.prompt.kind == REGION else {}
         box = None if "labels" in region else object_box(result.masks[position], region)
-        for window in windows_about(box, size) if box is not None else ():
-            image = enlarged(window.crop(result.image), image_size)
-            if region:
-                prompt: dict[str, Any] = {"regions": [region_in(region, window, size, image.size[::-1])]}
-            else:
-                prompt = {"expressions": [argument[index]], "threshold": result.prompt.threshold}
-                prompt["no_target_threshold"] = result.prompt.no_target_threshold
-            views.append(Crop(position, window, image, prompt | {"mask_threshold": result.prompt.mask_threshold}))
-    return views
+        crops += (Crop(position, window) for window in (windows_about(box, size) if box is not None else ()))
+    return crops
+
+
+def crop_question(crop: Crop, result: PsalmResult, argument: Sequence[Any], image_size: int) -> tuple[Image.Image, dict[str, Any]]:
+    """The pixels of a crop, enlarged, and the same prompt in their coordinates, as `PsalmPredictor.predict` takes it.
+
+    Args:
+        result, argument: see `crops_of`.
+        image_size: longer side of the model's input: smaller crops are enlarged to it.
+    """
+    image = enlarged(crop.window.crop(result.image), image_size)
+    asked, prompt = argument[int(result.label_ids[crop.position])], result.prompt
+    options: dict[str, Any] = {"mask_threshold": prompt.mask_threshold}
+    if prompt.kind == REGION:
+        return image, {"regions": [region_in(asked, crop.window, result.masks.shape[1:], image.size[::-1])], **options}
+    options |= {"threshold": prompt.threshold, "no_target_threshold": prompt.no_target_threshold}
+    return image, {"expressions": [asked], **options}
 
 
 def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> Window | None:
-    """The place of an object: the box or the mask of the prompt if it has one, else the first answer and all that was drawn.
+    """The place of an object: all that was drawn if a box or a mask is among it, else that and the first answer.
 
     Args:
         mask: (H, W) bool, the first answer.
@@ -82,16 +86,16 @@ def object_box(mask: np.ndarray, region: Mapping[str, Any]) -> Window | None:
     Returns:
         The box about it; None if nothing says where.
     """
-    drawn = {kind: value for kind, value in region.items() if kind in ("box", "mask")}
-    covered = region_mask(drawn or region, mask.shape, "region", (0, 0)) if region else np.zeros_like(mask)
-    return Window.about(covered if drawn else covered | mask)
+    has_extent = "box" in region or "mask" in region
+    covered = region_mask(region, mask.shape, "region", (0, 0)) if region else np.zeros_like(mask)
+    return Window.about(covered if has_extent else covered | mask)
 
 
 def windows_about(box: Sequence[float], size: Size) -> list[Window]:
     """Squares about a small object, `FACTORS` times its longer side, moved into the image and cut where it is narrower.
 
     Returns:
-        None for an object above `LARGEST`; no square that holds the whole image; at most one of each size.
+        Nothing for an object above `LARGEST`; no square that holds the whole image; at most one of each size.
     """
     height, width = size
     x0, y0, x1, y1 = box
@@ -201,25 +205,25 @@ def quality(mask: np.ndarray, score: float, region: Mapping[str, Any]) -> float:
     return score * agreement(mask, region)
 
 
-def best_answers(result: PsalmResult, argument: Sequence[Any], views: Sequence[Crop], answers: Sequence[PsalmResult]) -> PsalmResult:
-    """The first result, with those answers of views in it that are better.
+def best_answers(result: PsalmResult, argument: Sequence[Any], crops: Sequence[Crop], answers: Iterator[PsalmResult]) -> PsalmResult:
+    """The first result, with those answers of crops in it that are better.
 
     Args:
-        result, argument: see `views_of`.
-        views, answers: a result of one answer, or none, for each view.
+        result, argument: see `crops_of`.
+        answers: for each of the crops a result of one answer, or none; it may have more, which are left.
     """
-    if not views:
+    if not crops:
         return result
     masks, scores = result.masks.copy(), result.scores.copy()
     regions = [argument[index] if result.prompt.kind == REGION else {} for index in result.label_ids.tolist()]
-    best = {}
-    for view, answer in zip(views, answers, strict=True):
-        position = view.position
+    best: dict[int, float] = {}
+    for crop in crops:  # one answer at a time: its mask has the size of the model's input
+        answer, position = next(answers), crop.position
         if position not in best:
             best[position] = quality(masks[position], scores[position], regions[position])
         if not len(answer):
             continue  # an expression that means nothing there
-        mask = pasted(answer.masks[0], view.window, masks.shape[1:])
+        mask = pasted(answer.masks[0], crop.window, masks.shape[1:])
         found = quality(mask, answer.scores[0], regions[position])
         if found > best[position]:
             best[position] = found

@@ -6,7 +6,7 @@ from PIL import Image
 
 from psalm_hf.result import Prompt, PsalmResult
 from psalm_hf.windows import Window
-from psalm_hf.zoom import agreement, best_answers, object_box, pasted, quality, region_in, views_of, windows_about
+from psalm_hf.zoom import agreement, best_answers, crop_question, crops_of, object_box, pasted, quality, region_in, windows_about
 
 SIZE = (60, 100)
 
@@ -38,6 +38,7 @@ def test_a_box_or_a_mask_says_itself_where_the_thing_is_and_a_point_with_the_fir
     first = square(5, 5, 10)
     assert object_box(first, {"box": (30, 20, 40, 35)}) == (30, 20, 40, 35)
     assert object_box(first, {"mask": square(40, 50, 7)}) == (50, 40, 57, 47)
+    assert object_box(first, {"box": (30, 20, 40, 35), "points": [(50, 21)]}) == (30, 20, 51, 35)
     assert object_box(first, {"point": (20, 8)}) == (5, 5, 21, 15)
     assert object_box(first, {}) == (5, 5, 15, 15)
     assert object_box(np.zeros(SIZE, dtype=bool), {}) is None
@@ -73,26 +74,28 @@ def test_the_agreement_of_a_mask_with_what_was_drawn():
 def test_the_answer_that_fits_the_box_and_the_score_best_stays():
     region = {"box": (30, 10, 40, 20)}
     first = answer(square(10, 30, 5)[None], [0.9], regions=(region,))  # agreement 0.25
-    views = views_of(first, [region], 60)
-    assert [view.window.width for view in views] == [25, 35, 50] and {view.image.size for view in views} == {(60, 60)}
-    exact = [square(round(side), round(side), 0, (60, 60)) for side in (1, 1, 1)]
-    exact[1] = np.asarray(Image.fromarray(square(10, 30, 10)[views[1].window.slices]).resize((60, 60), Image.Resampling.NEAREST))
-    answers = [answer(mask[None], [score], size=(60, 60)) for mask, score in zip(exact, (0.99, 0.8, 0.7), strict=True)]
-    kept = best_answers(first, [region], views, answers)
+    crops = crops_of(first, [region])
+    assert [crop.window.width for crop in crops] == [25, 35, 50]
+    assert {crop_question(crop, first, [region], 60)[0].size for crop in crops} == {(60, 60)}
+    shown = [square(1, 1, 0, (60, 60))] * 3
+    shown[1] = np.asarray(Image.fromarray(square(10, 30, 10)[crops[1].window.slices]).resize((60, 60), Image.Resampling.NEAREST))
+    answers = [answer(mask[None], [score], size=(60, 60)) for mask, score in zip(shown, (0.99, 0.8, 0.7), strict=True)]
+    kept = best_answers(first, [region], crops, iter(answers))
     assert (kept.masks[0] == square(10, 30, 10)).all() and kept.scores.tolist() == [0.8]
-    weaker = [answer(mask[None], [0.2], size=(60, 60)) for mask in exact]
-    assert (best_answers(first, [region], views, weaker).masks == first.masks).all()  # 0.2 is less than 0.9 * 0.25
+    weaker = [answer(mask[None], [0.2], size=(60, 60)) for mask in shown]
+    assert (best_answers(first, [region], crops, iter(weaker)).masks == first.masks).all()  # 0.2 is less than 0.9 * 0.25
     assert first.scores.tolist() == [0.9]  # the first result is as it was
 
 
 def test_an_expression_that_means_nothing_in_a_crop_changes_nothing():
     first = answer(square(10, 30, 10)[None], [0.9], "sentence", ("the cup",), threshold=0.5)
-    views = views_of(first, ["the cup"], 60)
-    assert [view.prompt["expressions"] for view in views] == [["the cup"]] * 3 and views[0].prompt["threshold"] == 0.5
-    nothing = [answer(np.zeros((0, 60, 60), dtype=bool), [], "sentence", ("the cup",), size=(60, 60))] * 3
-    assert (best_answers(first, ["the cup"], views, nothing).masks == first.masks).all()
+    crops = crops_of(first, ["the cup"])
+    _, prompt = crop_question(crops[0], first, ["the cup"], 60)
+    assert prompt == {"expressions": ["the cup"], "mask_threshold": 0.5, "threshold": 0.5, "no_target_threshold": None}
+    nothing = [answer(np.zeros((0, 60, 60), dtype=bool), [], "sentence", ("the cup",), size=(60, 60))] * len(crops)
+    assert len(crops) == 3 and (best_answers(first, ["the cup"], crops, iter(nothing)).masks == first.masks).all()
 
 
 def test_clicks_that_correct_a_region_are_answered_as_without_zoom():
     region = {"points": [(30, 10), (50, 10)], "labels": [1, 0]}
-    assert views_of(answer(square(8, 28, 5)[None], [0.9], regions=(region,)), [region], 60) == []
+    assert crops_of(answer(square(8, 28, 5)[None], [0.9], regions=(region,)), [region]) == []
