@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,10 +128,22 @@ def test_another_task_is_refused_and_nothing_is_lost(undisturbed, images, predic
         ({"images": images[:7]}, "was begun with images 8, now it is 7"),
         ({"images": [*images[1:], images[0]]}, "was begun with list"),
         ({"overlays": True}, "was begun with overlays False, now it is True"),
+        ({"images": [replace(image, path=f"/other/{image.name}") for image in images]}, "was begun with folder .* now it is '/other'"),
+        ({"images": [replace(image, column="right") for image in images]}, "was begun with list"),
     ):
         with pytest.raises(ValueError, match=message):
             run_of(**{"output": undisturbed, "images": images} | changed)
     assert files(undisturbed) == before
+
+
+def test_batches_that_another_task_has_died_of_count_no_more(images, tmp_path):
+    died = tmp_path / "out/answers/0.attempt"
+    run_of(tmp_path / "out", images)
+    died.write_bytes(b"+++")  # before a first batch was written
+    run_of(tmp_path / "out", images)
+    assert died.read_bytes() == b"+++"
+    run_of(tmp_path / "out", images, PROMPT | {"threshold": 0.1})
+    assert not died.exists()
 
 
 def test_a_folder_with_other_files_is_refused(images, tmp_path):
@@ -143,6 +156,14 @@ def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp
     with pytest.raises(ValueError, match="'cup' is also category 0"):
         predict(tmp_path / "out", images, predictor, {"categories": ["cup", "cup"]})
     assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
+
+
+def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, images, predictor, tmp_path):
+    assert predict(tmp_path / "whole", images, predictor, PROMPT | {"tiles": 70}) == 1  # larger than the blank image of the check, too
+    assert files(tmp_path / "whole")["results"] == files(undisturbed)["results"]
+    assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
+    with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
+        predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
 
 
 def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tmp_path):
