@@ -239,9 +239,9 @@ def _results(predictor: PsalmPredictor, prompt: Mapping[str, Any], images: Seque
     """Result of each image, or why there is none. What one image makes impossible is done one by one for the others."""
     try:
         return [result for (result,) in predictor.predict_batch([(image, [_prompt_about(image, prompt)]) for image in images])]
-    except (ValueError, torch.OutOfMemoryError) as error:
+    except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
         if len(images) == 1:
-            return [f"{type(error).__name__}: {error}" if isinstance(error, torch.OutOfMemoryError) else str(error)]
+            return [str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"]
     return [result for image in images for result in _results(predictor, prompt, [image])]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -173,6 +174,22 @@ def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tm
     assert [failure["id"] for failure in failures] == [1, 2, 3, 4] and "point" in failures[0]["failure"]
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {entry["image_id"] for entry in results} == {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_an_image_that_takes_too_much_memory_fails_alone(images, tmp_path, monkeypatch, error):
+    predictor = PsalmPredictor(*build_tiny(seed=0, image_size=64), reuse_prefix=False)
+    original = predictor.predict_batch
+
+    def predict_batch(requests):
+        if any(image.height == 22 for image, _ in requests):  # "2.png"
+            raise error("no more")
+        return original(requests)
+
+    monkeypatch.setattr(predictor, "predict_batch", predict_batch)
+    assert predict(tmp_path / "out", images[:3], predictor) == 1
+    (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert (failure["file_name"], failure["failure"]) == ("2.png", f"{error.__name__}: no more")
 
 
 def test_expressions_that_mean_nothing_are_kept_with_their_score(images, predictor, tmp_path):
