@@ -321,7 +321,7 @@ class PsalmResult:
                         "description": "" if math.isnan(one.score) else f"{one.score:.4f}",
                         "shape_type": "mask",
                         "flags": {},
-                        "mask": _base64_png(Image.fromarray(one.mask[y0:y1, x0:x1].astype(np.uint8) * 255)),
+                        "mask": base64_png(Image.fromarray(one.mask[y0:y1, x0:x1].astype(np.uint8) * 255)),
                     }
                 )
         return {
@@ -329,7 +329,7 @@ class PsalmResult:
             "flags": {},
             "shapes": shapes,
             "imagePath": "image.png" if image_path is None else image_path,
-            "imageData": _base64_png(self.image) if image_path is None else None,
+            "imageData": base64_png(self.image) if image_path is None else None,
             "imageHeight": self.image.height,
             "imageWidth": self.image.width,
         }
@@ -374,7 +374,8 @@ class PsalmResult:
         )
 
 
-def _base64_png(image: Image.Image) -> str:
+def base64_png(image: Image.Image) -> str:
+    """An image as the base64 text of a PNG file."""
     file = io.BytesIO()
     image.save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -294,14 +294,12 @@ class LabelVotes:
     votes: dict[int, np.ndarray]
 
     @classmethod
-    def of(
-        cls, results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, label_ids: Iterable[int], weight: float = 1.0
-    ) -> LabelVotes:
+    def of(cls, results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, label_ids: Iterable[int]) -> LabelVotes:
         """Votes of the results of tiles; a label counts with its score where it has one."""
         chosen = set(label_ids)
         found = cls(size, {})
         for result, window in zip(results, windows, strict=True):
-            weights = tile_weights(window, size) * np.float32(weight)
+            weights = tile_weights(window, size)
             for label_id, score, mask in zip(result.label_ids.tolist(), result.scores.tolist(), result.masks, strict=True):
                 if label_id in chosen:
                     votes = found.votes.setdefault(label_id, np.zeros(size, dtype=np.float32))

@@ -77,7 +77,7 @@ ALLOWED = {
         "vocabulary",
         "writing",
     },
-    "scale": {"bounded_files", "checkpoints", "devices", "evaluation", "masks", "model", "predictor", "result", "writing"},
+    "scale": {"bounded_files", "checkpoints", "devices", "evaluation", "masks", "model", "predictor", "result", "tiling", "writing"},
     "__init__": {"public"},
     "app": {
         "bounded_files",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from ..masks import polygons_from_bitmap
-from ..result import PsalmResult
+from ..result import PsalmResult, base64_png
 from .request import RefusedRequest
 
 
@@ -62,7 +60,7 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         elif masks == "polygons":
             form = {"polygons": _polygons(mask)}
         elif masks == "png":
-            form = {"png": _png(Image.fromarray(mask))}
+            form = {"png": base64_png(Image.fromarray(mask))}
         columns = {name: segment[name] for name in ("label", "label_id", "score", "box", "area")}
         segments.append(AnsweredSegment(**columns, **form))
     return PredictAnswer(
@@ -70,7 +68,7 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         task=record["task"],
         image_size=(result.image.height, result.image.width),
         segments=segments,
-        label_map=_png(_label_map(result)) if masks == "label_map" else None,
+        label_map=base64_png(_label_map(result)) if masks == "label_map" else None,
         absent=dict(result.absent) if "no_target" in record else None,
         text=result.text,
         note=result.note,
@@ -90,9 +88,3 @@ def _label_map(result: PsalmResult) -> Image.Image:
     for number, mask in enumerate(result.masks, 1):
         numbers[mask] = number
     return Image.fromarray(numbers)
-
-
-def _png(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")

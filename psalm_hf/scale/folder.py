@@ -32,6 +32,7 @@ from ..evaluation.records import Records
 from ..evaluation.runner import Processes
 from ..predictor import PsalmPredictor
 from ..result import PsalmResult, region_name
+from ..tiling import check_tiles
 from ..writing import is_unused, remove_unfinished, write_file, write_json
 from .source import SourceImage, open_source_image
 
@@ -73,7 +74,9 @@ class FolderRun:
         self.overlays = output / "overlays" if overlays else None
         self.processes = processes or Processes()
         self.about = {"checkpoint": checkpoint, "dtype": dtype, "prompt": _plain(self.prompt)}
-        task = self.about | {"images": len(images), "list": _digest(images), "batch_size": batch_size, "overlays": overlays}
+        # Names are those below this folder: frames of two clips have the same.
+        task = self.about | {"folder": os.path.commonpath({os.path.dirname(image.path) for image in images})}
+        task |= {"images": len(images), "list": _digest(images), "batch_size": batch_size, "overlays": overlays}
         with self.processes.first_goes_first():
             if self.processes.rank == 0:
                 _begin(output, json.loads(json.dumps(task)))
@@ -191,9 +194,11 @@ def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[di
 
 
 def check_prompt(predictor: PsalmPredictor, prompt: Mapping[str, Any]) -> None:
-    """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions belong to images of some size."""
+    """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions and tiles belong to images of some size."""
+    if prompt.get("tiles") is not None:
+        check_tiles(prompt["tiles"])
     if prompt.get("regions") is None:
-        predictor.predict_batch([(Image.new("RGB", (64, 64)), [prompt])])
+        predictor.predict_batch([(Image.new("RGB", (64, 64)), [{**prompt, "tiles": None}])])
 
 
 def predict_images(
@@ -233,11 +238,17 @@ def predict_images(
 def _results(predictor: PsalmPredictor, prompt: Mapping[str, Any], images: Sequence[Image.Image]) -> list[PsalmResult | str]:
     """Result of each image, or why there is none. What one image makes impossible is done one by one for the others."""
     try:
-        return [result for (result,) in predictor.predict_batch([(image, [prompt]) for image in images])]
-    except (ValueError, torch.OutOfMemoryError) as error:
+        return [result for (result,) in predictor.predict_batch([(image, [_prompt_about(image, prompt)]) for image in images])]
+    except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
         if len(images) == 1:
-            return [f"{type(error).__name__}: {error}" if isinstance(error, torch.OutOfMemoryError) else str(error)]
+            return [str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"]
     return [result for image in images for result in _results(predictor, prompt, [image])]
+
+
+def _prompt_about(image: Image.Image, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The prompt; without tiles where one of so many pixels would hold the whole image."""
+    tiles = prompt.get("tiles")
+    return {**prompt, "tiles": None} if isinstance(tiles, int) and tiles >= max(image.size) else prompt
 
 
 def open_batch(images: Iterable[SourceImage]) -> list[tuple[SourceImage, Image.Image | str]]:
@@ -310,10 +321,10 @@ def _write_overlay(path: Path, result: PsalmResult) -> None:
 
 
 def _digest(images: Iterable[SourceImage]) -> str:
-    """Checksum of the list: names and ids."""
+    """Checksum of the list: ids, names, and the columns that hold the images."""
     digest = hashlib.sha256()
     for image in images:
-        digest.update(f"{image.image_id!r} {image.name!r}\n".encode())
+        digest.update(f"{image.image_id!r} {image.name!r} {image.column!r}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -336,13 +347,19 @@ def _begin(output: Path, task: dict[str, Any]) -> None:
     if not file.is_file() and not is_unused(output):
         raise ValueError(f"--output {output}: holds other files; give a new folder")
     remove_unfinished(output)
-    if not (file.is_file() and any(output.glob("answers/*.jsonl"))):
-        write_json(file, task, indent=1)
-        return
+    is_begun = any(output.glob("answers/*.jsonl"))
     try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
+        before = dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: is damaged ({error}); give another folder") from error
+        if is_begun:
+            raise ValueError(f"{file}: is damaged ({error}); give another folder") from error
+        before = {}
+    if not is_begun:
+        if before != task:
+            for died in output.glob("answers/*.attempt"):  # of batches of another task
+                died.unlink()
+            write_json(file, task, indent=1)
+        return
     if changed := [name for name in task if before.get(name) != task[name]]:
         raise ValueError(
             f"--output {output}: was begun with {changed[0]} {before.get(changed[0])!r:.200}, now it is {task[changed[0]]!r:.200}; "

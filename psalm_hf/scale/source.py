@@ -35,7 +35,7 @@ class SourceImage:
     Attributes:
         name: as results call it, no two images of a run share it.
         path: of the file that is or holds it.
-        image_id: of the dataset, or its number in the run, from 1.
+        image_id: of the dataset, or its number in the run, from 1; None where the dataset has none.
         start, size: bytes in a tar shard; `start` alone is a row of a parquet file; neither of a file that is the image.
         column: of a parquet file.
         problem: why there is no image, else None.
@@ -43,7 +43,7 @@ class SourceImage:
 
     name: str
     path: str
-    image_id: int | str = 0
+    image_id: int | str | None = None
     start: int | None = None
     size: int | None = None
     column: str | None = None
@@ -61,6 +61,7 @@ def list_images(
 
     Names are paths below the folder that all sources have in common, followed by the member of a tar shard or the row of a parquet file.
     Ids are those of the dataset where all images have one (COCO annotations, a column `image_id` of whole numbers), else 1, 2, ...
+    A file of such a dataset that cannot be read has the id None, and the others keep theirs.
 
     Args:
         sources: images, folders (with all folders inside), patterns such as "shards/*.tar", text files with a path per line (as seen from
@@ -113,16 +114,19 @@ def open_source_image(image: SourceImage) -> Image.Image:
         return load_image(file)
     except ValueError as error:
         raise ValueError(str(error).removeprefix(f"{image.path}: ").removeprefix(f"{image.name}: ")) from error
-    except (OSError, MemoryError) as error:
+    except Exception as error:  # of a decoder on the bytes of a stranger: whatever it raises, the other images are done
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _own_ids(images: Sequence[SourceImage]) -> list[int | str] | None:
-    """Ids of the dataset, where all images have one."""
-    if not all(image.image_id for image in images):
+def _own_ids(images: Sequence[SourceImage]) -> list[int | str | None] | None:
+    """Ids of the dataset, where all images have one. A file that cannot be listed says nothing about the others."""
+    if any(image.image_id is None and image.problem is None for image in images):
         return None
     ids = [image.image_id for image in images]
-    ((most, number),) = Counter(ids).most_common(1)
+    known = Counter(image_id for image_id in ids if image_id is not None)
+    if not known:
+        return None
+    ((most, number),) = known.most_common(1)
     if number > 1:
         raise ValueError(f"{number} images have the id {most!r:.60}; give datasets whose ids overlap one at a time")
     return ids
@@ -205,8 +209,8 @@ def _coco_images(path: str, folder: str) -> Iterator[SourceImage]:
         pairs = [(os.fspath(record["file_name"]), record["id"]) for record in records]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with a list `images` of {{id, file_name}}, as COCO has it ({error!r:.100})") from error
-    if wrong := [image_id for _, image_id in pairs if not isinstance(image_id, int | str) or not image_id]:
-        raise ValueError(f"{path}: the image id {wrong[0]!r:.60} is neither a number above 0 nor a text")
+    if wrong := [image_id for _, image_id in pairs if not isinstance(image_id, int | str) or image_id == ""]:
+        raise ValueError(f"{path}: the image id {wrong[0]!r:.60} is neither a whole number nor a text")
     yield from (SourceImage("", _real_path(_path_below(folder, name, path)), image_id) for name, image_id in pairs)
 
 
@@ -249,7 +253,7 @@ def _parquet_images(path: str, column: str | None) -> Iterator[SourceImage]:
     try:
         with parquet.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            ids = [0] * rows
+            ids: list[int | None] = [None] * rows
             if "image_id" in schema.names and pa.types.is_integer(schema.field("image_id").type):
                 ids = file.read(columns=["image_id"]).column("image_id").to_pylist()
     except pa.ArrowException as error:
@@ -258,7 +262,7 @@ def _parquet_images(path: str, column: str | None) -> Iterator[SourceImage]:
     if column not in schema.names:
         raise ValueError(f"{path}: has no column {column!r}, only {', '.join(schema.names)}")
     # Rows have leading zeros, so that their names are sorted as they are.
-    yield from (SourceImage(f"/{row:0{len(str(rows))}}", path, ids[row] or 0, row, column=column) for row in range(rows))
+    yield from (SourceImage(f"/{row:0{len(str(rows))}}", path, ids[row], row, column=column) for row in range(rows))
 
 
 def _image_column(path: str, schema: Any) -> str:

@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -127,10 +129,22 @@ def test_another_task_is_refused_and_nothing_is_lost(undisturbed, images, predic
         ({"images": images[:7]}, "was begun with images 8, now it is 7"),
         ({"images": [*images[1:], images[0]]}, "was begun with list"),
         ({"overlays": True}, "was begun with overlays False, now it is True"),
+        ({"images": [replace(image, path=f"/other/{image.name}") for image in images]}, "was begun with folder .* now it is '/other'"),
+        ({"images": [replace(image, column="right") for image in images]}, "was begun with list"),
     ):
         with pytest.raises(ValueError, match=message):
             run_of(**{"output": undisturbed, "images": images} | changed)
     assert files(undisturbed) == before
+
+
+def test_batches_that_another_task_has_died_of_count_no_more(images, tmp_path):
+    died = tmp_path / "out/answers/0.attempt"
+    run_of(tmp_path / "out", images)
+    died.write_bytes(b"+++")  # before a first batch was written
+    run_of(tmp_path / "out", images)
+    assert died.read_bytes() == b"+++"
+    run_of(tmp_path / "out", images, PROMPT | {"threshold": 0.1})
+    assert not died.exists()
 
 
 def test_a_folder_with_other_files_is_refused(images, tmp_path):
@@ -145,6 +159,14 @@ def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp
     assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
 
 
+def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, images, predictor, tmp_path):
+    assert predict(tmp_path / "whole", images, predictor, PROMPT | {"tiles": 70}) == 1  # larger than the blank image of the check, too
+    assert files(tmp_path / "whole")["results"] == files(undisturbed)["results"]
+    assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
+    with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
+        predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
+
+
 def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tmp_path):
     prompt = {"regions": [{"point": (5, 23)}]}  # below the first images
     assert predict(tmp_path / "out", images, predictor, prompt) == 4
@@ -152,6 +174,22 @@ def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tm
     assert [failure["id"] for failure in failures] == [1, 2, 3, 4] and "point" in failures[0]["failure"]
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {entry["image_id"] for entry in results} == {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_an_image_that_takes_too_much_memory_fails_alone(images, tmp_path, monkeypatch, error):
+    predictor = PsalmPredictor(*build_tiny(seed=0, image_size=64), reuse_prefix=False)
+    original = predictor.predict_batch
+
+    def predict_batch(requests):
+        if any(image.height == 22 for image, _ in requests):  # "2.png"
+            raise error("no more")
+        return original(requests)
+
+    monkeypatch.setattr(predictor, "predict_batch", predict_batch)
+    assert predict(tmp_path / "out", images[:3], predictor) == 1
+    (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert (failure["file_name"], failure["failure"]) == ("2.png", f"{error.__name__}: no more")
 
 
 def test_expressions_that_mean_nothing_are_kept_with_their_score(images, predictor, tmp_path):

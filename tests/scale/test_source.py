@@ -134,6 +134,21 @@ def test_a_parquet_file_that_is_broken_fails_alone(tmp_path):
     assert colors(images[7:]) == [RED] * 2  # its second group is whole
 
 
+def test_ids_of_a_dataset_stay_beside_a_file_that_is_broken_and_0_is_one(tmp_path):
+    write_rows(tmp_path / "1.parquet", image=[encoded("red")] * 2, image_id=[0, 30])
+    (tmp_path / "2.parquet").write_bytes(b"nothing")
+    assert [image.image_id for image in list_images([tmp_path])] == [0, 30, None]
+
+
+def test_whatever_a_decoder_raises_is_the_reason_of_one_image(folder, monkeypatch):
+    def fail(*arguments):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("psalm_hf.scale.source.load_image", fail)
+    with pytest.raises(ValueError, match="^IndexError: list index out of range$"):
+        open_source_image(list_images([folder])[0])
+
+
 def test_which_column_holds_images_must_be_clear(tmp_path):
     write_rows(tmp_path / "1.parquet", left=[encoded("red")], right=[encoded("blue")])
     with pytest.raises(ValueError, match="which of its columns holds the images[?] it has left, right; say it with --image-column"):
