@@ -82,7 +82,10 @@ def describe(options: argparse.Namespace) -> dict:
         "dtype": options.dtype,
     }
     if options.expressions or options.categories:  # a folder that was begun before there were words has no such entry
-        settings |= {name: getattr(options, name) for name in ("expressions", "categories", "instances", *LOOKING)}
+        from ..video.session import LOOK_EVERY
+
+        settings |= {name: getattr(options, name) for name in ("expressions", "categories", "instances", "threshold")}
+        settings["look_every"] = options.look_every or LOOK_EVERY
     return settings
 
 

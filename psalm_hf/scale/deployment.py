@@ -140,7 +140,7 @@ def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int 
         except RuntimeError as error:
             raise OSError(f"the service does not start: {_reason()}") from error
         try:
-            yield f"http://{host}:{port}"
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
             serve.delete(NAME)  # requests that are inside are answered
     finally:

@@ -28,7 +28,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..checkpoints import resolve_checkpoint
 from ..evaluation.records import Records
+from ..evaluation.results import describe_checkpoint
 from ..evaluation.runner import Processes
 from ..predictor import PsalmPredictor
 from ..result import PsalmResult, region_name
@@ -75,11 +77,13 @@ class FolderRun:
         self.processes = processes or Processes()
         self.about = {"checkpoint": checkpoint, "dtype": dtype, "prompt": _plain(self.prompt)}
         # Names are those below this folder: frames of two clips have the same.
-        task = self.about | {"folder": os.path.commonpath({os.path.dirname(image.path) for image in images})}
+        task = {"folder": os.path.commonpath({os.path.dirname(image.path) for image in images})}
         task |= {"images": len(images), "list": _digest(images), "batch_size": batch_size, "overlays": overlays}
         with self.processes.first_goes_first():
             if self.processes.rank == 0:
-                _begin(output, json.loads(json.dumps(task)))
+                if checkpoint is not None:  # by its content: it may have been trained on under the same name
+                    self.about["checkpoint"] = describe_checkpoint(resolve_checkpoint(checkpoint))
+                _begin(output, json.loads(json.dumps(self.about | task)))
             self.records = Records(output / "answers", self.processes.rank)
             if self.processes.rank == 0:
                 self.records.mend()
@@ -181,7 +185,7 @@ def attempt(folder: Path, number: int) -> Iterator[bool]:
     try:
         yield died < ATTEMPTS
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)  # Ray may do a batch twice, if it takes an actor for dead
 
 
 def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[dict[str, Any]]:
@@ -239,10 +243,17 @@ def _results(predictor: PsalmPredictor, prompt: Mapping[str, Any], images: Seque
     """Result of each image, or why there is none. What one image makes impossible is done one by one for the others."""
     try:
         return [result for (result,) in predictor.predict_batch([(image, [_prompt_about(image, prompt)]) for image in images])]
-    except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, ValueError) or _is_out_of_memory(error)):
+            raise
         if len(images) == 1:
-            return [str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"]
+            return [str(error) if isinstance(error, ValueError) else f"out of memory: {error}"]
     return [result for image in images for result in _results(predictor, prompt, [image])]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True for errors of NumPy, of a device, and of torch on a CPU, which has no kind of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _prompt_about(image: Image.Image, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -312,7 +323,12 @@ def _write_list(file: BinaryIO, entries: Iterable[Any]) -> None:
 
 def _overlay_name(image: SourceImage) -> str:
     """File name of an overlay. Names of members and ids may be a stranger's, and must not lead out of the folder."""
-    return re.sub(r"[^\w.-]", "_", f"{image.image_id!s:0>8.20}_{os.path.basename(image.name):.80}.jpg")
+    name = f"{image.image_id:08}" if isinstance(image.image_id, int) else f"{_checksum(image.image_id)}_{image.image_id!s:.20}"
+    return re.sub(r"[^\w.-]", "_", f"{name}_{os.path.basename(image.name):.80}.jpg")
+
+
+def _checksum(text: str | None) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()[:8]
 
 
 def _write_overlay(path: Path, result: PsalmResult) -> None:

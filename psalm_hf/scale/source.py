@@ -73,15 +73,17 @@ def list_images(
         ValueError: a source that is missing or without images; ids that occur twice.
     """
     found: list[SourceImage] = []
-    seen: set[str | tuple[str, int]] = set()
+    seen: dict[str | tuple[str, int], int | str | None] = {}
     for source in sources:
         number = 0
         for image in _images_of(os.fspath(source), image_column, image_folder):
             number += 1
             key = image.path if image.start is None else (image.path, image.start)
             if key not in seen:
-                seen.add(key)
+                seen[key] = image.image_id
                 found.append(image)
+            elif seen[key] != image.image_id and None not in (seen[key], image.image_id):
+                raise ValueError(f"{source}: {image.path} has the ids {seen[key]!r:.60} and {image.image_id!r:.60}; give each image one")
         if not number:
             raise ValueError(f"{source}: has no images; expected files that end in {', '.join(sorted(SUFFIXES))}, .tar or .parquet")
     if not found:

@@ -255,7 +255,7 @@ class PsalmVideoSession:
         Args:
             frame: the next image of the video, in any form that the processor takes.
             visible: the objects that the frame shows, if the ground truth says so: the oracle of the released evaluation. The others are
-                not asked for and score 0. None = the score of an object decides if it is there.
+                not asked for and score 0, and nothing is looked for by words. None = the score of an object decides if it is there.
 
         Raises:
             ValueError: no objects yet, unknown ids in `visible`, no image, or one of another size than the ones before.
@@ -269,7 +269,7 @@ class PsalmVideoSession:
         encoded = self._encode(frame)
         masks = {name: torch.zeros(self.frame_size, dtype=torch.bool) for name in self._objects}
         scores = dict.fromkeys(self._objects, 0.0)
-        words = self._words_due()
+        words = {} if visible is not None else self._words_due()
         meanings = self._look(encoded, words, words_inputs(self.processor, list(words.values()), self.frame_size)) if words else {}
         where: dict[ObjectId, Tensor] = {}
         seen: list[Tensor] = []

@@ -200,8 +200,10 @@ def whole_number(value: Any, lowest: int) -> int:
 
 def _read_saved_words(entry: Mapping[str, Any]) -> Words:
     kind, texts, instances = entry["kind"], entry["texts"], entry["instances"]
-    if kind not in (_EXPRESSION, _CATEGORIES) or type(instances) is not bool:
+    if kind not in (_EXPRESSION, _CATEGORIES) or type(instances) is not bool or not isinstance(texts, list):
         raise ValueError(f"expected words, got {entry!r:.80}")
+    if kind == _EXPRESSION and len(texts) != 1:
+        raise ValueError(f"expected one expression, got {texts!r:.80}")
     return read_words({kind: texts if kind == _CATEGORIES else texts[0]}, instances, "words")
 
 

@@ -176,20 +176,34 @@ def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tm
     assert {entry["image_id"] for entry in results} == {5, 6, 7, 8}
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+OUT_OF_MEMORY = [MemoryError("no more"), torch.OutOfMemoryError("no more"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_an_image_that_takes_too_much_memory_fails_alone(images, tmp_path, monkeypatch, error):
     predictor = PsalmPredictor(*build_tiny(seed=0, image_size=64), reuse_prefix=False)
     original = predictor.predict_batch
 
     def predict_batch(requests):
         if any(image.height == 22 for image, _ in requests):  # "2.png"
-            raise error("no more")
+            raise error
         return original(requests)
 
     monkeypatch.setattr(predictor, "predict_batch", predict_batch)
     assert predict(tmp_path / "out", images[:3], predictor) == 1
     (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
-    assert (failure["file_name"], failure["failure"]) == ("2.png", f"{error.__name__}: no more")
+    assert (failure["file_name"], failure["failure"]) == ("2.png", f"out of memory: {error}")
+
+
+def test_a_run_goes_on_with_the_same_weights_alone(images, tmp_path):
+    checkpoint = tmp_path / "model"
+    for number in (0, 1):
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "model.safetensors").write_bytes(bytes([number]))
+        if number == 0:
+            run_of(tmp_path / "out", images, checkpoint=str(checkpoint)).append(0, [])
+    with pytest.raises(ValueError, match="was begun with checkpoint"):
+        run_of(tmp_path / "out", images, checkpoint=str(checkpoint))
 
 
 def test_expressions_that_mean_nothing_are_kept_with_their_score(images, predictor, tmp_path):
@@ -204,8 +218,8 @@ def test_overlays_are_drawn_under_names_that_stay_in_their_folder(images, predic
     hostile = folder_module.SourceImage("s.tar/../../a b.png", images[1].path, "../../x")
     predict(tmp_path / "out", [images[0], hostile], predictor, {"regions": [{"point": (5, 5)}]}, overlays=True)
     drawn = sorted(path.name for path in (tmp_path / "out/overlays").iterdir())
-    assert drawn == ["0.._.._x_a_b.png.jpg", "00000001_0.png.jpg"]
-    with Image.open(tmp_path / "out/overlays" / drawn[1]) as overlay:
+    assert drawn == ["00000001_0.png.jpg", "9cdf6a50_.._.._x_a_b.png.jpg"]
+    with Image.open(tmp_path / "out/overlays" / drawn[0]) as overlay:
         assert overlay.width >= 30
 
 
