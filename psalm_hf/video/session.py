@@ -317,6 +317,9 @@ class PsalmVideoSession:
         state |= {"searches": searches, **self._looking()}
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_file(Path(path), lambda file: file.write(serialize(tensors, metadata={"session": json.dumps(state)})))
+        if self._encoded is not None:
+            # What was read of the prompt is read again: a session that loads the file goes on without it, and shall have the same bits.
+            self._encoded.features["prefix"] = None
 
     def load(self, path: str | os.PathLike) -> None:
         """Remembers what `save` wrote, instead of what the session has: tracking goes on as if it had never stopped.
@@ -394,8 +397,6 @@ class PsalmVideoSession:
         if self._encoded is None or self.frame_size is None or self._encoded.pixels != pixels:
             pixel_values = self.processor.image_processor([image], return_tensors="pt")["pixel_values"].to(self.model.device)
             self._encoded = _Encoded(pixels, self.model.get_image_features(pixel_values))
-        # What an earlier call has read of the prompt is read again: else a session that was loaded between the two has other bits.
-        self._encoded.features["prefix"] = None
         self.frame_size = size
         return self._encoded
 
