@@ -140,6 +140,7 @@ def test_the_log_counts_ten_passes_over_four_images(start, tmp_path):
     assert end["epoch"] == 10 and end["train_samples_per_second"] == pytest.approx(12 / end["train_runtime"], abs=1e-3)
 
 
+@pytest.mark.slow  # half a minute; that processes share the samples is also held by tests/training/test_engines.py
 @pytest.mark.engines
 def test_two_processes_count_the_samples_of_both(start, tmp_path):
     """8 images, 2 processes with batches of 2: 2 steps are a pass, 20 are ten."""
