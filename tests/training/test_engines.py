@@ -298,7 +298,7 @@ def test_a_folder_loads_where_psalm_hf_cannot_be_imported(engine, model, trained
     assert (trained(engine) / model / "loaded").exists(), loaded[-2000:]
 
 
-MIXED_STEPS = 48
+MIXED_STEPS = 32
 SHARES = {"equal": (1, 1, 1, 1), "unequal": (2, 1, 1, 0)}
 
 
