@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def questions(kind: str, split: str, index: int, below: float) -> Iterator[tuple[Any, dict[str, Any], list[np.ndarray]]]:
-    """Of one scene: the image, a prompt about its small things, and the mask of each; nothing where there are none."""
+    """Yields the image of one scene, a prompt about its small things, and the mask of each; nothing where there are none."""
     from psalm_hf.data.shapes.stream import ShapesStream
     from psalm_hf.masks import bitmap_from_rle
 

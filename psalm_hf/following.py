@@ -263,7 +263,7 @@ def write_frame(
 
 
 def _drawn(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """What is drawn of a prompt: a given mask is the mask of the frame, which has its outline, and words are text."""
+    """Parts of a prompt that are drawn: not a given mask, which is the mask of the frame and has its outline, nor words, which are text."""
     return {kind: value for kind, value in prompt.items() if kind in ("box", "point", "points", "scribble")}
 
 

@@ -361,18 +361,19 @@ def _panoptic(
 
 
 def _join_expressions(whole: PsalmResult, results: Sequence[PsalmResult], windows: Sequence[Window]) -> PsalmResult:
-    """What an expression means in any tile; where it means nothing in all of them, what it means in the whole image."""
+    """Joins what each expression means in the tiles; where it means nothing in all of them, the answer of the whole image stays."""
     size = whole.masks.shape[1:]
+    weights = [tile_weights(window, size) for window in windows]
     seen = np.zeros(size, dtype=np.float32)
-    for window in windows:
-        seen[window.slices] += tile_weights(window, size)
+    for window, of_tile in zip(windows, weights, strict=True):
+        seen[window.slices] += of_tile
     segments = []
     for label_id in range(len(whole.prompt.names)):
         votes = np.zeros(size, dtype=np.float32)
         score = 0.0
-        for result, window in zip(results, windows, strict=True):
+        for result, window, of_tile in zip(results, windows, weights, strict=True):
             for index in np.flatnonzero(result.label_ids == label_id):
-                votes[window.slices] += tile_weights(window, size) * result.masks[index]
+                votes[window.slices] += of_tile * result.masks[index]
                 score = max(score, float(result.scores[index]))
         mask = votes > seen / 2
         if mask.any():

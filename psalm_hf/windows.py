@@ -19,8 +19,9 @@ class Window(NamedTuple):
     @classmethod
     def about(cls, mask: np.ndarray) -> Window | None:
         """The smallest window that holds a mask, (H, W) bool; None if it has no pixel."""
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        return cls(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
+        from .masks import box_from_bitmap  # here, because it loads pycocotools
+
+        return cls(*box_from_bitmap(mask)) if mask.any() else None
 
     @property
     def width(self) -> int:

@@ -38,7 +38,7 @@ ALLOWED = {
     "vocabulary": {"model", "structures"},
     "domain": set(),
     "result": {"bounded_files", "masks", "structures", "visualization", "writing"},
-    "windows": set(),
+    "windows": {"masks"},
     "zoom": {"model", "result", "structures", "windows"},
     "tiling": {"model", "result", "structures", "windows"},
     "predictor": {"checkpoints", "devices", "domain", "model", "result", "structures", "tiling", "vocabulary", "zoom"},
@@ -180,7 +180,7 @@ def test_only_the_page_and_its_tabs_import_gradio():
 
 
 def test_only_the_deployment_imports_ray_serve_and_only_the_interface_fastapi():
-    """What requests mean, and how they share passes, is tested where both are absent; a replica's model is loaded in its own process."""
+    """Requests, and how they share passes, are tested where both are absent; a replica's model is loaded in its own process."""
     for module, file in (("ray.serve", "deployment.py"), ("fastapi", "api.py")):
         files = [path.name for path in PACKAGE.glob("scale/*.py") if module in imported_modules(path)]
         assert files == [file]

@@ -23,7 +23,7 @@ def rectangle(x0, y0, x1, y1, window=EVERYTHING):
 
 
 def result(window, segments, kind="category", names=("cup", "plate", "table"), **prompt):
-    """Of a window: (label id, score, rectangle of the image) each."""
+    """Result of a window; each of its segments is (label id, score, rectangle of the image)."""
     masks = [rectangle(*box, window) for _, _, box in segments]
     return PsalmResult(
         Image.new("RGB", (window.width, window.height)),

@@ -148,7 +148,7 @@ def running_service(options: ServiceOptions, host: str = "127.0.0.1", port: int 
 
 
 def _reason() -> str:
-    """What was raised in the replica: the last line of the traceback that Ray has put into a message."""
+    """The error that a replica raised: the last line of the traceback that Ray has put into a message."""
     messages = [one.message for one in serve.status().applications[NAME].deployments.values()]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), " ".join(lines))

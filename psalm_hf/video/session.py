@@ -78,7 +78,7 @@ class _Encoded:
 
 @dataclass
 class _Taken:
-    """What words mean in a frame, ready to be taken over: by id the things that are new to the session, their memories and their labels,
+    """Meanings of words in a frame, ready to be taken over: by id the things that are new to the session, their memories and their labels,
     the best scores of what was not found, and the searches with their next numbers."""
 
     found: dict[ObjectId, Found] = field(default_factory=dict)
@@ -363,7 +363,7 @@ class PsalmVideoSession:
         self._objects, self._memories, self._searches = objects, memories, searches
 
     def _looking(self) -> dict[str, Any]:
-        """What decides when words are looked for, and what is found."""
+        """Settings that decide when words are looked for, and what counts as found."""
         return {"look_every": self.look_every, "threshold": self.threshold, "max_objects": self.max_objects}
 
     def _read_memory(self, index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ObjectId, ObjectMemory]:
@@ -475,7 +475,7 @@ class PsalmVideoSession:
     # Words
 
     def _words_due(self) -> dict[ObjectId, Words]:
-        """What is looked for in the next frame: depends on its number and on what the session has, never on the calls before."""
+        """Words that are looked for in the next frame: they depend on its number and on what the session has, never on the calls before."""
         if (self._num_tracked + 1) % self.look_every:
             return {}
         missing = {name: each.words for name, each in self._objects.items() if name not in self._memories}
@@ -559,7 +559,7 @@ class PsalmVideoSession:
         self._searches |= taken.searches
 
     def _shown(self, taken: _Taken) -> VideoResult:
-        """What was found and what was missed, in the order of the objects."""
+        """Result of what was found and what was missed, in the order of the objects."""
         empty = torch.zeros(self.frame_size, dtype=torch.bool)
         names = [name for name in self._objects if name in taken.found or name in taken.missed]
         masks = {name: taken.found[name].mask.cpu() if name in taken.found else empty.clone() for name in names}

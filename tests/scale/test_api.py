@@ -152,7 +152,7 @@ def test_what_takes_too_long_ends():
 
 
 def test_other_requests_are_taken_while_the_masks_of_one_are_written(monkeypatch):
-    """What takes long is done beside the loop that reads requests."""
+    """Long work is done beside the loop that reads requests."""
     from psalm_hf.scale import api
 
     original, other_is_answered = api.answer_of, threading.Event()

@@ -112,7 +112,7 @@ def test_without_instances_the_best_thing_of_all_categories_is_the_object(traine
 
 
 def test_two_objects_are_never_the_same_thing(trained, clip):
-    """Of two expressions for the cross one has it; the other waits, and takes nothing from an object that is followed."""
+    """One of two expressions for the cross has it; the other waits, and takes nothing from an object that is followed."""
     session = PsalmVideoSession(*trained, look_every=1)
     meant = session.add_objects(clip[0].image, {1: {"expression": "the blue cross"}, 2: {"expression": "the cross"}})
     (found,), (missed,) = ([name for name, mask in meant.masks.items() if mask.any() == is_found] for is_found in (True, False))
