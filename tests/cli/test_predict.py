@@ -65,7 +65,7 @@ def test_what_cannot_be_done_is_refused(photos, monkeypatch, capsys, words, mess
 
 
 @pytest.mark.engines
-def test_two_processes_give_what_one_gives(photos, random_checkpoint, tmp_path):
+def test_two_processes_give_what_one_gives(photos, random_checkpoint, tmp_path, one_thread):
     words = [photos, *CATEGORIES, "--checkpoint", random_checkpoint, "--device", "cpu", "--batch-size", 2]
     assert run(*words, "--output", tmp_path / "one") == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "examples/predict.py")]

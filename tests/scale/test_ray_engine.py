@@ -44,7 +44,7 @@ class LoadMortal:
 
 
 @pytest.mark.engines
-def test_two_actors_of_which_one_dies_give_what_one_process_gives(tmp_path, monkeypatch):
+def test_two_actors_of_which_one_dies_give_what_one_process_gives(tmp_path, one_thread, monkeypatch):
     pytest.importorskip("ray")
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
