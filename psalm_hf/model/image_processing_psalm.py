@@ -62,8 +62,9 @@ def place_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
     """(H, W) bool at original size -> (S, S) bool: Pillow's NEAREST, padding False. A small mask may vanish."""
     height, width = content_size(mask.shape, image_size)
     canvas = np.zeros((image_size, image_size), dtype=bool)
-    resized = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-    canvas[:height, :width] = np.asarray(resized) != 0
+    if mask.shape != (height, width):
+        mask = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)) != 0
+    canvas[:height, :width] = mask
     return canvas
 
 

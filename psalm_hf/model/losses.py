@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_psalm import PsalmConfig
-from .matching import Match, assign_rows, matching_cost, sample_points
+from .matching import Match, assign_rows, mask_costs, sample_points
 from .prompts import CATEGORY, IGNORED_LABEL, REGION, SENTENCE
 
 CONDITION_LOSS = {CATEGORY: "loss_class", SENTENCE: "loss_referring", REGION: "loss_region"}
@@ -116,20 +116,21 @@ def match_predictions(
     device = prediction.mask_logits.device
     if not config.decouple_masks:
         return [(labels, torch.arange(len(labels), device=device)) for labels in class_labels]
-    weights = {"mask_weight": config.mask_weight, "dice_weight": config.dice_weight, "class_weight": config.class_weight}
     points = torch.cat([torch.rand(1, config.train_num_points, 2, device=device) for _ in mask_labels])  # (B, P, 2), drawn as released
     logits = sample_points(prediction.mask_logits.detach(), points)  # (B, Q, P)
-    costs = []
-    for row, masks in enumerate(mask_labels):
-        similarity = {}
+    if len({masks.shape for masks in mask_labels}) == 1:  # as of sentences: one mask each
+        targets = list(sample_points(torch.stack(list(mask_labels)), points))  # (N_b, P)
+    else:
+        targets = [sample_points(masks, points[row, None]) for row, masks in enumerate(mask_labels)]
+    costs = mask_costs(logits, targets, config.mask_weight, config.dice_weight)
+    for row, cost in enumerate(costs):
         if kind == CATEGORY:
-            probs = prediction.condition_logits[row].float().softmax(-1)
-            similarity = {"class_probs": probs, "class_labels": class_labels[row]}
-        elif config.score_cost > 0:
-            scores = prediction.condition_logits[row].float()  # sentence (Q, 1), regions (R_max, Q)
-            similarity = {"scores": (scores if kind == SENTENCE else scores[: len(masks)].T).sigmoid()}
-        targets = sample_points(masks, points[row, None])
-        costs.append(matching_cost(logits[row], targets, score_weight=config.score_cost, **weights, **similarity))
+            probs = prediction.condition_logits[row].detach().float().softmax(-1)  # (Q, K + 1)
+            costs[row] = cost - config.class_weight * probs[:, class_labels[row]]
+        elif config.score_cost > 0:  # no part of the released cost: masks alone decide there
+            scores = prediction.condition_logits[row].detach().float()  # sentence (Q, 1), regions (R_max, Q)
+            scores = scores if kind == SENTENCE else scores[: len(mask_labels[row])].T
+            costs[row] = cost - config.score_cost * scores.sigmoid()
     return assign_rows(costs)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 _PIXELS_AT_ONCE = 2**22  # of bool masks that are read as floats: 16 MiB
 Match = tuple[Tensor, Tensor]  # query indices and target indices of one row, both (n,) int64, n = min(Q, N)
@@ -47,33 +48,33 @@ def pairwise_mask_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
     """Binary cross entropy of every prediction against every target, mean over the same points.
 
     Args:
-        mask_logits: (Q, P), before the sigmoid.
-        target_masks: (N, P) float in [0, 1].
+        mask_logits: (..., Q, P), before the sigmoid.
+        target_masks: (..., N, P) float in [0, 1].
 
     Returns:
-        (Q, N), >= 0. Without targets an empty (Q, 0).
+        (..., Q, N), >= 0. Without targets an empty (..., Q, 0).
     """
     # Cross entropy with target 1 is softplus(-logit), with target 0 softplus(logit): one logarithm for both.
     rest = mask_logits.abs().neg_().exp_().log1p_()
     positive, negative = F.relu(-mask_logits) + rest, F.relu(mask_logits) + rest
-    return (positive @ target_masks.T + negative @ (1 - target_masks).T) / mask_logits.shape[1]
+    return (positive @ target_masks.mT + negative @ (1 - target_masks).mT) / mask_logits.shape[-1]
 
 
 def pairwise_dice_cost(mask_logits: Tensor, target_masks: Tensor) -> Tensor:
     """Dice cost of every prediction against every target, on the same points.
 
     Args:
-        mask_logits: (Q, P), before the sigmoid.
-        target_masks: (N, P) float in [0, 1].
+        mask_logits: (..., Q, P), before the sigmoid.
+        target_masks: (..., N, P) float in [0, 1].
 
     Returns:
-        (Q, N) in [0, 1), 0 is a perfect overlap. Without targets an empty (Q, 0).
+        (..., Q, N) in [0, 1), 0 is a perfect overlap. Without targets an empty (..., Q, 0).
 
     Source: V-Net (arXiv:1606.04797); smoothing constant 1 as released.
     """
     probs = mask_logits.sigmoid()
-    total = probs.sum(-1)[:, None] + target_masks.sum(-1)[None, :]
-    return 1 - (2 * probs @ target_masks.T + 1) / (total + 1)
+    total = probs.sum(-1)[..., :, None] + target_masks.sum(-1)[..., None, :]
+    return 1 - (2 * probs @ target_masks.mT + 1) / (total + 1)
 
 
 def assign(cost: Tensor, row: int) -> Match:
@@ -105,29 +106,18 @@ def assign_rows(costs: Sequence[Tensor]) -> list[Match]:
 
 
 @torch.no_grad()
-def matching_cost(
-    mask_logits: Tensor,
-    target_masks: Tensor,
-    *,
-    class_probs: Tensor | None = None,
-    class_labels: Tensor | None = None,
-    scores: Tensor | None = None,
-    mask_weight: float = 5.0,
-    dice_weight: float = 5.0,
-    class_weight: float = 2.0,
-    score_weight: float = 0.0,
-) -> Tensor:
-    """(Q, N): what it costs to match each query of one row to each of its targets.
+def mask_costs(mask_logits: Tensor, target_masks: Sequence[Tensor], mask_weight: float = 5.0, dice_weight: float = 5.0) -> list[Tensor]:
+    """What it costs to match each query of each of B rows to each of the row's targets, by their masks.
+
+    The rows are computed together: targets that a row does not have are empty masks, whose costs are cut off.
 
     Args:
-        mask_logits: (Q, P), target_masks: (N, P) float in [0, 1], both at the same points of their maps.
-        class_probs: (Q, K + 1) after the softmax, with class_labels (N,), of a category row.
-        scores: (Q, 1) or (Q, N) in [0, 1], of a sentence or region row: how much a query means each target. They have no part in the
-            released cost (score_weight 0): masks alone decide there.
+        mask_logits: (B, Q, P), before the sigmoid.
+        target_masks: B tensors (N_b, P) float in [0, 1], at the same points of their maps.
+
+    Returns:
+        B tensors (Q, N_b).
     """
-    cost = mask_weight * pairwise_mask_cost(mask_logits, target_masks) + dice_weight * pairwise_dice_cost(mask_logits, target_masks)
-    if class_probs is not None:
-        cost = cost - class_weight * class_probs[:, class_labels]
-    if scores is not None:
-        cost = cost - score_weight * scores
-    return cost
+    targets = pad_sequence(list(target_masks), batch_first=True)  # (B, N, P)
+    costs = mask_weight * pairwise_mask_cost(mask_logits, targets) + dice_weight * pairwise_dice_cost(mask_logits, targets)
+    return [cost[:, : len(masks)] for cost, masks in zip(costs, target_masks, strict=True)]

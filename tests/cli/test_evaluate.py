@@ -186,7 +186,7 @@ def test_batches_change_nothing(tmp_path):
 
 
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     "accelerate": ["accelerate.commands.launch", "--config_file", str(ROOT / "examples" / "configs" / "accelerate_cpu.yaml")],
 }
 

@@ -68,7 +68,7 @@ def test_what_cannot_be_done_is_refused(photos, monkeypatch, capsys, words, mess
 def test_two_processes_give_what_one_gives(photos, random_checkpoint, tmp_path, one_thread):
     words = [photos, *CATEGORIES, "--checkpoint", random_checkpoint, "--device", "cpu", "--batch-size", 2]
     assert run(*words, "--output", tmp_path / "one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "examples/predict.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "examples/predict.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run([*command, *map(str, words), "--output", str(tmp_path / "two")], env=environment, check=True, capture_output=True)
     assert sorted(path.name for path in (tmp_path / "two/answers").iterdir()) == ["000.jsonl", "001.jsonl"]

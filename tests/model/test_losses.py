@@ -17,6 +17,7 @@ from psalm_hf.model.losses import (
     count_masks,
     mask_bce_loss,
     mask_dice_loss,
+    match_predictions,
     merge_targets,
     referring_loss,
     region_loss,
@@ -164,6 +165,26 @@ def test_among_equal_masks_the_query_with_the_higher_score_is_the_positive_one(k
     losses = segmentation_losses([prediction], kind, masks, None, small_config(score_cost=2.0))
     sum(losses.values()).backward()
     assert (logits.grad.flatten() < 0).tolist() == [False, True, False]  # only that one is pushed up
+
+
+def matched(kind, condition_logits, targets, class_labels=None, **config):
+    """Query -> target where all queries of the one row have the same mask."""
+    prediction = Prediction(torch.full((1, condition_logits.shape[1 if kind != REGION else 2], 8, 8), 5.0), condition_logits)
+    ((queries, found),) = match_predictions(prediction, kind, [torch.ones(targets, 8, 8)], class_labels, small_config(**config))
+    return dict(zip(queries.tolist(), found.tolist(), strict=True))
+
+
+def test_the_class_probability_decides_between_equal_masks():
+    probs = torch.tensor([[[0.1, 0.9], [0.8, 0.2]]])  # of one category and of background
+    assert matched(CATEGORY, probs.log(), 1, [torch.tensor([0])]) == {1: 0}
+
+
+def test_the_score_decides_between_equal_masks_where_it_has_a_weight():
+    sentence = torch.tensor([[0.1], [0.9], [0.8]])[None].logit()  # how much each query means the sentence
+    assert matched(SENTENCE, sentence, 2, score_cost=2.0).keys() == {1, 2}
+    assert matched(SENTENCE, sentence, 2).keys() == matched(SENTENCE, torch.zeros(1, 3, 1), 2).keys()
+    regions = torch.tensor([[0.1, 0.9, 0.8], [0.2, 0.1, 0.9], [1.0, 0.0, 0.0]])[None].logit()  # a row per region; the last one is padding
+    assert matched(REGION, regions, 2, score_cost=2.0) == {1: 0, 2: 1}
 
 
 def test_mask_count_is_at_least_one():

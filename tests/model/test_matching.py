@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from psalm_hf.model import matching
-from psalm_hf.model.matching import assign, assign_rows, matching_cost, pairwise_dice_cost, pairwise_mask_cost, sample_points
+from psalm_hf.model.matching import assign, assign_rows, mask_costs, pairwise_dice_cost, pairwise_mask_cost, sample_points
 
 INSIDE, OUTSIDE = 50.0, -50.0  # logits whose sigmoid is 1 and 0 in float32
 
 
-def match_row(masks, targets, points, **options):
-    return assign(matching_cost(sample_points(masks, points), sample_points(targets, points), **options), row=0)
+def match_row(masks, targets, points):
+    (cost,) = mask_costs(sample_points(masks, points)[None], [sample_points(targets, points)])
+    return assign(cost, row=0)
 
 
 def test_sampling_a_pixel_centre_gives_the_pixel():
@@ -100,25 +101,10 @@ def test_non_finite_cost_names_the_row(bad):
         assign(torch.tensor([[1.0, bad]]), row=7)
 
 
-def test_class_probability_decides_between_equal_masks():
-    masks = torch.full((2, 4, 4), INSIDE)
-    target = torch.ones(1, 4, 4)
-    probs = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
-    queries, _ = match_row(masks, target, torch.rand(1, 8, 2), class_probs=probs, class_labels=torch.tensor([0]))
-    assert queries.tolist() == [1]
-
-
-def test_score_decides_between_equal_masks_where_it_has_a_weight():
-    masks = torch.full((3, 4, 4), INSIDE)
-    two = torch.ones(2, 4, 4)
-    points = torch.rand(1, 8, 2)
-    sentence = torch.tensor([[0.1], [0.9], [0.8]])  # how much each query means the sentence
-    assert match_row(masks, two, points, scores=sentence, score_weight=2.0)[0].tolist() == [1, 2]
-    regions = torch.tensor([[0.1, 0.2], [0.9, 0.1], [0.8, 0.9]])  # one column per region
-    queries, targets = match_row(masks, two, points, scores=regions, score_weight=2.0)
-    assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {1: 0, 2: 1}
-    released, _ = match_row(masks, two, points, scores=sentence)
-    assert released.tolist() == match_row(masks, two, points)[0].tolist()
+def test_rows_cost_together_what_each_costs_alone():
+    logits, targets = torch.randn(3, 5, 9), [torch.rand(number, 9) for number in (2, 0, 7)]
+    for cost, of_row, masks in zip(mask_costs(logits, targets, 2.0, 3.0), logits, targets, strict=True):
+        torch.testing.assert_close(cost, 2 * pairwise_mask_cost(of_row, masks) + 3 * pairwise_dice_cost(of_row, masks))
 
 
 def test_more_targets_than_queries_match_every_query():
