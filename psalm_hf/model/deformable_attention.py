@@ -75,7 +75,7 @@ def gather_samples(values: Tensor, shapes: list[tuple[int, int]], locations: Ten
 
 class _Gather(torch.autograd.Function):
     """`gather_samples`, with a gradient whose every part is a product with the same sparse matrix: a row per query and head, with the four
-    weights around each of its locations in the columns of the pixels."""
+    weights around each of its locations in the columns of the pixels. The gradient wants them by head, as they stand in these rows."""
 
     @staticmethod
     def forward(ctx, values: Tensor, locations: Tensor, attention: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
@@ -101,21 +101,20 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         values, locations, attention = ctx.saved_tensors
-        maps = _Maps(ctx.shapes, values.shape[2], locations.shape[3] // len(ctx.shapes))
+        maps = _Maps(ctx.shapes, values.shape[2], locations.shape[3] // len(ctx.shapes), by_head=True)
         tables = maps.tables(values)
         of_tables, of_locations, of_attention = (torch.zeros_like(x) for x in (tables, locations, attention))
         gradient = gradient.unflatten(2, values.shape[2:])  # (I, Q, heads, d)
         for part in _parts(*locations.shape[:2], _BACKWARD_CHUNK):
             table = tables[part[0]].flatten(0, 1)
-            bags, weights, shares = maps.neighbours(locations[part])
-            bags, weights = bags.transpose(1, 2), weights.transpose(1, 2)  # (q, heads, levels * points, 4)
+            bags, weights, shares = maps.neighbours(locations[part])  # (q, heads, 4, levels * points)
             of_sampled = gradient[part].flatten(0, 2).contiguous()  # (q * heads, d)
-            values_of_rows = (weights * attention[part].flatten(0, 1)[..., None]).flatten().numpy()
+            values_of_rows = (weights * attention[part].flatten(0, 1)[:, :, None]).flatten().numpy()
             starts = np.arange(0, bags.numel() + 1, bags[0, 0].numel(), dtype=np.int32)
             matrix = csr_matrix((values_of_rows, bags.flatten().numpy(), starts), shape=(len(of_sampled), len(table)))
             of_tables[part[0]] += torch.from_numpy(matrix.T @ of_sampled.numpy()).view_as(of_tables[part[0]])
             products = _products(matrix, of_sampled, table).view(bags.shape)  # of the gradient and each neighbour
-            of_attention[part] = (products * weights).sum(-1).view_as(attention[part])
+            of_attention[part] = (products * weights).sum(2).view_as(attention[part])
             of_locations[part] = maps.slopes(products, shares).view_as(locations[part]) * attention[part][..., None]
         return maps.of_values(of_tables), of_locations, of_attention, None
 
@@ -143,20 +142,23 @@ class _Maps:
 
     Args:
         shapes: (rows, columns) of each level; heads; points: locations of a query in each level.
+        by_head: the locations of a head lie together, see `neighbours`.
     """
 
-    def __init__(self, shapes: list[tuple[int, int]], heads: int, points: int):
-        self.shapes, self.heads = shapes, heads
+    def __init__(self, shapes: list[tuple[int, int]], heads: int, points: int, by_head: bool = False):
+        self.shapes, self.heads, self.by_head = shapes, heads, by_head
         sizes = torch.tensor([(columns, rows) for rows, columns in shapes], dtype=torch.int32)  # (levels, 2)
         areas = (sizes + 2).prod(1, dtype=torch.int32) * heads
         starts = areas.cumsum(0, dtype=torch.int32) - areas
         steps = torch.stack((torch.full_like(areas, heads), (sizes[:, 0] + 2) * heads), dim=1)  # from a column, from a row to the next
         self.are_powers_of_two = all(size & (size - 1) == 0 for shape in shapes for size in shape)
         # Rows of the table of an image; the first of a map, (levels * points, heads); columns and rows of a map, and the distance of two
-        # neighbours in the table, (2, 1, levels * points, 1).
+        # neighbours in the table, (2, 1, levels * points, 1). By head the last two axes change places.
         self.length = heads * sum((rows + 2) * (columns + 2) for rows, columns in shapes)
         self.first = starts.repeat_interleave(points)[:, None] + torch.arange(heads, dtype=torch.int32)
         self.sizes, self.steps = (x.repeat_interleave(points, dim=0).T[:, None, :, None] for x in (sizes, steps))
+        if by_head:
+            self.first, self.sizes, self.steps = (x.transpose(-1, -2) for x in (self.first, self.sizes, self.steps))
 
     def tables(self, values: Tensor) -> Tensor:
         """(I, S, heads, d) -> (I, S' * heads, d). With a border of zeros, all that lies outside is read there."""
@@ -175,38 +177,40 @@ class _Maps:
         """The four pixels around each location (I, Q, heads, levels * points, 2): upper left, upper right, lower left, lower right.
 
         Returns:
-            Rows of the tables of these images, which lie one behind the other, and weights, both (I * Q, levels * points, heads, 4); the
-            shares of the pixels before and after, each (2, I * Q, levels * points, heads), x first.
+            Rows of the tables of these images, which lie one behind the other, and weights, both (I * Q, levels * points, heads, 4), or by
+            head (I * Q, heads, 4, levels * points); the shares of the pixels before and after, each (2, I * Q, levels * points, heads), or
+            (2, I * Q, heads, levels * points), x first.
         """
         starts = torch.arange(len(locations), dtype=torch.int32).repeat_interleave(locations.shape[1])[:, None, None] * self.length
         locations = locations.flatten(0, 1)
         sizes, steps = self.sizes, self.steps
         # These are the steps of `grid_sample`: at a size of 128 half a step of float32 is 1e-5 of a pixel.
-        positions = locations.permute(3, 0, 2, 1).mul(2).sub_(1).add_(1)
+        positions = locations.permute((3, 0, 1, 2) if self.by_head else (3, 0, 2, 1)).mul(2).sub_(1).add_(1)
         # The last two steps are rounded once there, as float64 does; products with powers of two are exact anyway.
         positions = positions if self.are_powers_of_two else positions.double()
         positions = positions.mul_(sizes / 2).sub_(0.5).to(locations.dtype)  # pixel centres are whole numbers
         before = positions.floor()
-        after_share = positions - before  # (2, q, levels * points, heads)
+        after_share = positions - before
         before_share = 1 - after_share
         before, low, high = before.int() + 1, torch.zeros_like(sizes), sizes + 1  # the border is 0 and size + 1
         left, top = before.clamp(low, high) * steps
         right, bottom = (before + 1).clamp_(low, high) * steps
         first = starts + self.first
         top, bottom = top + first, bottom + first
-        bags = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=-1)
+        axis = 2 if self.by_head else 3
+        bags = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=axis)
         (of_left, of_top), (of_right, of_bottom) = before_share, after_share
-        weights = torch.stack((of_left * of_top, of_right * of_top, of_left * of_bottom, of_right * of_bottom), dim=-1)
+        weights = torch.stack((of_left * of_top, of_right * of_top, of_left * of_bottom, of_right * of_bottom), dim=axis)
         return bags, weights, (before_share, after_share)
 
     def slopes(self, products: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
-        """How a sample changes with its location: (q, heads, levels * points, 4), a number for each neighbour -> (q, heads,
+        """How a sample changes with its location, by head: (q, heads, 4, levels * points), a number for each neighbour -> (q, heads,
         levels * points, 2), per unit of the map."""
-        (of_left, of_top), (of_right, of_bottom) = (x.transpose(2, 3) for x in shares)
-        top_left, top_right, bottom_left, bottom_right = products.unbind(-1)
+        (of_left, of_top), (of_right, of_bottom) = shares
+        top_left, top_right, bottom_left, bottom_right = products.unbind(2)
         x = (top_right - top_left) * of_top + (bottom_right - bottom_left) * of_bottom
         y = (bottom_left - top_left) * of_left + (bottom_right - top_right) * of_right
-        return torch.stack((x, y), dim=-1) * self.sizes[:, 0, :, 0].T
+        return torch.stack((x * self.sizes[0], y * self.sizes[1]), dim=-1)
 
 
 def _summation_order(number: int) -> list[int]:
