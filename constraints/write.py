@@ -40,7 +40,7 @@ def resolve(pins: list[str]) -> dict[str, str]:
         constraints, report = Path(folder, "pins.txt"), Path(folder, "report.json")
         constraints.write_text("\n".join(pins))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report]
-        subprocess.run([*command, "--constraint", constraints, f"{ROOT}[test,browser]"], check=True)
+        subprocess.run([*command, "--constraint", constraints, f"{ROOT}[test,browser,scale]"], check=True)
         found = json.loads(report.read_text())["install"]
     return {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in found}
 
