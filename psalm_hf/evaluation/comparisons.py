@@ -114,7 +114,7 @@ def draw_comparison(sample: Sample, prediction: Any, name: str) -> Image.Image:
         for drawn, colors in zip((predicted, true), _agreeing_colors(predicted, true), strict=True)
     ]
     panels.append(_error_panel(image, layers, judged, panels[0].size))
-    titles = ["prediction" + ": nothing is meant" * (name == "referring" and prediction["no_target"]), "truth", "error"]
+    titles = ["prediction" + ": nothing is meant" * (name == "referring" and prediction["no_target"]), "target", "error"]
     if name == "region":
         panels.insert(0, _prompt_panel(sample, image, panels[0].size))
         titles.insert(0, "prompts" if sample.region_image is None else "prompts, on another image")

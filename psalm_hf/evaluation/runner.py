@@ -277,7 +277,7 @@ def _targets(part: OpenPart, name: str) -> Callable[[int], Sample]:
     ids = part.dataset.rows["image_id"]
     if missing := [image_id for image_id in ids if image_id not in row_of]:
         raise ValueError(
-            f"{part.part.targets[name]}: has no truth for {len(missing)} pictures of {part.part.dataset}, such as {missing[0]}"
+            f"{part.part.targets[name]}: has no targets for {len(missing)} images of {part.part.dataset}, such as {missing[0]}"
         )
     return lambda row: targets[row_of[ids[row]]]
 

@@ -180,9 +180,9 @@ def test_a_comparison_has_a_panel_more_for_regions(monkeypatch):
     other = replace(POINTS, region_image=Image.new("RGB", (30, 90)), region_image_size=(90, 30))
     draw_comparison(other, regions((0, 20), (60, 80)), "region")
     assert drawn == [
-        ["prediction: nothing is meant", "truth", "error"],
-        ["prompts" , "prediction", "truth", "error"],
-        ["prompts, on another image", "prediction", "truth", "error"],
+        ["prediction: nothing is meant", "target", "error"],
+        ["prompts" , "prediction", "target", "error"],
+        ["prompts, on another image", "prediction", "target", "error"],
     ]  # fmt: skip
 
 

@@ -283,7 +283,7 @@ def test_the_truth_may_be_another_dataset_in_another_order():
     found = [(row, sample.image_id, answer["segments"][0]["category_id"]) for row, sample, answer in rows]
     assert found == [(0, "one", CAT), (1, "two", DOG)]
     part = replace(part, targets={"semantic": rows_of(true[0])})
-    with pytest.raises(ValueError, match="own_pairs: has no truth for 1 pictures of own_coco, such as one"):
+    with pytest.raises(ValueError, match="own_pairs: has no targets for 1 images of own_coco, such as one"):
         evaluate_predictions(part, answers, Processes())
 
 
