@@ -256,14 +256,6 @@ def test_masks_of_every_form_read_back_to_the_same_pixels(form):
     } or (form == "label_map" and not {*MASK_FORMS} & answer["segments"][1].keys())
 
 
-def test_a_mask_with_too_many_holes_for_polygons_is_said_to_have_them():
-    mask = np.ones((1, 3, 4001), dtype=bool)
-    mask[0, 1, 1::2] = False
-    with pytest.raises(RefusedRequest, match="masks: a mask has too many holes for polygons; ask for rle or png"):
-        answer_of(result_with(mask), "polygons", "x")
-    assert answer_of(result_with(mask), "rle", "x").segments[0].area == mask.sum()
-
-
 def test_a_label_map_of_many_segments_has_16_bits():
     masks = np.eye(300, dtype=bool).reshape(300, 15, 20)
     answer = json.loads(answer_of(result_with(masks), "label_map", "x").model_dump_json())
