@@ -201,6 +201,14 @@ def test_tiles_and_zoom_answer_at_the_size_of_the_picture(tmp_path, picture, opt
     check_segments(record)
 
 
+def test_masks_that_memory_will_not_hold_are_refused_in_one_line(tmp_path, picture, monkeypatch, capsys):
+    monkeypatch.setattr("psalm_hf.tiling.MAX_JOINED_BYTES", 0)
+    words = [str(picture), "--categories", "cup", "--task", "instance", "--threshold", "0", "--tiles", "1x2"]
+    assert command.main([*words, "--output", str(tmp_path / "result")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: tiles: masks of ") and "in 64 x 48 pixels" in line and not (tmp_path / "result.json").exists()
+
+
 def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
     mask = np.zeros((48, 64), dtype=np.uint8)
     mask[12:20, 25:40] = 255

@@ -195,6 +195,15 @@ def test_an_image_that_takes_too_much_memory_fails_alone(images, tmp_path, monke
     assert (failure["file_name"], failure["failure"]) == ("2.png", f"out of memory: {error}")
 
 
+def test_an_image_whose_masks_memory_will_not_hold_fails_alone(predictor, tmp_path, monkeypatch):
+    for name, width in (("small", 30), ("wide", 60)):
+        Image.new("RGB", (width, 20), "red").save(tmp_path / f"{name}.png")
+    monkeypatch.setattr("psalm_hf.tiling.MAX_JOINED_BYTES", 0)
+    assert predict(tmp_path / "out", list_images([tmp_path]), predictor, PROMPT | {"tiles": 30}) == 1
+    (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert failure["file_name"] == "wide.png" and failure["failure"].startswith("tiles: masks of ")
+
+
 def test_a_run_goes_on_with_the_same_weights_alone(images, tmp_path):
     checkpoint = tmp_path / "model"
     for number in (0, 1):
