@@ -107,6 +107,14 @@ def test_a_bad_request_fails_alone_with_its_own_message(predictor, loaded, passe
     assert len(passes) <= 13  # halves, not each by itself: a bad one costs the others at most what they are without batches
 
 
+def test_more_masks_than_an_answer_may_hold_are_refused_with_what_to_do(loaded):
+    predictor = PsalmPredictor(*loaded, max_mask_pixels=2 * 128 * 128)
+    many = {"categories": NAMES, "instances": True, "threshold": 0.0}
+    refused, answered = answer_together(predictor, [asked(0, many), asked(0, {"categories": NAMES, "threshold": 1.0})])
+    assert refused.status == 422 and "masks of 128 x 128 pixels are found, and at most 32768 pixels are answered; make" in str(refused)
+    assert len(answered) <= 2
+
+
 def test_a_failure_of_the_model_is_not_blamed_on_the_request_and_spares_the_others(predictor, monkeypatch, caplog):
     def fail(requests):
         if any(prompt["expressions"] == ["b"] for _, prompts in requests for prompt in prompts):
