@@ -577,7 +577,9 @@ class _Asked:
                 options |= {"mask_threshold": mask_threshold}
             if task == "panoptic":
                 options |= {"overlap_mask_area_threshold": given["overlap_mask_area_threshold"]}
-            prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
+            prompt = Prompt(
+                kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold, tiles=tiles
+            )
             return cls(prompt, list(value), options, tiles=tiles)
         if kind == SENTENCE:
             value = [value] if isinstance(value, str) else list(value)
@@ -592,6 +594,8 @@ class _Asked:
                 threshold=thresholds[0],
                 mask_threshold=mask_threshold,
                 no_target_threshold=thresholds[1],
+                zoom=given["zoom"],
+                tiles=tiles,
             )
             return cls(prompt, value, options, zoom, tiles)
         if threshold is not None:
@@ -599,7 +603,8 @@ class _Asked:
         if kind == REGION:
             regions = [value] if isinstance(value, Mapping) else list(value)
             read = [loaded_region(region) for region in regions]
-            prompt = Prompt(kind, tuple(map(region_name, regions)), regions=tuple(regions), mask_threshold=mask_threshold)
+            names = tuple(map(region_name, regions))
+            prompt = Prompt(kind, names, regions=tuple(regions), mask_threshold=mask_threshold, zoom=given["zoom"])
             return cls(prompt, read, {"mask_threshold": mask_threshold}, zoom)
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})

@@ -195,10 +195,21 @@ def test_every_instance_of_an_expression_is_a_segment_of_its_own(tmp_path):
     assert "instances" not in record and len(record["segments"]) == 1
 
 
-@pytest.mark.parametrize("options", [("--categories", "cup", "wall", "--tiles", "1x2"), ("--point", "30,20", "--zoom", "auto")])
-def test_tiles_and_zoom_answer_at_the_size_of_the_picture(tmp_path, picture, options):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--categories", "cup", "wall", "--tiles", "1x2"), {"tiles": [1, 2]}),
+        (("--expression", "a cup", "--tiles", "40"), {"tiles": 40}),
+        (("--expression", "a cup", "--zoom", "auto"), {"zoom": "auto"}),
+        (("--point", "30,20", "--zoom", "auto"), {"zoom": "auto"}),
+        (("--point", "30,20"), {}),
+        (("--categories", "cup", "wall"), {}),
+    ],
+)
+def test_tiles_and_zoom_answer_at_the_size_of_the_picture_and_are_in_the_record(tmp_path, picture, options, said):
     _, record = run(tmp_path, picture, *options)
     check_segments(record)
+    assert {name: record[name] for name in ("zoom", "tiles") if name in record} == said
 
 
 def test_masks_that_memory_will_not_hold_are_refused_in_one_line(tmp_path, picture, monkeypatch, capsys):

@@ -163,6 +163,8 @@ def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, imag
     assert predict(tmp_path / "whole", images, predictor, PROMPT | {"tiles": 70}) == 1  # larger than the blank image of the check, too
     assert files(tmp_path / "whole")["results"] == files(undisturbed)["results"]
     assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
+    assert json.loads(files(tmp_path / "tiles")["images"])["info"]["prompt"]["tiles"] == 24
+    assert "tiles" not in json.loads(files(undisturbed)["images"])["info"]["prompt"]
     with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
         predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
 
