@@ -6,6 +6,7 @@
     psalm segment kitchen.jpg --expression "the red cup" --expression "everything on the table"
     psalm segment kitchen.jpg --expression "all cups" --instances
     psalm segment kitchen.jpg --point 320,200 --box 10,20,90,140 --scribble 5,5 40,60 --mask prompt.png
+    psalm segment kitchen.jpg --point 320,200 --negative-point 350,210
 
 --checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
 with the package: it was trained on drawn shapes alone, so on photographs its masks mean nothing.

@@ -236,6 +236,30 @@ def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_pa
     assert record["prompt"]["regions"][3]["scribble"] == [[5, 5], [60, 5], [60, 40]]
 
 
+def test_negative_points_belong_to_the_region_before_them(tmp_path, picture):
+    words = [
+        "--box",
+        "20,10,50,30",
+        "--point",
+        "30,20",
+        "--negative-point",
+        "32,20",
+        "--negative-point",
+        "5,40",
+        "--scribble",
+        "5,5",
+        "40,9",
+    ]
+    _, record = run(tmp_path, picture, *words, "--negative-point", "20,7")
+    assert record["prompt"]["regions"] == [
+        {"box": [20, 10, 50, 30]},
+        {"points": [[30, 20], [32, 20], [5, 40]], "labels": [1, 0, 0]},
+        {"scribble": [[5, 5], [40, 9]], "points": [[20, 7]], "labels": [0]},
+    ]
+    _, point, scribble = (bitmap_from_rle(segment["mask"]) for segment in record["segments"])
+    assert not point[20, 32] and not point[40, 5] and not scribble[7, 20]
+
+
 def test_a_checkpoint_of_the_users_is_loaded_in_the_wanted_precision(tmp_path):
     saved, processor = build_tiny(seed=1)
     for part in (saved, processor):
@@ -314,6 +338,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
             "--categories has one name, 'red cup, wall'; names stand apart, without commas: 'red cup' wall",
         ),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
+        (["--negative-point", "1,2", "--point", "3,4"], "corrects the region before it; give --point, --box, --scribble or --mask first"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),
         (["--categories", "cup", "--zoom", "auto"], "--zoom goes with regions, or with --expression without --instances"),
