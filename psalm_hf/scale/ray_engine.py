@@ -157,8 +157,10 @@ def _start(ray: Any, actors: int | None, actor_cpus: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init()
         return
-    # CPUs are counted, not bound: where the actors take all, no task that opens images would begin.
+    # CPUs are counted, not bound: where the actors take all, no task that opens images would begin. How many actors there will be is known
+    # when Ray has counted the GPUs: at most one for each, or for each `actor_cpus` CPUs, where it finds none or none is to be used.
     cpus = os.cpu_count() or 1
-    wanted = (actors or (1 if torch.accelerator.is_available() else max(1, cpus // actor_cpus))) * actor_cpus
+    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    wanted = (actors or max(1, cpus // actor_cpus, accelerators)) * actor_cpus
     ray.init(num_cpus=max(cpus, wanted + 2), include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
