@@ -153,9 +153,18 @@ def test_a_folder_with_other_files_is_refused(images, tmp_path):
         run_of(tmp_path, images)
 
 
-def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp_path):
-    with pytest.raises(ValueError, match="'cup' is also category 0"):
-        predict(tmp_path / "out", images, predictor, {"categories": ["cup", "cup"]})
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"categories": ["cup", "cup"]}, "'cup' is also category 0"),
+        ({"regions": [{"point": (5, 5)}], "mask_threshold": 2.0}, "mask_threshold"),
+        ({"regions": {"point": (5, 5)}, "threshold": 0.5}, "threshold: regions have none"),
+        ({"regions": [{"point": (5, 5)}] * 3000}, "at most .* fit"),
+    ],
+)
+def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp_path, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path / "out", images, predictor, prompt)
     assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
 
 
