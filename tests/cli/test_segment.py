@@ -122,6 +122,13 @@ def test_an_option_that_asks_something_makes_one_answer_about_the_bundled_pictur
     assert record["task"] == "semantic" and record["segments"]
     _, record = run(tmp_path, "--threshold", "0")
     assert record["task"] == "panoptic" and record["thresholds"]["threshold"] == 0
+    _, record = run(tmp_path, "--mask-threshold", "0.75")
+    assert record["task"] == "panoptic" and record["thresholds"]["mask_threshold"] == 0.75
+
+
+def test_a_folder_as_output_gets_files_with_names(tmp_path, picture):
+    assert command.main([str(picture), "--point", "30,20", "--output", f"{tmp_path}/new/"]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["segmented.json", "segmented.png"]
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
