@@ -105,11 +105,15 @@ def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(im
             os._exit(9)
         return predict_images(predictor, prompt, opened, overlays)
 
+    def predict_in_child():
+        torch.set_num_threads(1)  # the threads of the parent are not in its copy, which would wait for them
+        predict(output, images, predictor)
+
     predict_images = folder_module.predict_images
     monkeypatch.setattr(folder_module, "predict_images", deadly)
     output, statuses = tmp_path / "out", []
     for _ in range(3):
-        child = multiprocessing.get_context("fork").Process(target=predict, args=(output, images, predictor))
+        child = multiprocessing.get_context("fork").Process(target=predict_in_child)
         child.start()
         child.join()
         statuses.append(child.exitcode)
