@@ -105,11 +105,32 @@ def polygons_from_bitmap(bitmap: np.ndarray) -> list[list[int]]:
     Returns:
         One flat [x0, y0, x1, y1, ...] of integers per part; an empty list for an empty mask.
     """
-    parts, number = ndimage.label(np.asarray(bitmap) != 0)  # pixels that only touch at a corner are two parts
-    polygons = []
-    for index, window in enumerate(ndimage.find_objects(parts, number), 1):
-        top, left = window[0].start, window[1].start
-        polygons += _outlines(parts[window] == index, left, top)
+    polygons: list[list[int]] = []
+    # Pieces of the mask: numbered parts, windows of those that are still to do, place of the piece. A list and no recursion, because a
+    # part may have thousands of holes, and be cut as often.
+    waiting: list[tuple[np.ndarray, list, int, int]] = []
+
+    def add_piece(piece: np.ndarray, left: int, top: int) -> None:
+        parts, number = ndimage.label(piece)  # pixels that only touch at a corner are two parts
+        if number:
+            waiting.append((parts, list(enumerate(ndimage.find_objects(parts, number), 1))[::-1], left, top))
+
+    add_piece(np.asarray(bitmap) != 0, 0, 0)
+    while waiting:
+        parts, windows, left, top = waiting[-1]
+        index, window = windows.pop()
+        if not windows:
+            waiting.pop()
+        part = parts[window] == index
+        top, left = top + window[0].start, left + window[1].start
+        holes = ndimage.binary_fill_holes(part) & ~part
+        if not holes.any():
+            polygons.append(_outline(part, left, top))
+            continue
+        # The cut runs along the right edge of a hole's column, so that the hole touches the border of both halves and is none any more.
+        cut = int(np.flatnonzero(holes.any(axis=0))[0]) + 1
+        add_piece(part[:, cut:], left + cut, top)
+        add_piece(part[:, :cut], left, top)  # the left half is done first
     return polygons
 
 
@@ -153,21 +174,6 @@ def _for_coco(rle: dict) -> dict:
     if isinstance(counts, str | bytes):
         return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
     return coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
-
-
-def _outlines(part: np.ndarray, left: int, top: int) -> list[list[int]]:
-    """Polygons of one connected part (h, w) whose upper left pixel corner is at (left, top)."""
-    holes = ndimage.binary_fill_holes(part) & ~part
-    if not holes.any():
-        return [_outline(part, left, top)]
-    # The cut runs along the right edge of a hole's column, so that the hole touches the border of both halves and is none any more.
-    cut = int(np.flatnonzero(holes.any(axis=0))[0]) + 1
-    shifted = [(polygons_from_bitmap(part[:, :cut]), 0), (polygons_from_bitmap(part[:, cut:]), cut)]
-    return [
-        [value + (left + column if index % 2 == 0 else top) for index, value in enumerate(polygon)]
-        for polygons, column in shifted
-        for polygon in polygons
-    ]
 
 
 def _outline(part: np.ndarray, left: int, top: int) -> list[int]:

@@ -23,7 +23,7 @@ from PIL import Image
 from .checkpoints import TINY
 from .devices import pick_device
 from .domain import domain_note
-from .model.image_processing_psalm import load_image, to_rgb
+from .model.image_processing_psalm import Size, load_image, to_rgb
 from .model.modeling_psalm import PsalmForSegmentation, PsalmImageFeatures
 from .model.processing_psalm import PsalmInputs, PsalmProcessor
 from .model.rows import EncodedImage, RowInfo
@@ -37,6 +37,8 @@ from .zoom import best_answers, crop_question, crops_of
 CACHED_IMAGES = 4
 PARTS_AT_ONCE = 8  # parts of images, when zooming and tiling: more in one pass were not faster
 MAX_NEW_TOKENS = 128
+COUNTED_SIDE = 256  # pixels of the longer side of an image, for which segments are counted before their masks are made
+_TOP_K = 100  # instances of categories in one image, see `post_process_instance_segmentation`
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()  # one for each model, whoever uses it
 _LOCKS_LOCK = threading.Lock()
 
@@ -84,6 +86,8 @@ class PsalmPredictor:
         reuse_prefix: read the beginning of a prompt, up to the end of the image, once per image instead of once per prompt. Without, the
             same prompt gives the same bits each time; with it scores may differ by 1e-4.
         checkpoint: its name, for results.
+        max_mask_pixels: of categories and of instances, which may be many: pixels of the image times masks of a result. What would have
+            more is refused before the masks are made; None = nothing is refused.
 
     Raises:
         ValueError: `cached_images` below 1.
@@ -97,6 +101,7 @@ class PsalmPredictor:
         cached_images: int = CACHED_IMAGES,
         reuse_prefix: bool = True,
         checkpoint: str | None = None,
+        max_mask_pixels: int | None = None,
     ):
         if isinstance(cached_images, bool) or not isinstance(cached_images, int) or cached_images < 1:
             raise ValueError(f"cached_images: expected a whole number of at least 1, got {cached_images!r}")
@@ -105,6 +110,7 @@ class PsalmPredictor:
         self.checkpoint = checkpoint
         self.cached_images = cached_images
         self.reuse_prefix = reuse_prefix
+        self.max_mask_pixels = max_mask_pixels
         self.lock = lock_of(model)
         self._images: OrderedDict[bytes, EncodedPixels] = OrderedDict()
         self._vocabularies = Vocabularies(processor)
@@ -403,6 +409,7 @@ class PsalmPredictor:
             if one.prompt.kind == SENTENCE and not one.prompt.instances:
                 segments, absent = self._meant(one, outputs, sizes)
             else:
+                self._check_mask_pixels(one, outputs, info, sizes[0])
                 found = segments_of_parts(self.processor, outputs, info, sizes, **one.options)
                 segments = [(segment.index, segment.score, segment.mask) for of_row in found for segment in of_row]
                 absent = self._absent(one, outputs, sizes, found) if one.prompt.kind == SENTENCE else {}
@@ -418,6 +425,24 @@ class PsalmPredictor:
             checkpoint=self.checkpoint,
             absent=absent,
         )
+
+    def _check_mask_pixels(self, one: _Asked, outputs: Any, info: Sequence[RowInfo], size: Size) -> None:
+        """Raises ValueError if the masks of the segments would have too many pixels. They are counted at a small size, at which scores
+        hardly differ: masks of the size of the image are what must not be made."""
+        queries = outputs.masks_queries_logits
+        if self.max_mask_pixels is None or one.prompt.kind == REGION:
+            return
+        most = self.max_mask_pixels // (size[0] * size[1])
+        if most >= max(len(queries) * queries.shape[1], len(one.prompt.names), _TOP_K):
+            return  # there are no more in any case
+        scale = min(1, COUNTED_SIDE / max(size))
+        small = [(max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))] * len(info)
+        number = sum(map(len, segments_of_parts(self.processor, outputs, info, small, **one.options)))
+        if number > most:
+            raise ValueError(
+                f"{number} masks of {size[1]} x {size[0]} pixels are found, and at most {self.max_mask_pixels} pixels are answered; "
+                f"make the image smaller, ask for fewer names{'' if one.prompt.task == 'semantic' else ', or give a higher threshold'}"
+            )
 
     def _meant(self, one: _Asked, outputs: Any, sizes: Any) -> tuple[list[tuple[int, float, Any]], dict[str, float]]:
         """(index, score, mask) of every expression that means something, and the others with the score that came closest."""
@@ -552,7 +577,9 @@ class _Asked:
                 options |= {"mask_threshold": mask_threshold}
             if task == "panoptic":
                 options |= {"overlap_mask_area_threshold": given["overlap_mask_area_threshold"]}
-            prompt = Prompt(kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold)
+            prompt = Prompt(
+                kind, tuple(value), task, tuple(stuff), threshold=options.get("threshold"), mask_threshold=mask_threshold, tiles=tiles
+            )
             return cls(prompt, list(value), options, tiles=tiles)
         if kind == SENTENCE:
             value = [value] if isinstance(value, str) else list(value)
@@ -567,6 +594,8 @@ class _Asked:
                 threshold=thresholds[0],
                 mask_threshold=mask_threshold,
                 no_target_threshold=thresholds[1],
+                zoom=given["zoom"],
+                tiles=tiles,
             )
             return cls(prompt, value, options, zoom, tiles)
         if threshold is not None:
@@ -574,7 +603,8 @@ class _Asked:
         if kind == REGION:
             regions = [value] if isinstance(value, Mapping) else list(value)
             read = [loaded_region(region) for region in regions]
-            prompt = Prompt(kind, tuple(map(region_name, regions)), regions=tuple(regions), mask_threshold=mask_threshold)
+            names = tuple(map(region_name, regions))
+            prompt = Prompt(kind, names, regions=tuple(regions), mask_threshold=mask_threshold, zoom=given["zoom"])
             return cls(prompt, read, {"mask_threshold": mask_threshold}, zoom)
         messages = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})

@@ -41,6 +41,8 @@ class Prompt:
         threshold: least score of an instance; None = the best one, whatever its score.
         mask_threshold: least probability of a pixel of a mask.
         no_target_threshold: of expressions, which mean nothing unless a mask scores above it; None = they always mean something.
+        zoom: "auto" = what is small was asked again in enlarged crops.
+        tiles: in which a large image was asked too: pixels along a tile, or (rows, columns).
     """
 
     kind: str
@@ -52,6 +54,8 @@ class Prompt:
     threshold: float | None = None
     mask_threshold: float = 0.5
     no_target_threshold: float | None = None
+    zoom: Literal["auto"] | None = None
+    tiles: int | tuple[int, int] | None = None
 
 
 class FoundInstance(NamedTuple):
@@ -261,6 +265,7 @@ class PsalmResult:
             "prompt": asked,
             "stuff": list(prompt.stuff),
             "thresholds": thresholds,
+            **{name: value for name, value in (("zoom", prompt.zoom), ("tiles", prompt.tiles)) if value is not None},
             **absent,
             "segments": segments,
             **note,

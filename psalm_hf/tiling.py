@@ -27,6 +27,7 @@ FROM_WHOLE = 0.5  # of the side of a tile: what is longer is taken from the whol
 INSIDE = 0.8  # share of an instance of a tile above which it may be a part of a large one
 LEAST_SIDE = 16  # pixels of a tile
 MAX_TILES = 4096
+MAX_JOINED_BYTES = 8 * 2**30  # of the masks of a result, and of the votes of labels: a process that takes more than there is gets killed
 _FAINTEST = 0.05  # weight of a pixel at the border of a tile; within it is 1
 
 
@@ -114,7 +115,7 @@ class TilePiece(NamedTuple):
     """An instance as one tile, or the whole image, sees it.
 
     Attributes:
-        tile: number of the tile.
+        tile: number of the tile; 0 of the whole image.
         label_id, score: of its result.
         window: the box about it in the image.
         mask: (h, w) bool of that box.
@@ -295,8 +296,14 @@ class LabelVotes:
 
     @classmethod
     def of(cls, results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, label_ids: Iterable[int]) -> LabelVotes:
-        """Votes of the results of tiles; a label counts with its score where it has one."""
+        """Votes of the results of tiles; a label counts with its score where it has one.
+
+        Raises:
+            ValueError: more than `MAX_JOINED_BYTES`.
+        """
         chosen = set(label_ids)
+        occurring = chosen.intersection(label_id for result in results for label_id in result.label_ids.tolist())
+        _check_memory(f"votes for {len(occurring)} names", 4 * len(occurring), size, "give fewer names, or parts of the image")
         found = cls(size, {})
         for result, window in zip(results, windows, strict=True):
             weights = tile_weights(window, size)
@@ -325,49 +332,55 @@ def join_results(whole: PsalmResult, results: Sequence[PsalmResult], windows: Se
         whole: of categories or expressions.
         results: of the tiles, the same prompt.
         windows: the tiles.
+
+    Raises:
+        ValueError: the masks, or the votes of labels, take more than `MAX_JOINED_BYTES`.
     """
     prompt, size = whole.prompt, whole.masks.shape[1:]
+    frame = Window(0, 0, size[1], size[0])
     if prompt.task == "semantic":
-        votes = LabelVotes.of(results, windows, size, range(len(prompt.names)))
-        label = votes.winners()
-        return _with(whole, [(label == label_id, math.nan, label_id) for label_id in np.unique(label[label >= 0]).tolist()])
+        label = LabelVotes.of(results, windows, size, range(len(prompt.names))).winners()
+        label_ids = np.unique(label[label >= 0]).tolist()
+        return _with(whole, [TilePiece(0, label_id, math.nan, frame, label == label_id) for label_id in label_ids])
     if prompt.kind == SENTENCE and not prompt.instances:
         return _join_expressions(whole, results, windows)
     stuff = [prompt.names.index(name) for name in prompt.stuff] if prompt.task == "panoptic" else []
     things = [label_id for label_id in range(len(prompt.names)) if label_id not in stuff]
-    frame = Window(0, 0, size[1], size[0])
     joined = join_pieces(pieces_of(results, windows, things), windows, size)
     pieces = with_whole_view(joined, pieces_of([whole], [frame], things), windows)
     if prompt.task == "panoptic":
         return _with(whole, _panoptic(pieces, results, windows, size, stuff))
-    pieces = sorted(pieces, key=lambda piece: -piece.score)
-    found = _with(whole, [(piece.inside(frame), piece.score, piece.label_id) for piece in pieces])
+    found = _with(whole, sorted(pieces, key=lambda piece: -piece.score))
     return replace(found, absent=_absent(found, whole, results)) if prompt.kind == SENTENCE else found
 
 
 def _panoptic(
     pieces: Sequence[TilePiece], results: Sequence[PsalmResult], windows: Sequence[Window], size: Size, stuff: Sequence[int]
-) -> list[tuple[np.ndarray, float, int]]:
-    """Segments (mask, score, label id) that share no pixel: stuff where no thing is, small things upon large ones."""
+) -> list[TilePiece]:
+    """Segments that share no pixel: stuff where no thing is, small things upon large ones."""
     owner = np.full(size, -1, dtype=np.int32)
     for number in sorted(range(len(pieces)), key=lambda number: -pieces[number].area):
         owner[pieces[number].window.slices][pieces[number].mask] = number
     label = LabelVotes.of(results, windows, size, stuff).winners()
     label[owner >= 0] = -1
     best = {label_id: max(float(result.scores[result.label_ids == label_id].max(initial=0.0)) for result in results) for label_id in stuff}
-    segments = [(label == label_id, best[label_id], label_id) for label_id in sorted(stuff)]
-    segments += [(owner == number, piece.score, piece.label_id) for number, piece in enumerate(pieces)]
-    return [segment for segment in segments if segment[0].any()]
+    frame = Window(0, 0, size[1], size[0])
+    segments = [TilePiece(0, label_id, best[label_id], frame, label == label_id) for label_id in sorted(stuff)]
+    segments += [piece._replace(mask=owner[piece.window.slices] == number) for number, piece in enumerate(pieces)]
+    return [segment for segment in segments if segment.mask.any()]
 
 
 def _join_expressions(whole: PsalmResult, results: Sequence[PsalmResult], windows: Sequence[Window]) -> PsalmResult:
     """Joins what each expression means in the tiles; where it means nothing in all of them, the answer of the whole image stays."""
     size = whole.masks.shape[1:]
+    frame = Window(0, 0, size[1], size[0])
+    occurring = {label_id for result in (whole, *results) for label_id in result.label_ids.tolist()}
+    _check_memory(f"masks of {len(occurring)} expressions", len(occurring), size, "give fewer expressions, or parts of the image")
     weights = [tile_weights(window, size) for window in windows]
     seen = np.zeros(size, dtype=np.float32)
     for window, of_tile in zip(windows, weights, strict=True):
         seen[window.slices] += of_tile
-    segments = []
+    pieces = []
     for label_id in range(len(whole.prompt.names)):
         votes = np.zeros(size, dtype=np.float32)
         score = 0.0
@@ -375,13 +388,13 @@ def _join_expressions(whole: PsalmResult, results: Sequence[PsalmResult], window
             for index in np.flatnonzero(result.label_ids == label_id):
                 votes[window.slices] += of_tile * result.masks[index]
                 score = max(score, float(result.scores[index]))
-        mask = votes > seen / 2
-        if mask.any():
-            segments.append((mask, score, label_id))
+        piece = TilePiece.of(0, label_id, score, votes > seen / 2, frame)
+        if piece is not None:
+            pieces.append(piece)
         else:
             of_whole = np.flatnonzero(whole.label_ids == label_id)
-            segments += [(whole.masks[index], float(whole.scores[index]), label_id) for index in of_whole]
-    found = _with(whole, segments)
+            pieces += [TilePiece(0, label_id, float(whole.scores[index]), frame, whole.masks[index]) for index in of_whole]
+    found = _with(whole, pieces)
     return replace(found, absent=_absent(found, whole, results))
 
 
@@ -391,11 +404,26 @@ def _absent(found: PsalmResult, whole: PsalmResult, results: Sequence[PsalmResul
     return {name: max(result.absent.get(name, 0.0) for result in (whole, *results)) for name in missing}
 
 
-def _with(whole: PsalmResult, segments: Sequence[tuple[np.ndarray, float, int]]) -> PsalmResult:
-    """The result with these segments (mask, score, label id) in place of its own."""
+def _with(whole: PsalmResult, pieces: Sequence[TilePiece]) -> PsalmResult:
+    """The result with these segments in place of its own."""
+    size = whole.masks.shape[1:]
+    _check_memory(f"masks of {len(pieces)} instances", len(pieces), size, "give a higher threshold, fewer names, or parts of the image")
+    masks = np.zeros((len(pieces), *size), dtype=bool)
+    for mask, piece in zip(masks, pieces, strict=True):
+        mask[piece.window.slices] = piece.mask
     return replace(
         whole,
-        masks=np.stack([mask for mask, _, _ in segments]) if segments else np.zeros((0, *whole.masks.shape[1:]), dtype=bool),
-        scores=np.array([score for _, score, _ in segments], dtype=np.float64),
-        label_ids=np.array([label_id for _, _, label_id in segments], dtype=np.int64),
+        masks=masks,
+        scores=np.array([piece.score for piece in pieces], dtype=np.float64),
+        label_ids=np.array([piece.label_id for piece in pieces], dtype=np.int64),
     )
+
+
+def _check_memory(what: str, bytes_of_pixel: int, size: Size, advice: str) -> None:
+    """Raises ValueError where so many bytes for each pixel of the image are more than `MAX_JOINED_BYTES`."""
+    needed = bytes_of_pixel * size[0] * size[1]
+    if needed > MAX_JOINED_BYTES:
+        raise ValueError(
+            f"tiles: {what} in {size[1]} x {size[0]} pixels take {needed / 2**30:.3g} GiB, more than the "
+            f"{MAX_JOINED_BYTES / 2**30:.3g} GiB that are allowed; {advice}"
+        )

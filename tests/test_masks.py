@@ -73,6 +73,19 @@ def test_polygons_give_the_bitmap_back_also_with_holes_and_parts():
         assert np.array_equal(bitmap_from_polygons(polygons, bitmap.shape), bitmap)
 
 
+def test_polygons_of_thousands_of_holes_in_a_row_are_cut_one_after_the_other():
+    bitmap = np.ones((3, 4001), dtype=bool)
+    bitmap[1, 1::2] = False
+    polygons = polygons_from_bitmap(bitmap)
+    assert polygons[0] == [0, 0, 2, 0, 2, 1, 1, 1, 1, 2, 2, 2, 2, 3, 0, 3]  # as far as the right edge of the first hole
+    assert len(polygons) == 2001 and np.array_equal(bitmap_from_polygons(polygons, bitmap.shape), bitmap)
+
+
+def test_polygons_come_part_after_part_and_of_a_cut_part_from_left_to_right():
+    left, right = [0, 0, 2, 0, 2, 1, 1, 1, 1, 2, 2, 2, 2, 3, 0, 3], [2, 0, 4, 0, 4, 3, 2, 3]
+    assert polygons_from_bitmap(bitmap_of(["####.#", "#.##.#", "####.."])) == [left, right, [5, 0, 6, 0, 6, 2, 5, 2]]
+
+
 def test_the_outline_of_a_pixel_has_its_four_corners():
     bitmap = np.zeros((4, 4), dtype=bool)
     bitmap[2, 1] = True

@@ -1,6 +1,7 @@
 """PsalmPredictor: its results are those of processor, model and post-processing; an image is encoded once; threads do not disturb."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -271,6 +272,32 @@ def test_a_wrong_prompt_is_named(predictor, prompt, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "advice"),
+    [
+        ({"categories": NAMES, "instances": True, "threshold": 0.0}, "or give a higher threshold"),
+        ({"categories": NAMES, "threshold": 0.3}, "or give a higher threshold"),
+        ({"categories": NAMES, "task": "semantic"}, "ask for fewer names$"),
+        ({"expressions": ["all dotted things", "the cross"], "instances": True, "threshold": 0.1}, "or give a higher threshold"),
+    ],
+)
+def test_more_masks_than_may_be_answered_are_refused_before_they_are_made(loaded, monkeypatch, prompt, advice):
+    number = len(PsalmPredictor(*loaded).predict(WIDE, **prompt))
+    assert number > 1
+    assert len(PsalmPredictor(*loaded, max_mask_pixels=number * 300 * 170).predict(WIDE, **prompt)) == number
+    sizes, original = [], PsalmProcessor.find_segments
+
+    def find_segments(processor, outputs, rows, target_sizes, **options):
+        sizes.extend(target_sizes)
+        return original(processor, outputs, rows, target_sizes, **options)
+
+    monkeypatch.setattr(PsalmProcessor, "find_segments", find_segments)
+    with pytest.raises(ValueError, match=rf"^{number} masks of 300 x 170 pixels are found, .*{advice}"):
+        PsalmPredictor(*loaded, max_mask_pixels=number * 300 * 170 - 1).predict(WIDE, **prompt)
+    assert set(sizes) == {(145, 256)}
+    assert len(PsalmPredictor(*loaded, max_mask_pixels=1).predict(WIDE, regions=REGIONS[:2])) == 2  # as many as were given
+
+
 def test_a_prompt_needs_an_image(predictor):
     with pytest.raises(ValueError, match="call set_image first"):
         predictor.predict(expressions="this")
@@ -309,7 +336,7 @@ def test_tiles_of_a_large_image_are_asked_together_and_joined(predictor, vision_
     assert vision_calls == [1, 4] and len(predictor._images) == 1
     whole = predictor.predict(IMAGE, **PROMPTS[name])
     assert found.masks.shape[1:] == (256, 256) and set(found.labels) & set(whole.labels)
-    assert found.prompt == whole.prompt and found.image.size == (256, 256)
+    assert found.prompt == replace(whole.prompt, tiles=(2, 2)) and found.image.size == (256, 256)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Tiles: they cover the image and overlap; instances that tiles share are one; a large thing comes from the whole image."""
 
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from psalm_hf import tiling
 from psalm_hf.result import Prompt, PsalmResult
 from psalm_hf.tiling import OVERLAP, LabelVotes, TilePiece, join_pieces, join_results, tile_weights, tile_windows
 from psalm_hf.windows import Window
@@ -146,3 +149,35 @@ def test_instances_of_an_expression_are_joined_like_those_of_a_category():
 def test_nothing_in_all_tiles_is_an_empty_result():
     found = joined([], [], task="panoptic", stuff=("table",))
     assert len(found) == 0 and found.masks.shape == (0, *SIZE)
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "allowed", "message"),
+    [
+        (0, {"task": "instance"}, 1, "masks of 2 instances in 56 x 32 pixels take .* GiB, .* a higher threshold, fewer names, or parts"),
+        (1, {"kind": "sentence"}, 1, "masks of 2 expressions .* fewer expressions, or parts of the image"),
+        (1, {"task": "semantic"}, 4, "votes for 2 names .* fewer names, or parts of the image"),
+        (1, {"task": "panoptic", "stuff": ("cup", "plate")}, 4, "votes for 2 names"),
+    ],
+)
+def test_what_memory_will_not_hold_is_refused_in_words(monkeypatch, label, options, allowed, message):
+    tiles = [(0, 0.9, (2, 2, 8, 8))], [(label, 0.9, (40, 2, 48, 8))]
+    monkeypatch.setattr(tiling, "MAX_JOINED_BYTES", 2 * allowed * 32 * 56)
+    assert len(joined(*tiles, **options)) == 2
+    monkeypatch.setattr(tiling, "MAX_JOINED_BYTES", 2 * allowed * 32 * 56 - 1)
+    with pytest.raises(ValueError, match=f"^tiles: {message}"):
+        joined(*tiles, **options)
+
+
+def test_masks_of_instances_are_in_memory_once_and_refused_before():
+    frame = Window(0, 0, 20_000, 20_000)
+    whole = replace(result(EVERYTHING, []), masks=np.zeros((0, frame.height, frame.width), dtype=bool))
+    pieces = [TilePiece(0, 0, 0.5, Window(x, x, x + 9, x + 9), np.ones((9, 9), dtype=bool)) for x in range(0, 400, 20)]
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="masks of 22 instances in 20000 x 20000 pixels take 8.2 GiB, more than the 8 GiB"):
+        tiling._with(whole, [*pieces, *pieces[:2]])
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    found = tiling._with(replace(whole, masks=whole.masks[:, :400, :400]), pieces)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.areas.tolist() == [81] * 20 and found.boxes[1].tolist() == [20, 20, 29, 29] and peak < 1.1 * found.masks.nbytes

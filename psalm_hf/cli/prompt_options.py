@@ -32,6 +32,13 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scribble", action=AddRegion, type=numbers(2), nargs="+", metavar="X,Y", help="a line through the points")
     parser.add_argument("--mask", action=AddRegion, type=Path, metavar="FILE", help="image whose pixels above 0 are the prompt")
     parser.add_argument(
+        "--negative-point",
+        action=AddNegativePoint,
+        type=numbers(2),
+        metavar="X,Y",
+        help="does not belong to the region before it; may be repeated",
+    )
+    parser.add_argument(
         "--threshold",
         type=float,
         help="least score of a segment (default: panoptic 0.8, instance 0.5, expressions what the checkpoint carries or the best one)",
@@ -98,7 +105,7 @@ def read_prompt(options: argparse.Namespace, *, is_shapes: bool) -> dict[str, An
         thresholds = {"no_target_threshold": options.no_target_threshold, **chosen}
         return {"expressions": options.expressions, "instances": options.instances, **thresholds}
     if options.regions:
-        return {"regions": [{kind: value} for kind, value in options.regions], **chosen}
+        return {"regions": options.regions, **chosen}
     chosen["task"] = options.task or "panoptic"
     if options.categories is None:
         prompt = category_prompt(SHAPES_CATEGORIES if is_shapes else GENERAL_CATEGORIES)
@@ -115,7 +122,20 @@ class AddRegion(argparse.Action):
     """Collects all kinds of regions in one list, in the order of the command line."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        namespace.regions = [*namespace.regions, (self.dest, values)]
+        namespace.regions = [*namespace.regions, {self.dest: values}]
+
+
+class AddNegativePoint(argparse.Action):
+    """Adds a point of label 0 to the region before it, whose own point is then one of several."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if not namespace.regions:
+            parser.error(f"{option_string} corrects the region before it; give --point, --box, --scribble or --mask first")
+        *others, last = namespace.regions
+        rest = {kind: value for kind, value in last.items() if kind not in ("point", "points", "labels")}
+        points = last.get("points", [last["point"]] if "point" in last else [])
+        labels = last.get("labels", [1] * len(points))
+        namespace.regions = [*others, {**rest, "points": [*points, values], "labels": [*labels, 0]}]
 
 
 def tiles(text: str) -> int | tuple[int, int]:

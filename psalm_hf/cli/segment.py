@@ -6,6 +6,7 @@
     psalm segment kitchen.jpg --expression "the red cup" --expression "everything on the table"
     psalm segment kitchen.jpg --expression "all cups" --instances
     psalm segment kitchen.jpg --point 320,200 --box 10,20,90,140 --scribble 5,5 40,60 --mask prompt.png
+    psalm segment kitchen.jpg --point 320,200 --negative-point 350,210
 
 --checkpoint takes a folder or Hub id written by save_pretrained, or an original PSALM folder. Without it psalm-tiny answers, which ships
 with the package: it was trained on drawn shapes alone, so on photographs its masks mean nothing.
@@ -145,20 +146,28 @@ def draw_overview(results: "list[PsalmResult]") -> "Image.Image":
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = CommandParser("segment", __doc__)
     parser.add_argument("image", nargs="?", help="file or URL; whatever Pillow opens (default: drawn shapes)")
-    parser.add_argument("--output", default="segmented", metavar="PREFIX", help="writes PREFIX.png and PREFIX.json (default: segmented)")
+    parser.add_argument(
+        "--output",
+        default="segmented",
+        metavar="PREFIX",
+        help="writes PREFIX.png and PREFIX.json; of a folder/ segmented.png in it (default: segmented)",
+    )
     add_prompt_options(parser)
     add_model_options(parser)
     options = parser.parse_args(arguments)
     check_prompt_options(parser, options)
     given = (options.categories, options.tiles, options.expressions, options.regions, options.task)
-    has_question = any(given) or options.threshold is not None
+    has_question = any(given) or options.threshold is not None or options.mask_threshold != parser.get_default("mask_threshold")
     options.is_overview = options.image is None and not has_question
     return options
 
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
-    paths = Path(f"{options.output}.png"), Path(f"{options.output}.json")
+    from ..result import DEFAULT_STEM
+
+    prefix = f"{options.output}{DEFAULT_STEM}" if options.output.endswith("/") else options.output  # of a folder it would be ".png"
+    paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
     if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--output {options.output} would overwrite the image {options.image}; choose another prefix")
     paths[0].parent.mkdir(parents=True, exist_ok=True)

@@ -71,14 +71,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def describe(options: argparse.Namespace) -> dict:
-    """Settings that must be the same for a run to go on in a folder."""
+    """Settings that must be the same for a run to go on in a folder. The checkpoint is known by its content: it may have been trained on
+    under the same name."""
+    from ..evaluation.results import describe_checkpoint
+
     settings = {
         "source": str(Path(options.source).resolve()),
         "first_mask": options.first_mask and hashlib.sha256(options.first_mask.read_bytes()).hexdigest(),
         "boxes": options.box,
         "points": options.point,
         "policy": options.policy,
-        "checkpoint": options.checkpoint,
+        "checkpoint": describe_checkpoint(resolve_checkpoint(options.checkpoint)),
         "dtype": options.dtype,
     }
     if options.expressions or options.categories:  # a folder that was begun before there were words has no such entry

@@ -181,7 +181,9 @@ def checkpoint_hash(checkpoint: str) -> str:
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(snapshot_download(checkpoint))  # whole, the weights too
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model") and path.is_file():
+        is_part = path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model")
+        is_part |= path.suffix == ".bin" and path.name.startswith(("pytorch_model", "adapter_model"))  # others are of a training run
+        if is_part and path.is_file():
             total.update(path.name.encode())
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 
 from ..masks import polygons_from_bitmap
 from ..result import PsalmResult, base64_png
-from .request import RefusedRequest
 
 
 class AnsweredSegment(BaseModel):
@@ -47,9 +46,6 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
     Args:
         masks: form of the masks, one of `MASK_FORMS`.
         checkpoint: how it is called; a path of this machine is nothing for strangers.
-
-    Raises:
-        RefusedRequest: status 422, a mask with too many holes for polygons.
     """
     record = result.as_record()
     segments = []
@@ -58,7 +54,7 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         if masks == "rle":
             form = {"rle": segment["mask"]}
         elif masks == "polygons":
-            form = {"polygons": _polygons(mask)}
+            form = {"polygons": polygons_from_bitmap(mask)}
         elif masks == "png":
             form = {"png": base64_png(Image.fromarray(mask))}
         columns = {name: segment[name] for name in ("label", "label_id", "score", "box", "area")}
@@ -73,13 +69,6 @@ def answer_of(result: PsalmResult, masks: str, checkpoint: str) -> PredictAnswer
         text=result.text,
         note=result.note,
     )
-
-
-def _polygons(mask: np.ndarray) -> list[list[int]]:
-    try:
-        return polygons_from_bitmap(mask)
-    except RecursionError:  # it cuts a part at one hole after the other
-        raise RefusedRequest(422, ("masks", "a mask has too many holes for polygons; ask for rle or png")) from None
 
 
 def _label_map(result: PsalmResult) -> Image.Image:

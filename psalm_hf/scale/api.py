@@ -93,7 +93,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         408: "The request did not arrive in time",
         413: "Too many bytes, pixels or masks",
         415: "Not application/json",
-        422: "Malformed, or refused by the model's processor",
+        422: "Malformed, refused by the model's processor, or more masks are found than an answer may hold",
         500: "The model failed",
         503: "Too many requests wait; Retry-After says when to ask again",
         504: "The time of the request is over",

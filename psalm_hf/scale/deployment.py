@@ -70,11 +70,13 @@ class PsalmReplica:
         from ..devices import compile_parts
         from ..predictor import CACHED_IMAGES, PsalmPredictor
         from .api import RequestDoor
+        from .request import SERVICE_LIMITS
         from .service import RequestQueue, answer_together
 
         name = resolve_checkpoint(options.checkpoint)
         cached = max(CACHED_IMAGES, options.max_batch_size)
-        predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, cached_images=cached)
+        bounds = {"cached_images": cached, "max_mask_pixels": SERVICE_LIMITS.found_pixels}
+        predictor = PsalmPredictor.from_pretrained(name, options.device, options.dtype, **bounds)
         if options.is_compiled:
             compile_parts(predictor.model)
         self.checkpoint = checkpoint_name(options.checkpoint)

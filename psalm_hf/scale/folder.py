@@ -198,11 +198,14 @@ def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[di
 
 
 def check_prompt(predictor: PsalmPredictor, prompt: Mapping[str, Any]) -> None:
-    """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions and tiles belong to images of some size."""
+    """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions and tiles belong to images of some size:
+    instead of each region a point is asked for, and no tiles."""
     if prompt.get("tiles") is not None:
         check_tiles(prompt["tiles"])
-    if prompt.get("regions") is None:
-        predictor.predict_batch([(Image.new("RGB", (64, 64)), [{**prompt, "tiles": None}])])
+    regions = prompt.get("regions")
+    if regions is not None:
+        regions = [{"point": (32, 32)}] * (1 if isinstance(regions, Mapping) else len(regions))
+    predictor.predict_batch([(Image.new("RGB", (64, 64)), [{**prompt, "regions": regions, "tiles": None}])])
 
 
 def predict_images(

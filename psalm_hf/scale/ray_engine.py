@@ -55,11 +55,17 @@ class BatchActor:
 
     def __init__(self, load: Any, prompt: Mapping[str, Any], overlays: Path | None, folder: Path):
         self.predictor, self.prompt, self.overlays, self.folder = load(), prompt, overlays, folder
-        check_prompt(self.predictor, prompt)
+        self.refusal: str | None = None
+        try:
+            check_prompt(self.predictor, prompt)
+        except ValueError as error:  # raised here, Ray would start the actor again and again, and tell it as a failure of its own
+            self.refusal = str(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Answers of one batch."""
+        """Answers of one batch, or why no image can have any; see `read_answers`."""
         (number,), (content,) = batch["number"], batch["opened"]
+        if self.refusal is not None:
+            return {"number": [number], "answers": [json.dumps(self.refusal)]}
         opened = pickle.loads(content)  # written by `read_batch` below
         with attempt(self.folder, int(number)) as may_try:
             answers = predict_images(self.predictor, self.prompt, opened, self.overlays) if may_try else given_up(opened)
@@ -69,6 +75,18 @@ class BatchActor:
 def read_batch(row: dict[str, Any]) -> dict[str, Any]:
     """Opens the images of a batch."""
     return {"number": row["number"], "opened": pickle.dumps(open_batch(pickle.loads(row["images"])))}
+
+
+def read_answers(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers of a `BatchActor`, see `predict_images`.
+
+    Raises:
+        ValueError: the prompt is wrong, whatever the image.
+    """
+    answers = json.loads(row["answers"])
+    if isinstance(answers, str):
+        raise ValueError(answers)
+    return answers
 
 
 def predict_with_ray(
@@ -124,7 +142,7 @@ def predict_with_ray(
             )
         with run.progress() as bar:
             for row in answers.iter_rows():
-                run.append(int(row["number"]), json.loads(row["answers"]))
+                run.append(int(row["number"]), read_answers(row))
                 bar.update(len(run.batch(int(row["number"]))))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -139,8 +157,10 @@ def _start(ray: Any, actors: int | None, actor_cpus: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init()
         return
-    # CPUs are counted, not bound: where the actors take all, no task that opens images would begin.
+    # CPUs are counted, not bound: where the actors take all, no task that opens images would begin. How many actors there will be is known
+    # when Ray has counted the GPUs: at most one for each, or for each `actor_cpus` CPUs, where it finds none or none is to be used.
     cpus = os.cpu_count() or 1
-    wanted = (actors or (1 if torch.accelerator.is_available() else max(1, cpus // actor_cpus))) * actor_cpus
+    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    wanted = (actors or max(1, cpus // actor_cpus, accelerators)) * actor_cpus
     ray.init(num_cpus=max(cpus, wanted + 2), include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -35,6 +35,8 @@ class ServiceLimits:
         text: characters of a name, an expression or a message.
         runs: numbers of an RLE, or characters of a compressed one.
         mask_pixels: prompts times pixels, because each expression and region gets a mask of the image's size.
+        found_pixels: masks times pixels of an answer about categories or instances, of which nobody knows how many there are before
+            the model has looked.
         new_tokens: of the answer to a question.
         problems: that a refusal names.
     """
@@ -47,6 +49,7 @@ class ServiceLimits:
     text: int = 2000
     runs: int = 2_000_000
     mask_pixels: int = 2**28
+    found_pixels: int = 2**30
     new_tokens: int = 512
     problems: int = 10
 

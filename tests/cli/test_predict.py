@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_two_processes_give_what_one_gives(photos, random_checkpoint, tmp_path, 
     assert sorted(path.name for path in (tmp_path / "two/answers").iterdir()) == ["000.jsonl", "001.jsonl"]
     for name in ("results.json", "images.json", "failures.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.engines
+def test_ray_refuses_a_wrong_prompt_as_one_process_does(photos, random_checkpoint, tmp_path, capfd):
+    pytest.importorskip("ray")
+    words = [photos, *CATEGORIES[:-1], 2, "--checkpoint", random_checkpoint, "--device", "cpu"]  # a threshold that no score reaches
+    said = []
+    for engine in (["processes"], ["ray", "--actors", 1, "--readers", 1]):
+        assert run(*words, "--output", tmp_path / engine[0], "--engine", *engine) == 2
+        said.append(re.findall("^error: .*", capfd.readouterr().err, re.M))
+    assert said[0] == said[1] and len(said[0]) == 1 and "threshold" in said[0][0]
 
 
 @pytest.mark.slow

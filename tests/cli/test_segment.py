@@ -122,6 +122,13 @@ def test_an_option_that_asks_something_makes_one_answer_about_the_bundled_pictur
     assert record["task"] == "semantic" and record["segments"]
     _, record = run(tmp_path, "--threshold", "0")
     assert record["task"] == "panoptic" and record["thresholds"]["threshold"] == 0
+    _, record = run(tmp_path, "--mask-threshold", "0.75")
+    assert record["task"] == "panoptic" and record["thresholds"]["mask_threshold"] == 0.75
+
+
+def test_a_folder_as_output_gets_files_with_names(tmp_path, picture):
+    assert command.main([str(picture), "--point", "30,20", "--output", f"{tmp_path}/new/"]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["segmented.json", "segmented.png"]
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
@@ -195,10 +202,29 @@ def test_every_instance_of_an_expression_is_a_segment_of_its_own(tmp_path):
     assert "instances" not in record and len(record["segments"]) == 1
 
 
-@pytest.mark.parametrize("options", [("--categories", "cup", "wall", "--tiles", "1x2"), ("--point", "30,20", "--zoom", "auto")])
-def test_tiles_and_zoom_answer_at_the_size_of_the_picture(tmp_path, picture, options):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--categories", "cup", "wall", "--tiles", "1x2"), {"tiles": [1, 2]}),
+        (("--expression", "a cup", "--tiles", "40"), {"tiles": 40}),
+        (("--expression", "a cup", "--zoom", "auto"), {"zoom": "auto"}),
+        (("--point", "30,20", "--zoom", "auto"), {"zoom": "auto"}),
+        (("--point", "30,20"), {}),
+        (("--categories", "cup", "wall"), {}),
+    ],
+)
+def test_tiles_and_zoom_answer_at_the_size_of_the_picture_and_are_in_the_record(tmp_path, picture, options, said):
     _, record = run(tmp_path, picture, *options)
     check_segments(record)
+    assert {name: record[name] for name in ("zoom", "tiles") if name in record} == said
+
+
+def test_masks_that_memory_will_not_hold_are_refused_in_one_line(tmp_path, picture, monkeypatch, capsys):
+    monkeypatch.setattr("psalm_hf.tiling.MAX_JOINED_BYTES", 0)
+    words = [str(picture), "--categories", "cup", "--task", "instance", "--threshold", "0", "--tiles", "1x2"]
+    assert command.main([*words, "--output", str(tmp_path / "result")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: tiles: masks of ") and "in 64 x 48 pixels" in line and not (tmp_path / "result.json").exists()
 
 
 def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_path, picture):
@@ -215,6 +241,30 @@ def test_regions_of_every_kind_come_back_in_the_order_of_the_command_line(tmp_pa
     kinds = [kind for region in record["prompt"]["regions"] for kind in region]
     assert kinds == ["box", "point", "mask", "scribble", "point"]
     assert record["prompt"]["regions"][3]["scribble"] == [[5, 5], [60, 5], [60, 40]]
+
+
+def test_negative_points_belong_to_the_region_before_them(tmp_path, picture):
+    words = [
+        "--box",
+        "20,10,50,30",
+        "--point",
+        "30,20",
+        "--negative-point",
+        "32,20",
+        "--negative-point",
+        "5,40",
+        "--scribble",
+        "5,5",
+        "40,9",
+    ]
+    _, record = run(tmp_path, picture, *words, "--negative-point", "20,7")
+    assert record["prompt"]["regions"] == [
+        {"box": [20, 10, 50, 30]},
+        {"points": [[30, 20], [32, 20], [5, 40]], "labels": [1, 0, 0]},
+        {"scribble": [[5, 5], [40, 9]], "points": [[20, 7]], "labels": [0]},
+    ]
+    _, point, scribble = (bitmap_from_rle(segment["mask"]) for segment in record["segments"])
+    assert not point[20, 32] and not point[40, 5] and not scribble[7, 20]
 
 
 def test_a_checkpoint_of_the_users_is_loaded_in_the_wanted_precision(tmp_path):
@@ -295,6 +345,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
             "--categories has one name, 'red cup, wall'; names stand apart, without commas: 'red cup' wall",
         ),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
+        (["--negative-point", "1,2", "--point", "3,4"], "corrects the region before it; give --point, --box, --scribble or --mask first"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),
         (["--categories", "cup", "--zoom", "auto"], "--zoom goes with regions, or with --expression without --instances"),

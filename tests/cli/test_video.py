@@ -275,6 +275,18 @@ def test_other_options_in_the_same_folder_are_refused(clip, first_mask, tmp_path
     assert "holds other files" in capsys.readouterr().err
 
 
+def test_other_weights_under_the_same_name_are_refused(clip, first_mask, tmp_path, capsys):
+    words = [clip, "--first-mask", first_mask, "--checkpoint", tmp_path / "model", "--output", tmp_path / "out"]
+    for seed in (0, 1):
+        for part in build_tiny(seed=seed, image_size=64):
+            part.save_pretrained(tmp_path / "model")
+        if seed == 0:
+            assert run(*words, "--frames", 2) == run(*words, "--frames", 3) == 0
+    before = scores(tmp_path / "out")
+    assert run(*words) == 2 and "was begun with checkpoint {'name': 'model', 'sha256': " in capsys.readouterr().err
+    assert len(before) == 3 and scores(tmp_path / "out") == before
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [

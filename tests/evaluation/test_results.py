@@ -65,8 +65,12 @@ def test_a_checkpoint_is_known_again_by_weights_configs_and_tokenizer(tmp_path):
     before = checkpoint_hash(str(tmp_path))
     (tmp_path / "README.md").write_text("a card")
     assert checkpoint_hash(str(tmp_path)) == before
-    (tmp_path / "config.json").write_text("{}")
-    assert checkpoint_hash(str(tmp_path)) != before
+    (tmp_path / "training_args.bin").write_bytes(b"of a run")
+    assert checkpoint_hash(str(tmp_path)) == before
+    for part in ("config.json", "pytorch_model-00001-of-00002.bin"):  # the second as in an original folder
+        (tmp_path / part).write_bytes(b"{}")
+        before, other = checkpoint_hash(str(tmp_path)), before
+        assert before != other
 
 
 def test_names_that_two_parts_share_are_told_apart():

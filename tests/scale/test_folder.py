@@ -105,11 +105,15 @@ def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(im
             os._exit(9)
         return predict_images(predictor, prompt, opened, overlays)
 
+    def predict_in_child():
+        torch.set_num_threads(1)  # the threads of the parent are not in its copy, which would wait for them
+        predict(output, images, predictor)
+
     predict_images = folder_module.predict_images
     monkeypatch.setattr(folder_module, "predict_images", deadly)
     output, statuses = tmp_path / "out", []
     for _ in range(3):
-        child = multiprocessing.get_context("fork").Process(target=predict, args=(output, images, predictor))
+        child = multiprocessing.get_context("fork").Process(target=predict_in_child)
         child.start()
         child.join()
         statuses.append(child.exitcode)
@@ -153,9 +157,18 @@ def test_a_folder_with_other_files_is_refused(images, tmp_path):
         run_of(tmp_path, images)
 
 
-def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp_path):
-    with pytest.raises(ValueError, match="'cup' is also category 0"):
-        predict(tmp_path / "out", images, predictor, {"categories": ["cup", "cup"]})
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"categories": ["cup", "cup"]}, "'cup' is also category 0"),
+        ({"regions": [{"point": (5, 5)}], "mask_threshold": 2.0}, "mask_threshold"),
+        ({"regions": {"point": (5, 5)}, "threshold": 0.5}, "threshold: regions have none"),
+        ({"regions": [{"point": (5, 5)}] * 3000}, "at most .* fit"),
+    ],
+)
+def test_a_wrong_prompt_is_refused_before_any_image_fails(images, predictor, tmp_path, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path / "out", images, predictor, prompt)
     assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
 
 
@@ -163,6 +176,8 @@ def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, imag
     assert predict(tmp_path / "whole", images, predictor, PROMPT | {"tiles": 70}) == 1  # larger than the blank image of the check, too
     assert files(tmp_path / "whole")["results"] == files(undisturbed)["results"]
     assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
+    assert json.loads(files(tmp_path / "tiles")["images"])["info"]["prompt"]["tiles"] == 24
+    assert "tiles" not in json.loads(files(undisturbed)["images"])["info"]["prompt"]
     with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
         predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
 
@@ -193,6 +208,15 @@ def test_an_image_that_takes_too_much_memory_fails_alone(images, tmp_path, monke
     assert predict(tmp_path / "out", images[:3], predictor) == 1
     (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
     assert (failure["file_name"], failure["failure"]) == ("2.png", f"out of memory: {error}")
+
+
+def test_an_image_whose_masks_memory_will_not_hold_fails_alone(predictor, tmp_path, monkeypatch):
+    for name, width in (("small", 30), ("wide", 60)):
+        Image.new("RGB", (width, 20), "red").save(tmp_path / f"{name}.png")
+    monkeypatch.setattr("psalm_hf.tiling.MAX_JOINED_BYTES", 0)
+    assert predict(tmp_path / "out", list_images([tmp_path]), predictor, PROMPT | {"tiles": 30}) == 1
+    (failure,) = json.loads((tmp_path / "out/failures.json").read_text())
+    assert failure["file_name"] == "wide.png" and failure["failure"].startswith("tiles: masks of ")
 
 
 def test_a_run_goes_on_with_the_same_weights_alone(images, tmp_path):

@@ -107,6 +107,14 @@ def test_a_bad_request_fails_alone_with_its_own_message(predictor, loaded, passe
     assert len(passes) <= 13  # halves, not each by itself: a bad one costs the others at most what they are without batches
 
 
+def test_more_masks_than_an_answer_may_hold_are_refused_with_what_to_do(loaded):
+    predictor = PsalmPredictor(*loaded, max_mask_pixels=2 * 128 * 128)
+    many = {"categories": NAMES, "instances": True, "threshold": 0.0}
+    refused, answered = answer_together(predictor, [asked(0, many), asked(0, {"categories": NAMES, "threshold": 1.0})])
+    assert refused.status == 422 and "masks of 128 x 128 pixels are found, and at most 32768 pixels are answered; make" in str(refused)
+    assert len(answered) <= 2
+
+
 def test_a_failure_of_the_model_is_not_blamed_on_the_request_and_spares_the_others(predictor, monkeypatch, caplog):
     def fail(requests):
         if any(prompt["expressions"] == ["b"] for _, prompts in requests for prompt in prompts):
@@ -254,14 +262,6 @@ def test_masks_of_every_form_read_back_to_the_same_pixels(form):
         "area": 5,
         form: ...,
     } or (form == "label_map" and not {*MASK_FORMS} & answer["segments"][1].keys())
-
-
-def test_a_mask_with_too_many_holes_for_polygons_is_said_to_have_them():
-    mask = np.ones((1, 3, 4001), dtype=bool)
-    mask[0, 1, 1::2] = False
-    with pytest.raises(RefusedRequest, match="masks: a mask has too many holes for polygons; ask for rle or png"):
-        answer_of(result_with(mask), "polygons", "x")
-    assert answer_of(result_with(mask), "rle", "x").segments[0].area == mask.sum()
 
 
 def test_a_label_map_of_many_segments_has_16_bits():

@@ -59,7 +59,7 @@ def test_an_image_that_is_named_twice_is_there_once(folder, monkeypatch):
 
 
 def test_a_list_names_images_as_seen_from_it_and_one_that_is_missing_fails_alone(folder):
-    (folder / "list.txt").write_text("a/1.png\n\nb/1.png\na/none.png\n")
+    (folder / "list.txt").write_text("\ufeffa/1.png\n\nb/1.png\na/none.png\n", encoding="utf-8")  # with the mark that Windows puts first
     first, missing, last = list_images([folder / "list.txt"])
     assert [first.name, missing.name, last.name] == ["a/1.png", "a/none.png", "b/1.png"] and colors([first, last]) == [RED, BLUE]
     with pytest.raises(ValueError, match="^no such file$"):
