@@ -436,6 +436,7 @@ def loaded_region(region: Mapping[str, Any]) -> Mapping[str, Any]:
 def _plain_region(region: Mapping[str, Any]) -> dict[str, Any]:
     """The region as JSON can hold it: a mask is its path, or a COCO run-length code."""
     from .masks import rle_from_bitmap
+    from .model.regions import is_bitmap
 
     plain = {}
     for kind, value in region.items():
@@ -443,6 +444,6 @@ def _plain_region(region: Mapping[str, Any]) -> dict[str, Any]:
             value = str(value)
         elif not isinstance(value, (Sequence, Mapping)):
             array = np.asarray(value)
-            value = rle_from_bitmap(array) if kind == "mask" or array.dtype.kind in "bu" else array.tolist()
+            value = rle_from_bitmap(array) if kind == "mask" or is_bitmap(value) else array.tolist()
         plain[kind] = value
     return plain
