@@ -199,7 +199,7 @@ def _or_problem(path: str, images: Callable[[str], Iterator[SourceImage]]) -> It
 def _lines(path: str) -> list[str]:
     folder = os.path.dirname(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected a text file with a path per line ({error})") from error
     return [os.path.join(folder, line.strip()) for line in lines if line.strip()]

@@ -66,6 +66,12 @@ def test_a_list_names_images_as_seen_from_it_and_one_that_is_missing_fails_alone
         open_source_image(missing)
 
 
+def test_a_list_may_begin_with_the_mark_that_windows_editors_write(folder):
+    (folder / "list.txt").write_bytes("a/1.png\r\nb/1.png\r\n".encode("utf-8-sig"))
+    images = list_images([folder / "list.txt"])
+    assert names(images) == ["a/1.png", "b/1.png"] and colors(images) == [RED, BLUE]
+
+
 def write_tar(path, members):
     with tarfile.open(path, "w") as shard:
         for name, content in members:
