@@ -163,8 +163,21 @@ def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, imag
     assert predict(tmp_path / "whole", images, predictor, PROMPT | {"tiles": 70}) == 1  # larger than the blank image of the check, too
     assert files(tmp_path / "whole")["results"] == files(undisturbed)["results"]
     assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
-    with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
-        predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
+
+
+@pytest.mark.parametrize(
+    ("tiles", "message"),
+    [
+        (0, "expected whole numbers of at least 1"),
+        (8, "of at least 16 pixels"),
+        ((1, 1), "are the whole image"),
+        ((100, 100), "more than 4096"),
+    ],
+)
+def test_tiles_that_no_image_could_have_are_refused_before_any_image_fails(images, predictor, tmp_path, tiles, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path / "out", images, predictor, PROMPT | {"tiles": tiles})
+    assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
 
 
 def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tmp_path):
