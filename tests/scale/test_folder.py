@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_that_are_missing(undistu
     assert len(asked) == 3
 
 
-def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(images, predictor, tmp_path, monkeypatch):
+def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(images, predictor, tmp_path, monkeypatch, one_thread):
     def deadly(predictor, prompt, opened, overlays):
         if opened[0][0].name == "3.png":
             os._exit(9)
