@@ -15,6 +15,7 @@ from ..checkpoints import TINY
 from ..spelling import did_you_mean
 
 MANY_PARAMETERS = 10**8  # smaller models take a second at most
+INTERRUPTED = 130  # exit status, as a shell has it of a program that Ctrl-C ends
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -76,7 +77,7 @@ def yaml_mapping(text: str) -> dict[str, Any]:
 
 
 def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
-    """Makes the `main` of a verb. It returns the exit status of the command, or 2 after a line that says what is wrong."""
+    """Makes the `main` of a verb. It returns the exit status of the command, 2 after a line that says what is wrong, 130 after Ctrl-C."""
 
     @wraps(command)
     def main(arguments: Any = None) -> int:
@@ -84,6 +85,9 @@ def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
             return command(arguments) or 0
         except (ValueError, OSError, ImportError) as error:
             return refuse(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     return main
 
