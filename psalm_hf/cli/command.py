@@ -35,6 +35,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=not has_fields,
         )
         self.has_fields = has_fields
+        # argparse takes what begins with a minus for an option unless it is a single number; a box may begin outside of the image.
+        self._negative_number_matcher = re.compile(r"-\.?\d[\d.,e+-]*$")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         self._args = args = sys.argv[1:] if args is None else list(args)

@@ -265,6 +265,8 @@ def test_a_real_photo(tmp_path, photo):
         (["{picture}", "--point", "99,5"], "outside"),
         (["{picture}", "--point", "nan,5"], "finite"),
         (["{picture}", "--box", "30,5,10,9"], "x1 < x0"),
+        (["{picture}", "--box", "-30,-5,-10,9"], "lies outside"),
+        (["{picture}", "--scribble", "1,2", "-.5,3"], "the point (x, y) = (-0.5, 3.0) lies outside"),
         (["{picture}", "--expression", "  "], "blank"),
         (["{picture}", "--mask", "absent.png"], "absent.png"),
         (["{picture}", "--mask", "{text}"], "cannot identify"),
