@@ -296,6 +296,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
             ["--categories", "red cup, wall"],
             "--categories has one name, 'red cup, wall'; names stand apart, without commas: 'red cup' wall",
         ),
+        (["--categories", "red cup,", "wall"], "has the name 'red cup,'; names stand apart, without commas: 'red cup' wall"),
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),

@@ -286,6 +286,7 @@ def test_other_options_in_the_same_folder_are_refused(clip, first_mask, tmp_path
         (["--first-mask", "small.png"], r"object 1: has shape (9, 9)"),
         (["--first-mask", "missing.png"], "missing.png"),
         (["--expression", " "], "object 1: image 0, expression 0"),
+        (["--categories", "cup,table"], "names stand apart, without commas: cup table"),
         (["--box", 1, 5, 5, 30, 30, "--categories", "a", "a", "--instances"], "object 2: "),
     ],
 )
