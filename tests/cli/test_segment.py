@@ -313,6 +313,11 @@ def test_arguments_that_contradict_each_other_are_refused(capsys, arguments, mes
     assert line.startswith("error: ") and message in line
 
 
+def test_a_prefix_that_ends_with_a_slash_is_a_folder(tmp_path, picture, random_checkpoint):
+    command.main([str(picture), "--categories", "cup", "--checkpoint", str(random_checkpoint), "--output", f"{tmp_path}/new/"])
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["segmented.json", "segmented.png"]
+
+
 def test_the_picture_is_never_overwritten(picture, capsys):
     before = picture.read_bytes()
     assert command.main([str(picture), "--output", str(picture.with_suffix(""))]) == 2
