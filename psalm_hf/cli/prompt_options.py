@@ -60,7 +60,7 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
     given = [name for name in ("categories", "expressions", "regions") if getattr(options, name)]
     if len(given) > 1:
         parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
-    check_categories(parser, options.categories or ())
+    check_category_names(parser, options.categories or ())
     if given != ["categories"] and options.stuff:
         parser.error("--stuff goes with --categories")
     if unknown := [name for name in options.stuff if name not in options.categories]:
@@ -84,7 +84,7 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error("--tiles shows all of the image as large as --zoom would; give one of the two")
 
 
-def check_categories(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+def check_category_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Refuses names with commas between them, which would become parts of the names. Commas inside of one of several names stay."""
     if len(names) == 1 and "," in names[0]:
         apart = shlex.join(part.strip() for part in names[0].split(",") if part.strip())
