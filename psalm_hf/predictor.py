@@ -570,6 +570,8 @@ class _Asked:
             raise ValueError(f"instances belong to categories and expressions, not to {name}")
         if kind != CATEGORY and (task or stuff):
             raise ValueError(f"{'task' if task else 'stuff'} belongs to categories, not to {name}")
+        if kind != SENTENCE and given["no_target_threshold"] is not None:
+            raise ValueError(f"no_target_threshold belongs to expressions, not to {name}; leave it out")
         if kind == CATEGORY:
             task = "instance" if instances and task is None else task or "panoptic"
             options = _category_options(value, task, stuff, instances, threshold)
@@ -606,7 +608,12 @@ class _Asked:
             names = tuple(map(region_name, regions))
             prompt = Prompt(kind, names, regions=tuple(regions), mask_threshold=mask_threshold, zoom=given["zoom"])
             return cls(prompt, read, {"mask_threshold": mask_threshold}, zoom)
-        messages = [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
+        messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+        if not (isinstance(messages, Sequence) and messages and all(isinstance(turn, Mapping) and "content" in turn for turn in messages)):
+            raise ValueError(
+                f"question: expected a text, or a list of messages {{role, content}} that ends with the user's, got {value!r:.80}"
+            )
+        messages = list(messages)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})
 
 

@@ -448,6 +448,8 @@ def _plain_region(region: Mapping[str, Any]) -> dict[str, Any]:
             value = str(value)
         elif not isinstance(value, (Sequence, Mapping)):
             array = np.asarray(value)
-            value = rle_from_bitmap(array) if kind == "mask" or array.dtype.kind in "bu" else array.tolist()
+            # As the processor reads them: all other arrays are coordinates, of whatever numbers.
+            is_bitmap = isinstance(value, Image.Image) or (array.ndim == 2 and array.dtype in (np.bool_, np.uint8))
+            value = rle_from_bitmap(array) if kind == "mask" or is_bitmap else array.tolist()
         plain[kind] = value
     return plain

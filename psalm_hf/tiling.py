@@ -54,7 +54,6 @@ def tile_windows(size: Size, tiles: int | tuple[int, int]) -> list[Window]:
         ValueError: neither of the two; one tile would hold the whole image; tiles below 16 pixels; more than 4096 tiles.
     """
     check_tiles(tiles)
-    numbers = [tiles] if isinstance(tiles, int) else list(tiles)
     height, width = size
     if isinstance(tiles, int):
         if tiles >= max(size):
@@ -62,26 +61,25 @@ def tile_windows(size: Size, tiles: int | tuple[int, int]) -> list[Window]:
                 f"tiles: one tile of {tiles} pixels holds the whole {width} x {height} image; leave tiles out, or give fewer pixels"
             )
         sides = min(tiles, height), min(tiles, width)
-        spans = [_spans(length, side) for length, side in zip(size, sides, strict=True)]
+        numbers = [1 + math.ceil((length - side) / (side * (1 - OVERLAP))) for length, side in zip(size, sides, strict=True)]
     else:
+        numbers = list(tiles)
         if numbers == [1, 1]:
             raise ValueError("tiles: 1 row and 1 column are the whole image; leave tiles out, or give more")
         # `number` tiles of one side, each of which shares OVERLAP with the next.
         sides = tuple(math.ceil(length / (number - (number - 1) * OVERLAP)) for length, number in zip(size, numbers, strict=True))
-        spans = [_spans(length, side, number) for length, side, number in zip(size, sides, numbers, strict=True)]
     if min(sides) < min(LEAST_SIDE, *size):
         raise ValueError(
             f"tiles: {tiles} makes tiles of {sides[1]} x {sides[0]} pixels; give larger or fewer ones, of at least {LEAST_SIDE} pixels"
         )
-    if len(spans[0]) * len(spans[1]) > MAX_TILES:
-        raise ValueError(f"tiles: {tiles} makes {len(spans[0]) * len(spans[1])} tiles, more than {MAX_TILES}; give larger or fewer ones")
-    return [Window(x0, y0, x0 + sides[1], y0 + sides[0]) for y0 in spans[0] for x0 in spans[1]]
+    if math.prod(numbers) > MAX_TILES:
+        raise ValueError(f"tiles: {tiles} makes {math.prod(numbers)} tiles, more than {MAX_TILES}; give larger or fewer ones")
+    rows, columns = (_starts(length, side, number) for length, side, number in zip(size, sides, numbers, strict=True))
+    return [Window(x0, y0, x0 + sides[1], y0 + sides[0]) for y0 in rows for x0 in columns]
 
 
-def _spans(length: int, side: int, number: int | None = None) -> list[int]:
+def _starts(length: int, side: int, number: int) -> list[int]:
     """First pixels of tiles along a side of the image, evenly spread."""
-    if number is None:
-        number = 1 if side >= length else 1 + math.ceil((length - side) / (side * (1 - OVERLAP)))
     return [0] if number == 1 else [round(index * (length - side) / (number - 1)) for index in range(number)]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .model.image_processing_psalm import Size, read_bitmap
-from .model.regions import region_mask
+from .model.regions import is_bitmap, region_mask
 from .result import PsalmResult
 from .structures import REGION
 from .windows import Window
@@ -139,8 +139,7 @@ def region_in(region: Mapping[str, Any], window: Window, size: Size, view_size: 
     last = np.array(view_size[::-1]) - 1e-3  # a point on the far edge lies outside
     moved: dict[str, Any] = {}
     for kind, value in region.items():
-        is_bitmap = kind == "mask" or isinstance(value, (Image.Image, Mapping)) or np.asarray(value).dtype.kind in "bu"
-        if is_bitmap:
+        if kind == "mask" or is_bitmap(value):
             pixels = Image.fromarray(read_bitmap(value, size, kind)[window.slices])
             moved[kind] = np.asarray(pixels.resize(view_size[::-1], Image.Resampling.NEAREST))
             continue

@@ -264,6 +264,10 @@ def test_thresholds_of_expressions_are_those_of_the_processor_unless_given(predi
         ({"regions": REGIONS, "threshold": 0.5}, "threshold: regions have none"),
         ({"regions": [{"point": (500, 3)}]}, "image 0, region 0: the point"),
         ({"expressions": ["  "]}, "expression 0: is blank"),
+        ({"categories": NAMES, "no_target_threshold": 0.5}, "no_target_threshold belongs to expressions, not to categories"),
+        ({"regions": REGIONS, "no_target_threshold": 0}, "no_target_threshold belongs to expressions, not to regions"),
+        ({"question": []}, "question: expected a text, or a list of messages"),
+        ({"question": ["how many?"]}, "question: expected a text, or a list of messages"),
     ],
 )  # fmt: skip
 def test_a_wrong_prompt_is_named(predictor, prompt, message):

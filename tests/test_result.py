@@ -175,3 +175,11 @@ def test_a_record_of_regions_is_json(result):
     point, mask, box = json.loads(json.dumps(record))["prompt"]["regions"]
     assert point == {"point": [88, 23]} and box == {"box": [1, 2, 3, 4]}
     assert (bitmap_from_rle(mask["mask"]) == DOT).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
+def test_coordinates_stay_coordinates_in_a_record_whatever_numbers_the_array_has(result, dtype):
+    regions = ({"box": np.array([1, 2, 5, 6], dtype=dtype)}, {"point": np.array([4, 3], dtype=dtype)})
+    asked = Prompt("region", ("box", "point"), regions=regions)
+    record = PsalmResult(result.image, asked, result.masks[:2], result.scores[:2], np.arange(2)).as_record()
+    assert record["prompt"]["regions"] == [{"box": [1, 2, 5, 6]}, {"point": [4, 3]}]

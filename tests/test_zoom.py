@@ -49,6 +49,12 @@ def test_a_prompt_moves_into_an_enlarged_crop():
     assert region_in({"box": (35, 5, 45, 20)}, window, SIZE, (40, 40)) == {"box": [10, 0, 30, 20]}  # cut at the upper border
     assert region_in({"point": (31, 12)}, window, SIZE, (40, 40)) == {"point": [2, 4]}
     assert region_in({"scribble": [(31, 12), (50, 12)]}, window, SIZE, (40, 40))["scribble"][1] == pytest.approx([40, 4], abs=0.01)
+    small = np.array([[35, 5], [45, 20]], dtype=np.uint8)  # coordinates, and no bitmap
+    assert region_in({"box": small.ravel()}, window, SIZE, (40, 40)) == {"box": [10, 0, 30, 20]}
+    assert region_in({"points": small.astype(np.uint16) + 10}, window, SIZE, (40, 40))["points"] == [
+        [30, 10],
+        [pytest.approx(40, abs=0.01), 40 - 1e-3],
+    ]
     moved = region_in({"mask": square(10, 30, 5)}, window, SIZE, (40, 40))["mask"]
     assert (moved == square(0, 0, 10, (40, 40))).all()
 

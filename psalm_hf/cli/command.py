@@ -15,6 +15,7 @@ from ..checkpoints import TINY
 from ..spelling import did_you_mean
 
 MANY_PARAMETERS = 10**8  # smaller models take a second at most
+INTERRUPTED = 130  # exit status, as a shell has it of a program that Ctrl-C ends
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -34,6 +35,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=not has_fields,
         )
         self.has_fields = has_fields
+        # argparse takes what begins with a minus for an option unless it is a single number; a box may begin outside of the image.
+        self._negative_number_matcher = re.compile(r"-\.?\d[\d.,e+-]*$")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         self._args = args = sys.argv[1:] if args is None else list(args)
@@ -76,7 +79,7 @@ def yaml_mapping(text: str) -> dict[str, Any]:
 
 
 def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
-    """Makes the `main` of a verb. It returns the exit status of the command, or 2 after a line that says what is wrong."""
+    """Makes the `main` of a verb. It returns the exit status of the command, 2 after a line that says what is wrong, 130 after Ctrl-C."""
 
     @wraps(command)
     def main(arguments: Any = None) -> int:
@@ -84,6 +87,9 @@ def verb(command: Callable[[Any], int | None]) -> Callable[..., int]:
             return command(arguments) or 0
         except (ValueError, OSError, ImportError) as error:
             return refuse(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     return main
 

@@ -15,8 +15,8 @@ the annotations of a COCO dataset, whose image ids are kept. The folder gets
     answers/        what is done, written batch by batch; the same command goes on there, other options are refused
     overlays/       with --overlays: the images with their masks
 
-Exit status: 0 = done, 1 = done, but some images failed, 2 = refused. What the results of each kind of prompt mean, rates, and a plan for
-a million images: the page Many images of the documentation.
+Exit status: 0 = done, 1 = done, but some images failed, 2 = refused, 130 = interrupted. What the results of each kind of prompt mean,
+rates, and a plan for a million images: the page Many images of the documentation.
 """
 
 import argparse

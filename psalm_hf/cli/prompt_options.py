@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,7 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
     given = [name for name in ("categories", "expressions", "regions") if getattr(options, name)]
     if len(given) > 1:
         parser.error(f"give one kind of prompt a call, not {' and '.join(given)}")
-    if len(options.categories or ()) == 1 and "," in options.categories[0]:
-        names = [name.strip() for name in options.categories[0].split(",") if name.strip()]
-        parser.error(f"--categories has one name, {options.categories[0]!r}; names stand apart, without commas: {shlex.join(names)}")
+    check_category_names(parser, options.categories or ())
     if given != ["categories"] and options.stuff:
         parser.error("--stuff goes with --categories")
     if unknown := [name for name in options.stuff if name not in options.categories]:
@@ -91,6 +89,16 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error("--tiles goes with --categories and --expression; small regions take --zoom auto")
     if options.tiles and options.zoom:
         parser.error("--tiles shows all of the image as large as --zoom would; give one of the two")
+
+
+def check_category_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Refuses names with commas between them, which would become parts of the names. Commas inside of one of several names stay."""
+    if len(names) == 1 and "," in names[0]:
+        apart = shlex.join(part.strip() for part in names[0].split(",") if part.strip())
+        parser.error(f"--categories has one name, {names[0]!r}; names stand apart, without commas: {apart}")
+    bare = [name.strip(", ") for name in names]
+    if wrong := [name for name, without in zip(names, bare, strict=True) if name.strip() != without]:
+        parser.error(f"--categories has the name {wrong[0]!r}; names stand apart, without commas: {shlex.join(filter(None, bare))}")
 
 
 def read_prompt(options: argparse.Namespace, *, is_shapes: bool) -> dict[str, Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..result import PsalmResult
 
+DEFAULT_PREFIX = "segmented"
 DRAWN_IMAGE = "drawn shapes"  # what the record calls it
 DRAWN_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
 DRAWN_REGIONS = [("point", (88, 23)), ("box", (91, 61, 121, 91)), ("scribble", [(28, 95), (34, 100), (44, 103)])]
@@ -148,9 +149,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("image", nargs="?", help="file or URL; whatever Pillow opens (default: drawn shapes)")
     parser.add_argument(
         "--output",
-        default="segmented",
+        default=DEFAULT_PREFIX,
         metavar="PREFIX",
-        help="writes PREFIX.png and PREFIX.json; of a folder/ segmented.png in it (default: segmented)",
+        help=f"writes PREFIX.png and PREFIX.json; FOLDER/ is FOLDER/{DEFAULT_PREFIX} (default: {DEFAULT_PREFIX})",
     )
     add_prompt_options(parser)
     add_model_options(parser)
@@ -164,9 +165,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
-    from ..result import DEFAULT_STEM
-
-    prefix = f"{options.output}{DEFAULT_STEM}" if options.output.endswith("/") else options.output  # of a folder it would be ".png"
+    is_folder = options.output.endswith(("/", "\\"))
+    prefix = options.output + DEFAULT_PREFIX if is_folder else options.output
     paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
     if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--output {options.output} would overwrite the image {options.image}; choose another prefix")

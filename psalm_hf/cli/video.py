@@ -28,6 +28,7 @@ from pathlib import Path
 
 from ..checkpoints import resolve_checkpoint
 from .command import CommandParser, add_model_options, load_model, say, verb
+from .prompt_options import check_category_names
 
 POLICY_NAMES = ("first_last_confident", "last_frame", "released")
 LOOKING = ("look_every", "threshold")  # options that concern words alone
@@ -122,6 +123,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("say what to follow: --first-mask FILE, --box ID X0 Y0 X1 Y1, --point ID X Y, --expression TEXT or --categories NAME")
     if not has_words and (options.instances or any(getattr(options, name) is not None for name in LOOKING)):
         parser.error("--instances, --look-every and --threshold are about words; give --expression or --categories")
+    check_category_names(parser, options.categories or ())
     parser.check_range(options, "save_every", "frames", "look_every", lowest=1)
     parser.check_range(options, "threshold", lowest=0, highest=1)
     if options.rate is not None and options.rate <= 0:

@@ -104,7 +104,7 @@ def _labelled_points(region: Mapping[str, Any], size: Size, name: str) -> tuple[
 
 def read_clicks(points: Any, labels: Any, size: Size, name: str) -> tuple[Click, ...]:
     """Points with their labels, checked: (x, y, 1 = belongs or 0 = does not). Arguments and errors: see `region_clicks`."""
-    if _is_bitmap(points):
+    if is_bitmap(points):
         raise ValueError(f"{name}: labels belong to points that are coordinates, but the points are a bitmap")
     points = _read_points(points, size, name)
     try:
@@ -126,7 +126,7 @@ def _prompt_mask(kind: str, prompt: Any, size: Size, name: str, radii: tuple[int
     """(H, W) bool: the pixels of a prompt of one kind, at least one."""
     if kind == "box":
         return _fill_box(prompt, size, name)
-    if kind == "mask" or _is_bitmap(prompt):
+    if kind == "mask" or is_bitmap(prompt):
         mask = read_bitmap(prompt, size, name)
         if not mask.any():
             raise ValueError(f"{name}: the {kind} is empty; set at least one pixel")
@@ -217,7 +217,8 @@ def _draw_pixels(pixels: Tensor, generator: torch.Generator | None) -> Tensor:
     return pixels
 
 
-def _is_bitmap(prompt: Any) -> bool:
+def is_bitmap(prompt: Any) -> bool:
+    """True for points or a scribble that are given as a bitmap or an RLE; else they are coordinates, in an array of any numbers."""
     if isinstance(prompt, Tensor):
         return prompt.ndim == 2 and prompt.dtype in (torch.bool, torch.uint8)
     if isinstance(prompt, np.ndarray):

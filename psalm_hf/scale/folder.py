@@ -34,13 +34,14 @@ from ..evaluation.results import describe_checkpoint
 from ..evaluation.runner import Processes
 from ..predictor import PsalmPredictor
 from ..result import PsalmResult, region_name
-from ..tiling import check_tiles
+from ..tiling import check_tiles, tile_windows
 from ..writing import is_unused, remove_unfinished, write_file, write_json
 from .source import SourceImage, open_source_image
 
 BATCH_SIZE = 8
 READ_AHEAD = 2  # batches that are open beside the one that the model works on
 READERS = 2  # threads
+LARGEST_SIDE = 2**20  # pixels; images are smaller
 ATTEMPTS = 3  # processes that may die of a batch, before it is given up
 
 
@@ -200,8 +201,11 @@ def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[di
 def check_prompt(predictor: PsalmPredictor, prompt: Mapping[str, Any]) -> None:
     """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions and tiles belong to images of some size:
     instead of each region a point is asked for, and no tiles."""
-    if prompt.get("tiles") is not None:
-        check_tiles(prompt["tiles"])
+    if (tiles := prompt.get("tiles")) is not None:
+        check_tiles(tiles)
+        # What is refused for an image that is so much larger than a tile is refused for every image.
+        side = 2 * tiles if isinstance(tiles, int) else LARGEST_SIDE
+        tile_windows((side, side), tiles)
     regions = prompt.get("regions")
     if regions is not None:
         regions = [{"point": (32, 32)}] * (1 if isinstance(regions, Mapping) else len(regions))

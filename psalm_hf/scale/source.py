@@ -211,7 +211,7 @@ def _coco_images(path: str, folder: str) -> Iterator[SourceImage]:
         pairs = [(os.fspath(record["file_name"]), record["id"]) for record in records]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with a list `images` of {{id, file_name}}, as COCO has it ({error!r:.100})") from error
-    if wrong := [image_id for _, image_id in pairs if not isinstance(image_id, int | str) or image_id == ""]:
+    if wrong := [image_id for _, image_id in pairs if isinstance(image_id, bool) or not isinstance(image_id, int | str) or image_id == ""]:
         raise ValueError(f"{path}: the image id {wrong[0]!r:.60} is neither a whole number nor a text")
     yield from (SourceImage("", _real_path(_path_below(folder, name, path)), image_id) for name, image_id in pairs)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from psalm_hf import devices
-from psalm_hf.cli.command import CommandParser, suggest_bfloat16
+from psalm_hf.cli.command import CommandParser, suggest_bfloat16, verb
 from psalm_hf.cli.main import VERBS, main
 from psalm_hf.spelling import did_you_mean
 
@@ -75,6 +75,14 @@ def test_a_mistake_is_one_line_with_what_was_probably_meant_before_a_model_is_lo
     monkeypatch.chdir(tmp_path)
     assert message in refused(arguments, capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_verb_says_so_in_a_line(capsys):
+    @verb
+    def command(arguments):
+        raise KeyboardInterrupt
+
+    assert command([]) == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 def test_names_that_are_far_from_all_known_ones_get_no_advice():

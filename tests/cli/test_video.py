@@ -10,6 +10,7 @@ from PIL import Image
 
 from psalm_hf import PsalmVideoSession, following
 from psalm_hf.cli import video
+from psalm_hf.cli.command import INTERRUPTED
 from psalm_hf.tiny import build_tiny
 from psalm_hf.video.memory import POLICIES
 from tests.conftest import SAMPLES
@@ -104,8 +105,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(clip, first_mask, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(following, "write_frame", power_cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(*arguments, "cut")
+        assert run(*arguments, "cut") == INTERRUPTED
     assert len(maps(Path("cut"))) == 3
     monkeypatch.setattr(PsalmVideoSession, "track", lambda session, *rest: tracked.append(1) or track(session, *rest))
     assert run(*arguments, "cut") == 0
@@ -173,14 +173,12 @@ def test_scores_survive_a_cut_while_a_run_begins_to_go_on(clip, first_mask, tmp_
     output, write_frame = tmp_path / "out", following.write_frame
     with monkeypatch.context() as patch:
         patch.setattr(following, "write_frame", lambda o, frame, *rest: power_cut() if frame.name == "3" else write_frame(o, frame, *rest))
-        with pytest.raises(KeyboardInterrupt):
-            run(*arguments, output)
+        assert run(*arguments, output) == INTERRUPTED
     before = (output / "scores.jsonl").read_bytes()
     assert len(before.splitlines()) == 3  # one of them after the saved state
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", power_cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(*arguments, output)
+        assert run(*arguments, output) == INTERRUPTED
     assert (output / "scores.jsonl").read_bytes() == before
     assert run(*arguments, output) == 0
     assert scores(output) == scores(tmp_path / "whole")
@@ -298,6 +296,7 @@ def test_other_weights_under_the_same_name_are_refused(clip, first_mask, tmp_pat
         (["--first-mask", "small.png"], r"object 1: has shape (9, 9)"),
         (["--first-mask", "missing.png"], "missing.png"),
         (["--expression", " "], "object 1: image 0, expression 0"),
+        (["--categories", "cup,table"], "names stand apart, without commas: cup table"),
         (["--box", 1, 5, 5, 30, 30, "--categories", "a", "a", "--instances"], "object 2: "),
     ],
 )

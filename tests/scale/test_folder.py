@@ -99,21 +99,18 @@ def test_a_run_that_was_killed_goes_on_with_the_batches_that_are_missing(undistu
     assert len(asked) == 3
 
 
-def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(images, predictor, tmp_path, monkeypatch):
+def test_a_batch_that_kills_every_process_is_given_up_and_the_others_are_done(images, predictor, tmp_path, monkeypatch, one_thread):
+    # One thread, because those of this process are not in its copies, which would wait for them.
     def deadly(predictor, prompt, opened, overlays):
         if opened[0][0].name == "3.png":
             os._exit(9)
         return predict_images(predictor, prompt, opened, overlays)
 
-    def predict_in_child():
-        torch.set_num_threads(1)  # the threads of the parent are not in its copy, which would wait for them
-        predict(output, images, predictor)
-
     predict_images = folder_module.predict_images
     monkeypatch.setattr(folder_module, "predict_images", deadly)
     output, statuses = tmp_path / "out", []
     for _ in range(3):
-        child = multiprocessing.get_context("fork").Process(target=predict_in_child)
+        child = multiprocessing.get_context("fork").Process(target=predict, args=(output, images, predictor))
         child.start()
         child.join()
         statuses.append(child.exitcode)
@@ -178,8 +175,22 @@ def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, imag
     assert predict(tmp_path / "tiles", images[:2], predictor, PROMPT | {"tiles": 24}) == 0
     assert json.loads(files(tmp_path / "tiles")["images"])["info"]["prompt"]["tiles"] == 24
     assert "tiles" not in json.loads(files(undisturbed)["images"])["info"]["prompt"]
-    with pytest.raises(ValueError, match="tiles: expected whole numbers of at least 1"):
-        predict(tmp_path / "none", images, predictor, PROMPT | {"tiles": 0})
+
+
+@pytest.mark.parametrize(
+    ("tiles", "message"),
+    [
+        (0, "expected whole numbers of at least 1"),
+        (8, "of at least 16 pixels"),
+        ((1, 1), "are the whole image"),
+        ((100, 100), "more than 4096"),
+        ((10**9, 1), "of at least 16 pixels"),
+    ],
+)
+def test_tiles_that_no_image_could_have_are_refused_before_any_image_fails(images, predictor, tmp_path, tiles, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path / "out", images, predictor, PROMPT | {"tiles": tiles})
+    assert not (tmp_path / "out" / "answers" / "000.jsonl").exists()
 
 
 def test_an_image_that_the_prompt_does_not_fit_fails_alone(images, predictor, tmp_path):

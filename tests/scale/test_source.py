@@ -170,6 +170,9 @@ def test_annotations_of_coco_give_their_ids(folder):
     (folder / "again.json").write_text(json.dumps({"images": [{"id": 8, "file_name": "b/1.png"}]}))
     with pytest.raises(ValueError, match="again.json: .*1.png has the ids 7 and 8"):
         list_images([folder / "instances.json", folder / "again.json"])
+    (folder / "again.json").write_text(json.dumps({"images": [{"id": True, "file_name": "b/1.png"}]}))  # Python takes it for 1
+    with pytest.raises(ValueError, match="the image id True is neither a whole number nor a text"):
+        list_images([folder / "again.json"])
 
 
 def test_a_dataset_names_images_of_its_folder_alone(folder):
