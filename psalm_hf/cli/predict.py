@@ -20,6 +20,7 @@ rates, and a plan for a million images: the page Many images of the documentatio
 """
 
 import argparse
+import glob
 import os
 import sys
 from pathlib import Path
@@ -110,10 +111,12 @@ def predict_with_engine(options: argparse.Namespace, run: "FolderRun", device: "
 
 
 def check_output(options: argparse.Namespace) -> None:
-    """Refuses an output folder inside of a folder of images, which the next call would find there."""
+    """Refuses an output folder inside of a folder of images, whose overlays the next call would find there."""
     output = options.output.resolve()
     for source in options.images:
-        if os.path.isdir(source) and output.is_relative_to(Path(source).resolve()):
+        start, stars, _ = source.partition("**")  # a pattern that looks in all folders inside
+        folders = glob.glob(start or os.curdir) if stars else [source] if os.path.isdir(source) else []
+        if any(output.is_relative_to(Path(folder).resolve()) for folder in folders):
             raise ValueError(f"--output {options.output}: lies in {source}, which is searched for images; give a folder beside it")
 
 

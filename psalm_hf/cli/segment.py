@@ -166,7 +166,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
     is_folder = options.output.endswith(("/", "\\"))
-    prefix = options.output + DEFAULT_PREFIX if is_folder else options.output
+    prefix = options.output + DEFAULT_PREFIX if is_folder else options.output.removesuffix(".png").removesuffix(".json")
     paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
     if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--output {options.output} would overwrite the image {options.image}; choose another prefix")

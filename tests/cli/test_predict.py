@@ -52,6 +52,8 @@ def test_a_folder_is_done_once_and_what_is_broken_changes_the_exit_status(photos
     ("words", "message"),
     [
         (["photos", "--output", "photos/out"], "lies in photos, which is searched for images"),
+        (["photos/**/*.png", "--output", "photos/out"], "lies in photos/**/*.png, which is searched for images"),
+        (["**/*.png", "--output", "out"], "lies in **/*.png, which is searched for images"),
         (["none", "--output", "out"], "none: no such file or folder"),
         (["photos", "--output", "out", "--mask", "none.png"], "none.png"),
         (["photos", "--output", "out", "--actors", "2"], "--actors goes with --engine ray"),

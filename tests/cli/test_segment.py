@@ -131,6 +131,12 @@ def test_a_folder_as_output_gets_files_with_names(tmp_path, picture):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["segmented.json", "segmented.png"]
 
 
+@pytest.mark.parametrize("name", ["found", "found.png", "found.json"])
+def test_the_name_of_either_file_may_be_given_as_output(tmp_path, picture, name):
+    assert command.main([str(picture), "--point", "30,20", "--output", str(tmp_path / "new" / name)]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["found.json", "found.png"]
+
+
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_categories(tmp_path, picture, task):
     _, record = run(tmp_path, picture, "--categories", "red box", "wall", "--stuff", "wall", "--task", task,
