@@ -42,15 +42,17 @@ class BatchRows(NamedTuple):
     condition_type: Tensor | None = None
     condition_counts: Tensor | None = None
 
-    def beside(self, num_rows: int, condition_type: Tensor | None, condition_index: Tensor | None) -> "BatchRows":
-        """The same numbers with the tensors of a batch.
+    def beside(self, num_rows: int, condition_type: Tensor | None, condition_index: Tensor | None, may_share_prefix: bool) -> "BatchRows":
+        """The same numbers with the tensors of a batch, whose rows share what they have in common only where they may.
 
         Raises:
             ValueError: the batch has another number of rows.
         """
         if len(self.kinds) != num_rows:
             raise ValueError(f"rows is of a batch of {len(self.kinds)} rows but there are {num_rows}; make it with batch_rows(**inputs)")
-        return self._replace(condition_type=condition_type, condition_counts=_count_conditions(condition_index))
+        tensors = {"condition_type": condition_type, "condition_counts": _count_conditions(condition_index)}
+        changed = tensors if may_share_prefix else tensors | {"prefix": 0}
+        return BatchRows(**self._asdict() | changed)  # with `_replace` the compiler of torch 2.11 makes a tuple without fields
 
     def asking(self) -> list[int]:
         """Numbers of the rows that ask for a segmentation."""

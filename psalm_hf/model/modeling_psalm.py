@@ -514,9 +514,7 @@ class PsalmModel(PsalmPreTrainedModel):
             marks |= {"attention_mask": attention_mask, "image_index": None if is_continuation else image_index}
             tokens = None if is_continuation else input_ids
             rows = read_rows(len(text), tokens, self.config, may_share_prefix=may_share_prefix, **leading, **marks)
-        rows = rows.beside(len(text), condition_type, condition_index)
-        if not may_share_prefix:
-            rows = rows._replace(prefix=0)
+        rows = rows.beside(len(text), condition_type, condition_index, may_share_prefix)
         segments = not is_continuation and len(rows.asking()) > 0
         _check_conditions(condition_type, condition_index, rows, segments)
         _check_placed(input_ids, segments or num_images > 0)
