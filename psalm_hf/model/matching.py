@@ -107,7 +107,7 @@ def assign_rows(costs: Sequence[Tensor]) -> list[Match]:
 
 @torch.no_grad()
 def mask_costs(mask_logits: Tensor, target_masks: Sequence[Tensor], mask_weight: float = 5.0, dice_weight: float = 5.0) -> list[Tensor]:
-    """What it costs to match each query of each of B rows to each of the row's targets, by their masks.
+    """Costs of matching each query of each of B rows to each of the row's targets, by their masks.
 
     The rows are computed together: targets that a row does not have are empty masks, whose costs are cut off.
 
