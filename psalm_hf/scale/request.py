@@ -16,7 +16,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ..bounded_files import open_image_file
 from ..model.image_processing_psalm import load_image
@@ -112,19 +112,23 @@ class ConversationMessage(_Strict):
     content: _Text
 
 
+def _number(value: Any) -> str:
+    """Tag of a field that takes one prompt or a list: without it, what is wrong in a list would also be told as being no single prompt."""
+    return "one" if isinstance(value, str | dict | BaseModel) else "several"
+
+
+_Sentences = Annotated[list[_Text], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]
+_Expressions = Annotated[list[_Text | _Sentences], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]
+_Regions = Annotated[list[DrawnRegion], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]
+
+
 class PredictRequest(_Strict):
     """An image and one prompt: categories, expressions, regions or a question. All else are options of `PsalmPredictor.predict`."""
 
     image: Annotated[str, Field(min_length=1)] = Field(description="bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF file as base64")
     categories: Annotated[list[_Text], Field(min_length=1, max_length=SERVICE_LIMITS.categories)] | None = None
-    expressions: (
-        Annotated[
-            list[_Text | Annotated[list[_Text], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)]],
-            Field(min_length=1, max_length=SERVICE_LIMITS.prompts),
-        ]
-        | None
-    ) = None
-    regions: Annotated[list[DrawnRegion], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)] | None = None
+    expressions: Annotated[Annotated[_Text, Tag("one")] | Annotated[_Expressions, Tag("several")], Discriminator(_number)] | None = None
+    regions: Annotated[Annotated[DrawnRegion, Tag("one")] | Annotated[_Regions, Tag("several")], Discriminator(_number)] | None = None
     question: _Text | Annotated[list[ConversationMessage], Field(min_length=1, max_length=SERVICE_LIMITS.prompts)] | None = None
     task: Literal["panoptic", "semantic", "instance"] | None = Field(default=None, description="of categories; default panoptic")
     stuff: Annotated[list[_Text], Field(max_length=SERVICE_LIMITS.categories)] = []
@@ -194,17 +198,20 @@ def read_request(body: bytes) -> AskedPrompt:
     except ValidationError as error:
         raise RefusedRequest(422, *_problems(error)) from None
     image = _read_image(request.image)
-    number = len(request.expressions or request.regions or ())
+    prompt = request.model_dump(exclude={"image", "masks"}, exclude_none=True)
+    for name in ("expressions", "regions"):
+        if isinstance(prompt.get(name), str | dict):
+            prompt[name] = [prompt[name]]
+    number = len(prompt.get("expressions") or prompt.get("regions") or ())
     if number * image.width * image.height > SERVICE_LIMITS.mask_pixels:
         raise RefusedRequest(
             413,
             (
-                "regions" if request.regions else "expressions",
+                "regions" if "regions" in prompt else "expressions",
                 f"{number} masks of {image.width} x {image.height} pixels, and at most {SERVICE_LIMITS.mask_pixels} pixels are answered; "
                 "divide them among several requests, or make the image smaller",
             ),
         )
-    prompt = request.model_dump(exclude={"image", "masks"}, exclude_none=True)
     return AskedPrompt(image, hashlib.sha256(request.image.encode()).digest(), prompt, request.masks)
 
 

@@ -46,6 +46,12 @@ def test_a_request_is_an_image_and_the_arguments_of_predict():
     assert not {"image", "masks", "categories", "question"} & given.keys()
 
 
+def test_one_expression_or_region_needs_no_list():
+    assert read_request(body(expressions="the cup")).prompt["expressions"] == ["the cup"]
+    asked = read_request(body(regions={"point": [1, 2]}))
+    assert asked.prompt["regions"] == [{"point": (1, 2)}] and asked.num_rows == 1
+
+
 def test_an_image_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -64,6 +70,9 @@ def test_an_image_is_turned_upright():
         ({"categories": ["a" * 2001]}, "categories.0", "at most 2000 characters"),
         ({"categories": ["a"] * 2001}, "categories", "at most 2000 items"),
         ({"expressions": ["a"] * 65}, "expressions", "at most 64 items"),
+        ({"expressions": ["a", ""]}, "expressions.1", "at least 1 character"),
+        ({"expressions": ""}, "expressions", "at least 1 character"),
+        ({"regions": {"box": [1, 2, 3]}}, "regions.box.3", "required"),
         ({"categories": ["a"], "treshold": 0.5}, "treshold", "there is no such field"),
         ({"categories": ["a"], "threshold": "0.5"}, "threshold", "valid number"),
         ({"categories": ["a"], "threshold": 1.5}, "threshold", "less than or equal to 1"),
