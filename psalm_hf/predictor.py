@@ -30,7 +30,7 @@ from .model.rows import EncodedImage, RowInfo
 from .model.segmentations import THRESHOLDS
 from .result import Prompt, PsalmResult, loaded_region, region_name
 from .structures import CATEGORY, CONVERSATION, REGION, SENTENCE, TASKS
-from .tiling import check_tiles, join_results, tile_windows
+from .tiling import join_results, read_tiles, tile_windows
 from .vocabulary import Vocabularies, rows_of, segments_of_parts
 from .zoom import best_answers, crop_question, crops_of
 
@@ -103,7 +103,7 @@ class PsalmPredictor:
         checkpoint: str | None = None,
         max_mask_pixels: int | None = None,
     ):
-        if isinstance(cached_images, bool) or not isinstance(cached_images, int) or cached_images < 1:
+        if isinstance(cached_images, bool) or not isinstance(cached_images, int | np.integer) or cached_images < 1:
             raise ValueError(f"cached_images: expected a whole number of at least 1, got {cached_images!r}")
         self.model = model.eval()
         self.processor = processor
@@ -561,7 +561,7 @@ class _Asked:
         zoom = _read_zoom(given["zoom"], name, kind, instances)
         tiles = given["tiles"]
         if tiles is not None:
-            check_tiles(tiles)
+            tiles = read_tiles(tiles)
             if kind not in (CATEGORY, SENTENCE):
                 raise ValueError(f'tiles belong to categories and expressions, not to {name}; a small region is found with zoom="auto"')
             if zoom:

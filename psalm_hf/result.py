@@ -241,7 +241,8 @@ class PsalmResult:
         if prompt.kind == CONVERSATION:
             return {"task": task, "prompt": {"question": prompt.names[0]}, "answer": self.text, **note}
         asked: dict[str, Any] = {"expressions" if prompt.kind == SENTENCE else "categories": list(prompt.names)}
-        thresholds = {"threshold": prompt.threshold, "mask_threshold": None if task == "semantic" else prompt.mask_threshold}
+        thresholds: dict[str, Any] = {"threshold": prompt.threshold}
+        thresholds["mask_threshold"] = None if task == "semantic" else prompt.mask_threshold
         absent = {}
         if prompt.kind == SENTENCE:
             thresholds["no_target_threshold"] = prompt.no_target_threshold
@@ -264,7 +265,7 @@ class PsalmResult:
             "task": task,
             "prompt": asked,
             "stuff": list(prompt.stuff),
-            "thresholds": thresholds,
+            "thresholds": _plain_numbers(thresholds),
             **{name: value for name, value in (("zoom", prompt.zoom), ("tiles", prompt.tiles)) if value is not None},
             **absent,
             "segments": segments,
@@ -451,5 +452,14 @@ def _plain_region(region: Mapping[str, Any]) -> dict[str, Any]:
             # As the processor reads them: all other arrays are coordinates, of whatever numbers.
             is_bitmap = isinstance(value, Image.Image) or (array.ndim == 2 and array.dtype in (np.bool_, np.uint8))
             value = rle_from_bitmap(array) if kind == "mask" or is_bitmap else array.tolist()
-        plain[kind] = value
+        plain[kind] = _plain_numbers(value)
     return plain
+
+
+def _plain_numbers(value: Any) -> Any:
+    """The value with numbers of Python in the place of numpy's, which JSON does not hold."""
+    if isinstance(value, Mapping):
+        return {name: _plain_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_numbers(inner) for inner in value]
+    return value.item() if isinstance(value, np.generic) else value

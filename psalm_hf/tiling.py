@@ -34,13 +34,19 @@ _FAINTEST = 0.05  # weight of a pixel at the border of a tile; within it is 1
 # Where tiles lie
 
 
-def check_tiles(tiles: Any) -> None:
-    """Raises ValueError unless it is pixels along a tile or (rows, columns), see `tile_windows`."""
-    if isinstance(tiles, bool) or not isinstance(tiles, int | tuple | list) or (not isinstance(tiles, int) and len(tiles) != 2):
+def read_tiles(tiles: Any) -> int | tuple[int, int]:
+    """Pixels along a tile or (rows, columns), see `tile_windows`, in numbers of Python.
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    is_side = isinstance(tiles, int | np.integer)
+    if isinstance(tiles, bool) or not (is_side or (isinstance(tiles, tuple | list) and len(tiles) == 2)):
         raise ValueError(f"tiles: expected pixels along a tile, or (rows, columns) of tiles, got {tiles!r:.80}")
-    numbers = [tiles] if isinstance(tiles, int) else list(tiles)
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
+    numbers = [tiles] if is_side else tiles
+    if not all(isinstance(number, int | np.integer) and not isinstance(number, bool) and number >= 1 for number in numbers):
         raise ValueError(f"tiles: expected whole numbers of at least 1, got {tiles!r:.80}")
+    return int(tiles) if is_side else (int(tiles[0]), int(tiles[1]))
 
 
 def tile_windows(size: Size, tiles: int | tuple[int, int]) -> list[Window]:
@@ -53,7 +59,7 @@ def tile_windows(size: Size, tiles: int | tuple[int, int]) -> list[Window]:
     Raises:
         ValueError: neither of the two; one tile would hold the whole image; tiles below 16 pixels; more than 4096 tiles.
     """
-    check_tiles(tiles)
+    tiles = read_tiles(tiles)
     height, width = size
     if isinstance(tiles, int):
         if tiles >= max(size):

@@ -177,6 +177,14 @@ def test_a_record_of_regions_is_json(result):
     assert (bitmap_from_rle(mask["mask"]) == DOT).all()
 
 
+def test_a_record_with_numbers_of_numpy_is_json(result):
+    region = {"point": tuple(np.array([4, 3])), "scribble": [(np.float32(1.5), 2)]}
+    asked = Prompt("region", ("point+scribble",), regions=(region,), mask_threshold=np.float32(0.25))
+    record = PsalmResult(result.image, asked, result.masks[:1], result.scores[:1], np.arange(1)).as_record()
+    record = json.loads(json.dumps(record))
+    assert record["prompt"]["regions"] == [{"point": [4, 3], "scribble": [[1.5, 2]]}] and record["thresholds"]["mask_threshold"] == 0.25
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
 def test_coordinates_stay_coordinates_in_a_record_whatever_numbers_the_array_has(result, dtype):
     regions = ({"box": np.array([1, 2, 5, 6], dtype=dtype)}, {"point": np.array([4, 3], dtype=dtype)})

@@ -78,6 +78,12 @@ def test_senseless_tiles_are_refused(tiles, message):
         tile_windows((60, 100), tiles)
 
 
+@pytest.mark.parametrize("tiles", [40, (2, 3)])
+def test_numbers_of_numpy_are_numbers_of_tiles(tiles):
+    of_numpy = np.int64(tiles) if isinstance(tiles, int) else tuple(np.array(tiles))
+    assert tile_windows((60, 100), of_numpy) == tile_windows((60, 100), tiles)
+
+
 def test_too_many_tiles_are_refused():
     with pytest.raises(ValueError, match="more than 4096"):
         tile_windows((2000, 2000), 32)

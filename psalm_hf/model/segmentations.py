@@ -125,7 +125,7 @@ class PostProcessing:
             raise ValueError("return_binary_maps and return_coco_annotation exclude each other; set one of them")
 
         check_fraction("threshold", threshold)
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ValueError(f"top_k: expected a whole number of at least 1, got {top_k!r:.80}")
         kept = None if label_ids is None else _read_labels("label_ids", label_ids, outputs)
 

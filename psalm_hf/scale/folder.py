@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -34,7 +35,7 @@ from ..evaluation.results import describe_checkpoint
 from ..evaluation.runner import Processes
 from ..predictor import PsalmPredictor
 from ..result import PsalmResult, region_name
-from ..tiling import check_tiles, tile_windows
+from ..tiling import read_tiles, tile_windows
 from ..writing import is_unused, remove_unfinished, write_file, write_json
 from .source import SourceImage, open_source_image
 
@@ -201,8 +202,8 @@ def given_up(opened: Sequence[tuple[SourceImage, Image.Image | str]]) -> list[di
 def check_prompt(predictor: PsalmPredictor, prompt: Mapping[str, Any]) -> None:
     """Asks about a blank image, so that a wrong prompt is no failure of every image. Regions and tiles belong to images of some size:
     instead of each region a point is asked for, and no tiles."""
-    if (tiles := prompt.get("tiles")) is not None:
-        check_tiles(tiles)
+    if prompt.get("tiles") is not None:
+        tiles = read_tiles(prompt["tiles"])
         # What is refused for an image that is so much larger than a tile is refused for every image.
         side = 2 * tiles if isinstance(tiles, int) else LARGEST_SIDE
         tile_windows((side, side), tiles)
@@ -266,7 +267,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _prompt_about(image: Image.Image, prompt: Mapping[str, Any]) -> Mapping[str, Any]:
     """The prompt; without tiles where one of so many pixels would hold the whole image."""
     tiles = prompt.get("tiles")
-    return {**prompt, "tiles": None} if isinstance(tiles, int) and tiles >= max(image.size) else prompt
+    return {**prompt, "tiles": None} if isinstance(tiles, int | np.integer) and tiles >= max(image.size) else prompt
 
 
 def open_batch(images: Iterable[SourceImage]) -> list[tuple[SourceImage, Image.Image | str]]:
@@ -359,6 +360,8 @@ def _plain(prompt: Mapping[str, Any]) -> dict[str, Any]:
             return f"{value} {hashlib.sha256(value.read_bytes()).hexdigest()[:16]}"
         if isinstance(value, Mapping):
             return {name: plain(inner) for name, inner in value.items()}
+        if isinstance(value, np.generic):
+            return value.item()
         return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     return plain({name: value for name, value in prompt.items() if value is not None})

@@ -177,6 +177,12 @@ def test_an_image_that_one_tile_would_hold_is_asked_as_a_whole(undisturbed, imag
     assert "tiles" not in json.loads(files(undisturbed)["images"])["info"]["prompt"]
 
 
+def test_tiles_and_thresholds_may_be_numbers_of_numpy(images, predictor, tmp_path):
+    prompt = PROMPT | {"tiles": np.int64(24), "threshold": np.float32(0)}
+    assert predict(tmp_path / "out", images[:1], predictor, prompt) == 0
+    assert json.loads(files(tmp_path / "out")["images"])["info"]["prompt"]["tiles"] == 24
+
+
 @pytest.mark.parametrize(
     ("tiles", "message"),
     [
