@@ -107,8 +107,8 @@ def _connect(host: str, port: int, deadline: float, allow_private: bool) -> sock
     places = _look_up(host, port, deadline)
     if not allow_private and any(not _is_public(place[0]) for _, place in places):
         raise ValueError(
-            f"{host} is this machine or in its own network; if whoever wrote the address may read from there, give "
-            f"allow_private_addresses=True"
+            f"{host} is this machine or in its own network; give the image as a file, or in Python allow_private_addresses=True, if "
+            "whoever wrote the address may read there"
         )
     problem: OSError | None = None
     for family, place in places:

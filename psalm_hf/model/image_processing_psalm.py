@@ -155,7 +155,9 @@ def load_image(source: str | os.PathLike | BinaryIO, timeout: float = 20.0, *, a
                 opened.info[_BITS] = _grey_bits(opened)
                 upright = _turn_upright(opened)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {error}; if you trust this file, set PIL.Image.MAX_IMAGE_PIXELS to a larger number first") from error
+        raise ValueError(
+            f"{name}: {error}; make it smaller, or in Python set PIL.Image.MAX_IMAGE_PIXELS to a larger number first, if you trust it"
+        ) from error
     except FileNotFoundError as error:
         raise ValueError(f"{name}: no such file") from error
     except _UNREADABLE as error:

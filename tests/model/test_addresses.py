@@ -93,7 +93,8 @@ def server():
 def test_an_address_of_this_machine_is_read_only_where_the_caller_allows_it(server):
     here = f"http://127.0.0.1:{server.server_port}/image"
     del server.paths[:]
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1.*in its own network.*allow_private_addresses=True"):
+    advice = "give the image as a file, or in Python allow_private_addresses=True"
+    with pytest.raises(ValueError, match=rf"127\.0\.0\.1.*in its own network; {advice}"):
         load_image(here)
     assert server.paths == []  # nothing was asked
     assert load_image(here, allow_private_addresses=True).getpixel((5, 3)) == (1, 2, 3)
