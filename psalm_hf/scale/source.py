@@ -73,6 +73,7 @@ def list_images(
         ValueError: a source that is missing or without images; ids that occur twice.
     """
     found: list[SourceImage] = []
+    origins: list[str] = []
     seen: dict[str | tuple[str, int], int | str | None] = {}
     for source in sources:
         number = 0
@@ -82,14 +83,16 @@ def list_images(
             if key not in seen:
                 seen[key] = image.image_id
                 found.append(image)
+                origins.append(os.fspath(source))
             elif seen[key] != image.image_id and None not in (seen[key], image.image_id):
                 raise ValueError(f"{source}: {image.path} has the ids {seen[key]!r:.60} and {image.image_id!r:.60}; give each image one")
         if not number:
-            raise ValueError(f"{source}: has no images; expected files that end in {', '.join(sorted(SUFFIXES))}, .tar or .parquet")
+            raise ValueError(f"{source}: has no images; expected {_expected(os.fspath(source))}")
     if not found:
         raise ValueError("no images were named; give folders, files, patterns, lists, tar shards or parquet files")
     del seen  # of a million images, this is as large as the list
-    ids = _own_ids(found)
+    ids = _own_ids(found, origins)
+    del origins
     common = os.path.commonpath({os.path.dirname(image.path) for image in found})
     skipped = len(os.path.join(common, ""))
     names = [image.path[skipped:] + image.name for image in found]
@@ -115,13 +118,21 @@ def open_source_image(image: SourceImage) -> Image.Image:
         file.name = image.name
         return load_image(file)
     except ValueError as error:
+        if image.start is None and os.path.isdir(image.path):
+            raise ValueError("is a folder, and a list names files; give the folder beside the list") from error
+        if image.start is None and has_magic(image.path) and not os.path.exists(image.path):
+            raise ValueError("no such file; a list names files and no patterns, give the pattern beside the list") from error
         raise ValueError(str(error).removeprefix(f"{image.path}: ").removeprefix(f"{image.name}: ")) from error
     except Exception as error:  # of a decoder on the bytes of a stranger: whatever it raises, the other images are done
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _own_ids(images: Sequence[SourceImage]) -> list[int | str | None] | None:
-    """Ids of the dataset, where all images have one. A file that cannot be listed says nothing about the others."""
+def _own_ids(images: Sequence[SourceImage], sources: Sequence[str]) -> list[int | str | None] | None:
+    """Ids of the dataset, where all images have one. A file that cannot be listed says nothing about the others.
+
+    Args:
+        sources: of each image.
+    """
     if any(image.image_id is None and image.problem is None for image in images):
         return None
     ids = [image.image_id for image in images]
@@ -130,7 +141,13 @@ def _own_ids(images: Sequence[SourceImage]) -> list[int | str | None] | None:
         return None
     ((most, number),) = known.most_common(1)
     if number > 1:
-        raise ValueError(f"{number} images have the id {most!r:.60}; give datasets whose ids overlap one at a time")
+        first, second, *_ = (place for place, image_id in enumerate(ids) if image_id == most)
+        names = " and ".join(images[place].path + images[place].name for place in (first, second))
+        is_one = sources[first] == sources[second]
+        raise ValueError(
+            f"{sources[first]}{'' if is_one else f' and {sources[second]}'}: {number} images have the id {most!r:.60}, such as {names}; "
+            f"{'give each image an id of its own' if is_one else 'give datasets whose ids overlap one at a time'}"
+        )
     return ids
 
 
@@ -157,6 +174,14 @@ def _images_of(source: str, column: str | None, image_folder: str | os.PathLike 
         yield from _coco_images(source, os.fspath(image_folder or os.path.dirname(source)))
     else:
         yield from _images_of_files([source], column)
+
+
+def _expected(source: str) -> str:
+    """What a source has that holds images."""
+    if os.path.isfile(source):
+        kinds = {".txt": "a path per line", ".json": "entries {id, file_name} in its list `images`", ".parquet": "rows"}
+        return kinds.get(_suffix(source), f"members that end in {', '.join(sorted(SUFFIXES))}")
+    return f"files that end in {', '.join(sorted(SUFFIXES))}, .tar or .parquet"
 
 
 def _refuse(error: OSError) -> None:

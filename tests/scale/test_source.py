@@ -66,6 +66,15 @@ def test_a_list_names_images_as_seen_from_it_and_one_that_is_missing_fails_alone
         open_source_image(missing)
 
 
+def test_a_line_of_a_list_that_is_a_folder_or_a_pattern_is_told_as_one(folder):
+    (folder / "list.txt").write_text("a\nb/*.png\n")
+    of_folder, pattern = list_images([folder / "list.txt"])
+    with pytest.raises(ValueError, match="^is a folder, and a list names files; give the folder beside the list$"):
+        open_source_image(of_folder)
+    with pytest.raises(ValueError, match="^no such file; a list names files and no patterns, give the pattern beside the list$"):
+        open_source_image(pattern)
+
+
 def write_tar(path, members):
     with tarfile.open(path, "w") as shard:
         for name, content in members:
@@ -165,11 +174,14 @@ def test_annotations_of_coco_give_their_ids(folder):
     assert [(image.name, image.image_id) for image in found] == [("a/2.PNG", 3), ("b/1.png", 7)]
     assert [image.image_id for image in list_images([folder / "instances.json", folder / "a/1.png"])] == [1, 2, 3]  # not all have one
     (folder / "again.json").write_text(json.dumps({"images": [{"id": 7, "file_name": "a/1.png"}]}))
-    with pytest.raises(ValueError, match="2 images have the id 7"):
+    with pytest.raises(ValueError, match="instances.json and .*again.json: 2 images have the id 7, .*; give datasets whose ids"):
         list_images([folder / "instances.json", folder / "again.json"])
     (folder / "again.json").write_text(json.dumps({"images": [{"id": 8, "file_name": "b/1.png"}]}))
     with pytest.raises(ValueError, match="again.json: .*1.png has the ids 7 and 8"):
         list_images([folder / "instances.json", folder / "again.json"])
+    (folder / "again.json").write_text(json.dumps({"images": [{"id": 7, "file_name": f"{name}/1.png"} for name in "ab"]}))
+    with pytest.raises(ValueError, match="again.json: 2 images have the id 7, such as .*a/1.png and .*b/1.png; give each image"):
+        list_images([folder / "again.json"])
     (folder / "again.json").write_text(json.dumps({"images": [{"id": True, "file_name": "b/1.png"}]}))  # Python takes it for 1
     with pytest.raises(ValueError, match="the image id True is neither a whole number nor a text"):
         list_images([folder / "again.json"])
@@ -197,7 +209,10 @@ def test_a_dataset_names_images_of_its_folder_alone(folder):
         ("none", "none: no such file or folder"),
         ("none/*.png", r"none/\*.png: no file matches this pattern"),
         ("empty", "empty: has no images; expected files that end in .avif"),
-        ("empty.txt", "empty.txt: has no images"),
+        ("empty.txt", "empty.txt: has no images; expected a path per line"),
+        ("empty.json", "empty.json: has no images; expected entries {id, file_name} in its list `images`"),
+        ("empty.parquet", "empty.parquet: has no images; expected rows"),
+        ("empty.tar", "empty.tar: has no images; expected members that end in .avif"),
         ("images/a/1.png.json", "expected JSON with a list `images`"),
         ("binary.txt", "expected a text file with a path per line"),
     ],
@@ -206,6 +221,9 @@ def test_a_source_without_images_is_named(folder, monkeypatch, source, message):
     monkeypatch.chdir(folder.parent)
     os.mkdir("empty")
     (folder.parent / "empty.txt").write_text("\n")
+    (folder.parent / "empty.json").write_text('{"images": []}')
+    write_rows(folder.parent / "empty.parquet", image=pa.array([], pa.binary()))
+    write_tar(folder.parent / "empty.tar", [])
     (folder.parent / "binary.txt").write_bytes(encoded("red"))
     (folder / "a/1.png.json").write_text("[]")
     with pytest.raises(ValueError, match=message):
