@@ -214,14 +214,16 @@ class PsalmResult:
             The two paths.
 
         Raises:
-            ValueError: one of them is the image itself.
+            ValueError: one of them is the image itself, or a mask of the prompt.
         """
         from .writing import write_file, write_json
 
         prefix = Path(path) / DEFAULT_STEM if str(path).endswith(("/", "\\")) or Path(path).is_dir() else Path(path)
         paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
-        if self.source is not None and Path(self.source).resolve() in [path.resolve() for path in paths]:
-            raise ValueError(f"{prefix}: would overwrite the image {self.source}; choose another prefix")
+        masks = [region["mask"] for region in self.prompt.regions if isinstance(region.get("mask"), (str, Path))]
+        for name in ([] if self.source is None else [self.source]) + masks:
+            if Path(name).resolve() in [path.resolve() for path in paths]:
+                raise ValueError(f"{prefix}: would overwrite the image {name}; choose another prefix")
         overlay = self.plot() if overlay is None else overlay
         write_file(paths[0], lambda file: overlay.save(file, format="PNG"))
         write_json(paths[1], self.about() | self.as_record(), indent=1)

@@ -144,6 +144,9 @@ def test_it_never_overwrites_its_image(result, tmp_path):
     source = replace(result, source=str(tmp_path / "a.png"))
     with pytest.raises(ValueError, match="would overwrite the image"):
         source.save(tmp_path / "a")
+    asked = replace(result.prompt, kind="region", regions=({"mask": tmp_path / "a.png"},) * 3)
+    with pytest.raises(ValueError, match="would overwrite the image .*a.png; choose another prefix"):
+        replace(result, prompt=asked).save(tmp_path / "a")
 
 
 def test_colours_by_class_and_by_instance_differ(result):

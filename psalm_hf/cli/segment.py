@@ -168,7 +168,10 @@ def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     is_folder = options.output.endswith(("/", "\\"))
     prefix = options.output + DEFAULT_PREFIX if is_folder else options.output.removesuffix(".png").removesuffix(".json")
     paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
-    if options.image and Path(options.image).resolve() in [path.resolve() for path in paths]:
-        raise ValueError(f"--output {options.output} would overwrite the image {options.image}; choose another prefix")
+    given = [options.image] if options.image else []
+    given += [region["mask"] for region in options.regions if "mask" in region]
+    for name in given:
+        if Path(name).resolve() in [path.resolve() for path in paths]:
+            raise ValueError(f"--output {options.output} would overwrite the image {name}; choose another prefix")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     return paths

@@ -377,6 +377,15 @@ def test_the_picture_is_never_overwritten(picture, capsys):
     assert picture.read_bytes() == before
 
 
+def test_the_mask_of_a_region_is_never_overwritten(tmp_path, picture, capsys):
+    drawn = tmp_path / "drawn.png"
+    Image.fromarray(np.full((48, 64), 255, dtype=np.uint8)).save(drawn)
+    before = drawn.read_bytes()
+    assert command.main([str(picture), "--mask", str(drawn), "--output", str(tmp_path / "drawn")]) == 2
+    assert f"would overwrite the image {drawn}; choose another prefix" in capsys.readouterr().err
+    assert drawn.read_bytes() == before
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "result.json"
     path.write_text("old")
