@@ -429,7 +429,8 @@ def read_mask_file(path: str | Path) -> np.ndarray:
     from .bounded_files import open_image_file
 
     with open_image_file(path) as file:
-        is_set = np.asarray(file.convert("L")) > 0
+        # Numbers that are no shares of 255 are looked at themselves: to Pillow's "L" those of a probability, below 1, are all black.
+        is_set = np.asarray(file if file.mode == "F" else file.convert("L")) > 0
         if file.has_transparency_data:  # what is transparent is not drawn, whatever colour hides there
             is_set &= np.asarray(file.convert("RGBA"))[..., 3] > 0
         return is_set

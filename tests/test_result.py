@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from psalm_hf.data import load
 from psalm_hf.masks import bitmap_from_rle
-from psalm_hf.result import Prompt, PsalmResult, region_name
+from psalm_hf.result import Prompt, PsalmResult, read_mask_file, region_name
 
 HEIGHT, WIDTH = 24, 37
 RING = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -169,6 +169,11 @@ def test_colours_by_class_and_by_instance_differ(result):
 )
 def test_regions_have_names(region, name):
     assert region_name(region) == name
+
+
+def test_a_mask_of_floats_is_set_where_it_is_above_0(tmp_path):
+    Image.fromarray(np.where(RING, 0.25, 0).astype(np.float32)).save(tmp_path / "mask.tif")
+    assert (read_mask_file(tmp_path / "mask.tif") == RING).all()
 
 
 def test_a_record_of_regions_is_json(result):
