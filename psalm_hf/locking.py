@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .writing import LOCKS
+from .writing import LOCKS, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def only_run(folder: Path, name: str = "") -> Iterator[None]:
         name: of the one thing in the folder that is meant; default the whole folder.
 
     Raises:
-        ValueError: another run has it; the message says which.
+        ValueError: another run has it; the message says which. The folder is a file, or lies in one.
     """
     file = folder.resolve() / LOCKS / f"{name or 'folder'}.lock"
     if _held.get(file, (None, None))[1] == threading.get_ident():
@@ -65,7 +65,7 @@ def only_run(folder: Path, name: str = "") -> Iterator[None]:
 def _lock(file: Path, meant: Path) -> int:
     """Handle of the file, which is locked and holds the id and the machine of this process."""
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         try:
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # its folder was removed by a run that has just ended

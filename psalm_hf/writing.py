@@ -24,9 +24,23 @@ def unfinished_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, where there are none.
+
+    Raises:
+        ValueError: one of them is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        if file := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+            raise ValueError(f"{file}: is a file, and what is written needs a folder of this name; give another one") from error
+        raise
+
+
 def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Writes beside the file and renames at the end: a file that exists is complete, after a power cut too. Its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = unfinished_path(path)
     try:
         with open(unfinished, "wb") as file:

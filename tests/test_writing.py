@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from psalm_hf.writing import finish, is_unused, remove_unfinished, replaced_files, unfinished_path, write_file, write_json
+from psalm_hf.writing import finish, is_unused, make_folder, remove_unfinished, replaced_files, unfinished_path, write_file, write_json
 
 
 def fail(file):
@@ -21,6 +21,16 @@ def test_what_fails_leaves_the_file_that_was_there(tmp_path):
     with pytest.raises(OSError, match="full"):
         write_file(path, fail)
     assert path.read_text() == "[1]" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/inner/folder"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, folder):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/file: is a file, and what is written needs a folder of this name; give another"):
+        make_folder(tmp_path / folder)
+    make_folder(tmp_path / "new/folder")
+    make_folder(tmp_path / "new")
+    assert (tmp_path / "new/folder").is_dir() and (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_file_and_its_name_are_on_the_disk_before_and_after_it_gets_it(tmp_path, monkeypatch):

@@ -165,6 +165,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
+    from ..writing import make_folder
+
     is_folder = options.output.endswith(("/", "\\"))
     prefix = options.output + DEFAULT_PREFIX if is_folder else options.output.removesuffix(".png").removesuffix(".json")
     paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
@@ -173,5 +175,5 @@ def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     for name in given:
         if Path(name).resolve() in [path.resolve() for path in paths]:
             raise ValueError(f"--output {options.output} would overwrite the image {name}; choose another prefix")
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    make_folder(paths[0].parent)
     return paths

@@ -54,6 +54,7 @@ def test_a_folder_is_done_once_and_what_is_broken_changes_the_exit_status(photos
         (["photos", "--output", "photos/out"], "lies in photos, which is searched for images"),
         (["photos/**/*.png", "--output", "photos/out"], "lies in photos/**/*.png, which is searched for images"),
         (["**/*.png", "--output", "out"], "lies in **/*.png, which is searched for images"),
+        (["photos", "--output", "photos.txt"], "photos.txt: is a file, and what is written needs a folder of this name; give another one"),
         (["none", "--output", "out"], "none: no such file or folder"),
         (["photos", "--output", "out", "--mask", "none.png"], "none.png"),
         (["photos", "--output", "out", "--actors", "2"], "--actors goes with --engine ray"),
@@ -63,6 +64,7 @@ def test_a_folder_is_done_once_and_what_is_broken_changes_the_exit_status(photos
 )
 def test_what_cannot_be_done_is_refused(photos, monkeypatch, capsys, words, message):
     monkeypatch.chdir(photos.parent)
+    Path("photos.txt").write_text("a list")
     assert run(*words) == 2 and message in capsys.readouterr().err
     assert not (photos.parent / "out").exists()
 

@@ -316,6 +316,7 @@ def test_a_real_photo(tmp_path, photo):
         (["absent.png"], "absent.png"),
         (["{text}"], "not an image"),
         (["{folder}"], "is a folder; give one image of it"),
+        (["{picture}", "--point", "3,3", "--output", "{text}/"], "text.png: is a file, and what is written needs a folder"),
         (["{picture}", "--categories", "cup", "--stuff", "wall"], "--stuff: wall not among"),
         (["{picture}", "--categories", "cup", "cup"], "'cup' is also category 0"),
         (["{picture}", "--point", "99,5"], "outside"),
@@ -333,7 +334,7 @@ def test_a_real_photo(tmp_path, photo):
 def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments, message):
     (tmp_path / "text.png").write_text("no picture")
     names = {"picture": picture, "text": tmp_path / "text.png", "folder": tmp_path}
-    status = command.main([part.format(**names) for part in arguments] + ["--output", str(tmp_path / "result")])
+    status = command.main(["--output", str(tmp_path / "result")] + [part.format(**names) for part in arguments])
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2
     assert complaint.startswith("error: ") and message in complaint
