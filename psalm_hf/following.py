@@ -16,7 +16,7 @@ from .locking import only_run
 from .masks import rle_from_bitmap
 from .video import PsalmVideoSession, VideoFrame, read_frames, write_video
 from .visualization import add_lines, draw_segmentation, label_colors
-from .writing import is_unused, remove_unfinished, write_file, write_json
+from .writing import is_unused, named_errors, remove_unfinished, write_file, write_json
 
 STATE = "state.safetensors"
 SCORE_LINES = "scores.jsonl"
@@ -256,7 +256,7 @@ def write_frame(
     write_file(output / "overlays" / f"{frame.name}.jpg", lambda file: overlay.save(file, format="JPEG", quality=90))
     write_file(output / "masks" / f"{frame.name}.png", lambda file: save_painted(painted, file))
     line = {"frame": frame.name, "scores": {number: round(score, 4) for number, score in scores.items()}, "found": found}
-    with open(output / SCORE_LINES, "a", encoding="utf-8") as file:
+    with named_errors(output / SCORE_LINES), open(output / SCORE_LINES, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())  # before the state that counts on it

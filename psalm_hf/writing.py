@@ -38,14 +38,26 @@ def make_folder(folder: Path) -> None:
         raise
 
 
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Context in which an error of the system that says no file says this one: of a write to a full disk nobody would know which."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Writes beside the file and renames at the end: a file that exists is complete, after a power cut too. Its folder is made."""
     make_folder(path.parent)
     unfinished = unfinished_path(path)
     try:
-        with open(unfinished, "wb") as file:
-            write(file)
-        finish(unfinished, path)
+        with named_errors(path):
+            with open(unfinished, "wb") as file:
+                write(file)
+            finish(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

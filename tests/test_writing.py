@@ -1,5 +1,6 @@
 """Files and folders are written whole or not at all, and what is left of killed runs is known and removed."""
 
+import errno
 import os
 
 import pytest
@@ -31,6 +32,15 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, folder):
     make_folder(tmp_path / "new/folder")
     make_folder(tmp_path / "new")
     assert (tmp_path / "new/folder").is_dir() and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_write_to_a_full_disk_says_which_file(tmp_path):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\] .*: '{tmp_path}/file'$"):
+        write_file(tmp_path / "file", full)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_and_its_name_are_on_the_disk_before_and_after_it_gets_it(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..writing import named_errors
+
 
 class Records:
     """Predictions for the rows of a dataset: a line of JSON each, in one file per process.
@@ -45,7 +47,7 @@ class Records:
     def append(self, predictions: Iterable[tuple[int, Any]]) -> None:
         """Writes predictions, by row; they are on the disk when this returns."""
         text = "".join(json.dumps({"row": row, "answer": prediction}, separators=(",", ":")) + "\n" for row, prediction in predictions)
-        with self.path.open("a", encoding="ascii") as file:
+        with named_errors(self.path), self.path.open("a", encoding="ascii") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -1,5 +1,8 @@
 """Answers on disk: what was written whole is there, what was not is done again, nothing counts twice."""
 
+import errno
+import os
+
 import pytest
 
 from psalm_hf.evaluation.records import Records
@@ -74,6 +77,16 @@ def test_a_line_that_was_damaged_is_named_by_file_and_row(tmp_path):
     assert predictions[4] == "found"
     with pytest.raises(ValueError, match="000.jsonl, row 3: .* is damaged"):
         predictions[3]
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    records = Records(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="000.jsonl"):
+        records.append([(0, "a")])
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
