@@ -574,6 +574,8 @@ class _Asked:
             raise ValueError(f"no_target_threshold belongs to expressions, not to {name}; leave it out")
         if kind == CATEGORY:
             task = "instance" if instances and task is None else task or "panoptic"
+        _refuse_idle(given, name, kind, task)
+        if kind == CATEGORY:
             options = _category_options(value, task, stuff, instances, threshold)
             if task != "semantic":
                 options |= {"mask_threshold": mask_threshold}
@@ -615,6 +617,18 @@ class _Asked:
             )
         messages = list(messages)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})
+
+
+def _refuse_idle(given: Mapping[str, Any], name: str, kind: str, task: str | None) -> None:
+    """Raises ValueError for a number that was chosen and would change nothing."""
+    idle = {
+        "mask_threshold": "masks that are decided one by one" if task == "semantic" or kind == CONVERSATION else None,
+        "overlap_mask_area_threshold": "panoptic categories" if task != "panoptic" else None,
+        "max_new_tokens": "questions" if kind != CONVERSATION else None,
+    }
+    for option, owner in idle.items():
+        if owner is not None and given[option] != _DEFAULTS[option]:
+            raise ValueError(f"{option} belongs to {owner}, not to {f'{task} ' if task else ''}{name}; leave it out")
 
 
 def _read_zoom(zoom: Any, name: str, kind: str, instances: bool) -> bool:

@@ -83,6 +83,8 @@ def check_prompt_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error("--task goes with --categories")
     if options.threshold is not None and (options.task == "semantic" or options.regions):
         parser.error("--threshold: a semantic map and regions have none, they take the best")
+    if options.task == "semantic" and options.mask_threshold != parser.get_default("mask_threshold"):
+        parser.error("--mask-threshold: a semantic map has none, every pixel gets the best category")
     if options.zoom and (not (options.expressions or options.regions) or options.instances):
         parser.error("--zoom goes with regions, or with --expression without --instances; categories of a large image take --tiles")
     if options.tiles and options.regions:

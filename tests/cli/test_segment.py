@@ -357,6 +357,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, picture, capsys, arguments
         (["--point", "1,2", "--task", "semantic"], "--task goes with --categories"),
         (["--negative-point", "1,2", "--point", "3,4"], "corrects the region before it; give --point, --box, --scribble or --mask first"),
         (["--point", "1,2", "--threshold", "0.5"], "--threshold"),
+        (["--task", "semantic", "--mask-threshold", "0.7"], "--mask-threshold: a semantic map has none"),
         (["--point", "1,2", "--no-target-threshold", "0.5"], "--no-target-threshold goes with --expression"),
         (["--categories", "cup", "--zoom", "auto"], "--zoom goes with regions, or with --expression without --instances"),
         (["--expression", "a cup", "--instances", "--zoom", "auto"], "--zoom goes with regions"),
