@@ -141,6 +141,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.check_range(options, "batch_size", "readers", "actors", "actor_cpus", lowest=1)
     if options.actors and options.engine != "ray":
         parser.error("--actors goes with --engine ray; several processes: accelerate launch examples/predict.py")
+    if options.actor_cpus != parser.get_default("actor_cpus") and options.engine != "ray":
+        parser.error("--actor-cpus goes with --engine ray")
+    if options.image_folder is not None and not any(source.lower().endswith(".json") for source in options.images):
+        parser.error("--image-folder goes with a JSON file, whose images it holds; a folder of images is named as it is")
     return options
 
 

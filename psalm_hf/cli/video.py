@@ -126,6 +126,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     check_category_names(parser, options.categories or ())
     parser.check_range(options, "save_every", "frames", "look_every", lowest=1)
     parser.check_range(options, "threshold", lowest=0, highest=1)
+    if options.rate is not None and not options.video:
+        parser.error("--rate goes with --video")
     if options.rate is not None and options.rate <= 0:
         parser.error("--rate: expected a number of frames per second above 0")
     return options

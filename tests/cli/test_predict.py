@@ -58,6 +58,8 @@ def test_a_folder_is_done_once_and_what_is_broken_changes_the_exit_status(photos
         (["none", "--output", "out"], "none: no such file or folder"),
         (["photos", "--output", "out", "--mask", "none.png"], "none.png"),
         (["photos", "--output", "out", "--actors", "2"], "--actors goes with --engine ray"),
+        (["photos", "--output", "out", "--actor-cpus", "2"], "--actor-cpus goes with --engine ray"),
+        (["photos", "--output", "out", "--image-folder", "photos"], "--image-folder goes with a JSON file"),
         (["photos", "--output", "out", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["photos", "--output", "out", "--stuff", "sea"], "--stuff goes with --categories"),
     ],

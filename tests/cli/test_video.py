@@ -318,6 +318,8 @@ def test_a_source_without_frames_is_refused(tmp_path, first_mask, capsys):
     for option in (["--instances"], ["--look-every", 2], ["--threshold", 0.5]):
         assert run(tmp_path / "empty", "--first-mask", first_mask, *option) == 2
         assert "are about words" in capsys.readouterr().err
+    assert run(tmp_path / "empty", "--first-mask", first_mask, "--rate", 10) == 2
+    assert "--rate goes with --video" in capsys.readouterr().err
     assert run(tmp_path / "empty", "--expression", "a", "--look-every", 0) == 2
     assert "--look-every must be at least 1, got 0" in capsys.readouterr().err
 
