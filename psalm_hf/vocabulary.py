@@ -254,11 +254,11 @@ def join_outputs(outputs: PsalmSegmentationOutput, num_chunks: int, *, decoupled
     num_rows = len(outputs.condition_type)
     if num_chunks < 1 or num_rows % num_chunks or outputs.class_queries_logits is None or bool((outputs.condition_type != CATEGORY).any()):
         raise ValueError(
-            f"expected category rows, {num_chunks} per picture, got {num_rows} rows of the kinds {outputs.condition_type.tolist()}"
+            f"expected category rows, {num_chunks} per image, got {num_rows} rows of the kinds {outputs.condition_type.tolist()}"
         )
     sizes = (outputs.num_conditions - 1).view(-1, num_chunks)  # (B, N) categories of each part
     if bool((sizes != sizes[0]).any()):
-        raise ValueError(f"pictures of a batch are divided into parts of different sizes: {sizes.tolist()}; ask all about one vocabulary")
+        raise ValueError(f"images of a batch are divided into parts of different sizes: {sizes.tolist()}; ask all about one vocabulary")
     sizes = sizes[0].tolist()
     masks, classes = outputs.masks_queries_logits, outputs.class_queries_logits
     masks = masks.unflatten(0, (-1, num_chunks))  # (B, N, Q, h, w)

@@ -140,7 +140,7 @@ def test_queries_that_are_the_categories_stay_one_per_category():
 
 def test_rows_that_are_no_parts_of_pictures_are_refused():
     outputs = outputs_of([[[1.0, 2]]] * 3, num_conditions=[2] * 3)
-    with pytest.raises(ValueError, match="expected category rows, 2 per picture, got 3 rows"):
+    with pytest.raises(ValueError, match="expected category rows, 2 per image, got 3 rows"):
         join_outputs(outputs, 2)
     outputs.condition_type[1] = 1
     with pytest.raises(ValueError, match=r"got 3 rows of the kinds \[0, 1, 0\]"):

@@ -108,7 +108,7 @@ class Evaluation:
         if (processor is None) == (predictions is None):
             raise ValueError("give either a processor and its model, or predictions")
         if limit is not None and limit < 1:
-            raise ValueError(f"limit: expected at least 1 picture, got {limit}")
+            raise ValueError(f"limit: expected at least 1 image, got {limit}")
         self.name, self.processor, self.processes = benchmark, processor, processes or Processes()
         self.output_dir, self.resume, self.predictions, self.visualize = output_dir, resume, predictions, visualize
         self.benchmark = benchmark_of(benchmark)

@@ -131,7 +131,7 @@ def cache(tmp_path_factory, monkeypatch):
 def test_rows_without_expressions_and_no_pictures_are_refused(tiny):
     with pytest.raises(ValueError, match="image validation-0-0/00001: a prompt of kind region; calibration needs rows with expressions"):
         open_calibration("moving_shapes", tiny[1], split="validation", options={"num_clips": 1})
-    with pytest.raises(ValueError, match="at least 1 picture, got 0"):
+    with pytest.raises(ValueError, match="at least 1 image, got 0"):
         open_calibration("shapes", tiny[1], limit=0)
 
 

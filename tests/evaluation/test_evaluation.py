@@ -163,7 +163,7 @@ def test_training_is_measured_by_the_same_numbers(tiny):
 @pytest.mark.parametrize(
     ("benchmark", "options", "message"),
     [
-        ("shapes", {"limit": 0}, "limit: expected at least 1 picture, got 0"),
+        ("shapes", {"limit": 0}, "limit: expected at least 1 image, got 0"),
         ("shapes", {"split": "val"}, "shapes: unknown split 'val'"),
         ("shape", {}, "unknown benchmark 'shape'.*did you mean shapes"),
         ("shapes", {"parts": ["boxes"]}, "--parts boxes: shapes has the parts panoptic"),

@@ -97,7 +97,7 @@ def test_last_frames_may_be_missing_and_other_frames_not(davis, submission):
     read = DavisFrames().read(submission, davis)
     assert not any(bitmap_from_rle(mask).any() for mask in read[2]["masks"])
     (submission / "dog/00001.png").unlink()
-    with pytest.raises(ValueError, match="dog/00001.png: is missing; give a picture for every frame between the first and the last"):
+    with pytest.raises(ValueError, match="dog/00001.png: is missing; give an image for every frame between the first and the last"):
         DavisFrames().read(submission, davis)
 
 
@@ -139,7 +139,7 @@ def everywhere(size=(3, 6)):
         ([everywhere()], [1, 2], "it: 1 masks for 2 objects; answer every region"),
         ([everywhere()], [0], "it: object 0; the files hold numbers from 1 to 254"),
         ([everywhere()], [255], "it: object 255; the files hold numbers from 1 to 254"),
-        ([everywhere((6, 3))], [1], r"it: the mask of object 1 is of size \(6, 3\), but the picture is \(3, 6\)"),
+        ([everywhere((6, 3))], [1], r"it: the mask of object 1 is of size \(6, 3\), but the image is \(3, 6\)"),
     ],
 )
 def test_masks_that_cannot_be_painted_are_refused(rles, numbers, message):

@@ -186,7 +186,7 @@ def paint_objects(rles: Sequence[dict], numbers: Sequence[int], image_size: tupl
             raise ValueError(f"{item}: object {number}; the files hold numbers from 1 to {UNSURE - 1}")
         bitmap = bitmap_from_rle(rle)
         if bitmap.shape != painted.shape:
-            raise ValueError(f"{item}: the mask of object {number} is of size {bitmap.shape}, but the picture is {tuple(image_size)}")
+            raise ValueError(f"{item}: the mask of object {number} is of size {bitmap.shape}, but the image is {tuple(image_size)}")
         painted[bitmap] = number
     return painted
 

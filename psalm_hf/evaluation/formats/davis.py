@@ -55,7 +55,7 @@ class DavisFrames:
             elif LAST_FRAME in row["tags"]:
                 painted = np.zeros(size, dtype=np.int32)
             else:
-                raise ValueError(f"{file}: is missing; give a picture for every frame between the first and the last")
+                raise ValueError(f"{file}: is missing; give an image for every frame between the first and the last")
             predictions[index] = {"masks": [rle_from_bitmap(painted == number) for number in numbers], "scores": [1.0] * len(numbers)}
         for file in sorted(path.glob("*/*.png")):
             if file.parent.name not in known or file.stem not in known[file.parent.name]:

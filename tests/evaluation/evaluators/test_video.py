@@ -98,7 +98,7 @@ def test_rows_without_objects_and_masks_of_another_size_are_refused():
         VideoEvaluator().add(Sample(**{**vars(sample), "tags": ("object:1",)}), answer(target == 1, target == 2))
     with pytest.raises(ValueError, match="image cat/00001: 1 masks for 2 objects"):
         VideoEvaluator().add(frame_of_video("00001", target), answer(target == 1))
-    with pytest.raises(ValueError, match=r"image cat/00001: the mask of object 1 is of size \(1, 4\), but the picture is \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"image cat/00001: the mask of object 1 is of size \(1, 4\), but the image is \(2, 4\)"):
         VideoEvaluator().add(frame_of_video("00001", target), answer(mask("####"), target == 2))
 
 
