@@ -167,8 +167,8 @@ def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
     from ..writing import make_folder
 
-    is_folder = options.output.endswith(("/", "\\"))
-    prefix = options.output + DEFAULT_PREFIX if is_folder else options.output.removesuffix(".png").removesuffix(".json")
+    is_folder = options.output.endswith(("/", "\\")) or Path(options.output).name in ("", "..")
+    prefix = Path(options.output, DEFAULT_PREFIX) if is_folder else options.output.removesuffix(".png").removesuffix(".json")
     paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
     given = [options.image] if options.image else []
     given += [region["mask"] for region in options.regions if "mask" in region]

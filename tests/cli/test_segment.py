@@ -126,9 +126,12 @@ def test_an_option_that_asks_something_makes_one_answer_about_the_bundled_pictur
     assert record["task"] == "panoptic" and record["thresholds"]["mask_threshold"] == 0.75
 
 
-def test_a_folder_as_output_gets_files_with_names(tmp_path, picture):
+def test_a_folder_as_output_gets_files_with_names(tmp_path, picture, monkeypatch):
     assert command.main([str(picture), "--point", "30,20", "--output", f"{tmp_path}/new/"]) == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["segmented.json", "segmented.png"]
+    monkeypatch.chdir(tmp_path / "new")
+    assert command.main([str(picture), "--point", "30,20", "--output", ".."]) == 0
+    assert (tmp_path / "segmented.json").is_file() and (tmp_path / "segmented.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["found", "found.png", "found.json"])
