@@ -586,7 +586,7 @@ class _Asked:
             )
             return cls(prompt, list(value), options, tiles=tiles)
         if kind == SENTENCE:
-            value = [value] if isinstance(value, str) else list(value)
+            value = _read_expressions(value)
             thresholds = _expression_thresholds(processor, instances, threshold, given["no_target_threshold"])
             options = dict(zip(("referring_threshold", "no_target_threshold"), thresholds, strict=True))
             options |= {"mask_threshold": mask_threshold, **({"instances": True} if instances else {})}
@@ -605,7 +605,7 @@ class _Asked:
         if threshold is not None:
             raise ValueError(f"threshold: {name} have none; leave it out")
         if kind == REGION:
-            regions = [value] if isinstance(value, Mapping) else list(value)
+            regions = _read_regions(value)
             read = [loaded_region(region) for region in regions]
             names = tuple(map(region_name, regions))
             prompt = Prompt(kind, names, regions=tuple(regions), mask_threshold=mask_threshold, zoom=given["zoom"])
@@ -617,6 +617,23 @@ class _Asked:
             )
         messages = list(messages)
         return cls(Prompt(kind, (str(messages[-1]["content"]),)), messages, {"max_new_tokens": given["max_new_tokens"]})
+
+
+def _read_expressions(value: Any) -> list[Any]:
+    """The expressions of a list, or the one that was given without a list."""
+    found = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    for one in found:
+        if not isinstance(one, str | Sequence) or not all(isinstance(text, str) for text in one):
+            raise ValueError(f"expressions: expected a sentence, or a list of sentences or of lists of them, got {one!r:.80}")
+    return found
+
+
+def _read_regions(value: Any) -> list[Mapping[str, Any]]:
+    """The regions of a list, or the one that was given without a list."""
+    found = [value] if isinstance(value, Mapping) or not isinstance(value, Iterable) else list(value)
+    if wrong := [region for region in found if not isinstance(region, Mapping)]:
+        raise ValueError(f'regions: expected dictionaries such as {{"point": (x, y)}}, got {wrong[0]!r:.80}')
+    return found
 
 
 def _refuse_idle(given: Mapping[str, Any], name: str, kind: str, task: str | None) -> None:
