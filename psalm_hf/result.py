@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,6 @@ from .structures import CONVERSATION, REGION, SENTENCE
 
 # Imports inside of functions: pycocotools, datasets and drawing are loaded where they are used, not with the package.
 
-DEFAULT_STEM = "segmented"  # of the files in a folder
 _TASKS = {SENTENCE: "referring", REGION: "interactive", CONVERSATION: "conversation"}  # categories have a task of their own
 _FIRST = 8  # instances that are named when a result is printed
 
@@ -206,8 +205,7 @@ class PsalmResult:
         """Writes an overlay (PNG) and the record (JSON, see `as_record`), as `psalm segment` does; each whole or not at all.
 
         Args:
-            path: prefix of the two files; or a folder that exists or ends with a slash, in which they are `segmented.png` and
-                `segmented.json`.
+            path: see `result_paths`.
             overlay: the image to write; default `plot()`.
 
         Returns:
@@ -218,12 +216,8 @@ class PsalmResult:
         """
         from .writing import write_file, write_json
 
-        prefix = Path(path) / DEFAULT_STEM if str(path).endswith(("/", "\\")) or Path(path).is_dir() else Path(path)
-        paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
         masks = [region["mask"] for region in self.prompt.regions if isinstance(region.get("mask"), (str, Path))]
-        for name in ([] if self.source is None else [self.source]) + masks:
-            if Path(name).resolve() in [path.resolve() for path in paths]:
-                raise ValueError(f"{prefix}: would overwrite the image {name}; choose another prefix")
+        paths = result_paths(path, ([] if self.source is None else [self.source]) + masks)
         overlay = self.plot() if overlay is None else overlay
         write_file(paths[0], lambda file: overlay.save(file, format="PNG"))
         write_json(paths[1], self.about() | self.as_record(), indent=1)
@@ -418,6 +412,26 @@ def region_name(region: Mapping[str, Any]) -> str:
 def region_kind(region: Mapping[str, Any]) -> str:
     """The kinds of prompt that a region is made of: "point", or several with a plus between them."""
     return "+".join(name for name in region if name != "labels")
+
+
+def result_paths(output: str | Path, inputs: Iterable[str | Path] = ()) -> tuple[Path, Path]:
+    """Paths of the overlay (PNG) and of the record (JSON) of a result.
+
+    Args:
+        output: prefix of both, or the name of either; or a folder that exists or ends with a slash, in which they are `segmented.png` and
+            `segmented.json`.
+        inputs: files that they may not overwrite.
+
+    Raises:
+        ValueError: one of them is an input.
+    """
+    is_folder = str(output).endswith(("/", "\\")) or Path(output).is_dir()
+    prefix = Path(output, "segmented") if is_folder else str(output).removesuffix(".png").removesuffix(".json")
+    paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
+    for name in inputs:
+        if Path(name).resolve() in [path.resolve() for path in paths]:
+            raise ValueError(f"{prefix}: would overwrite the image {name}; choose another prefix")
+    return paths
 
 
 def read_mask_file(path: str | Path) -> np.ndarray:

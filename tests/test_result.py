@@ -123,7 +123,10 @@ def test_without_supervision_the_message_says_how_to_install_it(result, monkeypa
         result.to_supervision()
 
 
-@pytest.mark.parametrize(("path", "stem"), [("out/found", "out/found"), ("new/", "new/segmented"), (".", "segmented")])
+SAVED = [("out/found", "out/found"), ("found.png", "found"), ("found.json", "found"), ("new/", "new/segmented"), (".", "segmented")]
+
+
+@pytest.mark.parametrize(("path", "stem"), SAVED)
 def test_it_saves_an_overlay_and_a_record(result, tmp_path, path, stem):
     written = result.save(f"{tmp_path}/{path}")
     assert written == (tmp_path / f"{stem}.png", tmp_path / f"{stem}.json")

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ..result import PsalmResult
 
-DEFAULT_PREFIX = "segmented"
 DRAWN_IMAGE = "drawn shapes"  # what the record calls it
 DRAWN_EXPRESSIONS = ["the purple triangle", "all dotted things", "the cross on the grass"]
 DRAWN_REGIONS = [("point", (88, 23)), ("box", (91, 61, 121, 91)), ("scribble", [(28, 95), (34, 100), (44, 103)])]
@@ -149,9 +148,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("image", nargs="?", help="file or URL; whatever Pillow opens (default: drawn shapes)")
     parser.add_argument(
         "--output",
-        default=DEFAULT_PREFIX,
+        default="segmented",
         metavar="PREFIX",
-        help=f"writes PREFIX.png and PREFIX.json; FOLDER/ is FOLDER/{DEFAULT_PREFIX} (default: {DEFAULT_PREFIX})",
+        help="writes PREFIX.png and PREFIX.json; in a folder they are segmented.png and segmented.json (default: segmented)",
     )
     add_prompt_options(parser)
     add_model_options(parser)
@@ -165,15 +164,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def output_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     """Paths of the two files. Their folder is made now, not after minutes of work."""
+    from ..result import result_paths
     from ..writing import make_folder
 
-    is_folder = options.output.endswith(("/", "\\")) or Path(options.output).name in ("", "..")
-    prefix = Path(options.output, DEFAULT_PREFIX) if is_folder else options.output.removesuffix(".png").removesuffix(".json")
-    paths = Path(f"{prefix}.png"), Path(f"{prefix}.json")
     given = [options.image] if options.image else []
     given += [region["mask"] for region in options.regions if "mask" in region]
-    for name in given:
-        if Path(name).resolve() in [path.resolve() for path in paths]:
-            raise ValueError(f"--output {options.output} would overwrite the image {name}; choose another prefix")
+    paths = result_paths(options.output, given)
     make_folder(paths[0].parent)
     return paths
