@@ -58,6 +58,12 @@ def test_an_image_that_is_named_twice_is_there_once(folder, monkeypatch):
     assert names(list_images(["a", "a/1.png", str(folder / "a/1.png"), "../images/a/*.png", "../link/2.PNG"])) == ["1.png", "2.PNG"]
 
 
+def test_a_name_is_looked_for_in_the_working_folder_of_the_call(folder, monkeypatch):
+    for place, color in (("a", RED), ("b", BLUE)):
+        monkeypatch.chdir(folder / place)
+        assert colors(list_images(["1.png"])) == [color]
+
+
 def test_a_list_names_images_as_seen_from_it_and_one_that_is_missing_fails_alone(folder):
     (folder / "list.txt").write_text("\ufeffa/1.png\n\nb/1.png\na/none.png\n", encoding="utf-8")  # with the mark that Windows puts first
     first, missing, last = list_images([folder / "list.txt"])
