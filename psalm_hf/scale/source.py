@@ -205,7 +205,7 @@ def _images_of_files(paths: Iterable[str], column: str | None) -> Iterator[Sourc
 
 def _real_path(path: str) -> str:
     # Absolute: what is remembered of a relative folder is wrong after a change of the working folder.
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(os.path.join(os.getcwd(), path))
     return os.path.join(_real_folder(folder), name)
 
 
