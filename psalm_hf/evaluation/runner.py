@@ -6,6 +6,7 @@ any batch, so that these give the same predictions to the bit.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -65,7 +66,7 @@ class Processes:
         return values or []
 
 
-class Predictor:
+class Predictor(ABC):
     """Base: one way in which rows are predicted.
 
     Args:
@@ -87,9 +88,9 @@ class Predictor:
         missing = [row for row in range(len(self.part.dataset)) if row not in done]
         return [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
 
+    @abstractmethod
     def predict(self, samples: Sequence[Sample], inputs: Any) -> Iterable[dict[str, Any]]:
         """Predictions of each sample, by the name of the evaluators."""
-        raise NotImplementedError
 
 
 class MaskPredictor(Predictor):

@@ -177,7 +177,7 @@ def _images_of(source: str, column: str | None, image_folder: str | os.PathLike 
 
 
 def _expected(source: str) -> str:
-    """What a source has that holds images."""
+    """The words for content that a source must have, to hold images."""
     if os.path.isfile(source):
         kinds = {".txt": "a path per line", ".json": "entries {id, file_name} in its list `images`", ".parquet": "rows"}
         return kinds.get(_suffix(source), f"members that end in {', '.join(sorted(SUFFIXES))}")
