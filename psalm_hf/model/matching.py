@@ -39,7 +39,8 @@ def _sample(maps: Tensor, points: Tensor) -> Tensor:
     if maps.dtype == torch.bool and len(maps) * maps.shape[1] > size:
         if len(maps) == 1:
             return torch.cat([_sample(some, points) for some in maps.split(size, dim=1)], dim=1)
-        return torch.cat([_sample(some, at) for some, at in zip(maps.split(size), points.split(size), strict=True)])
+        rows = max(1, size // maps.shape[1])
+        return torch.cat([_sample(some, at) for some, at in zip(maps.split(rows), points.split(rows), strict=True)])
     grid = (2 * points - 1)[:, :, None]  # (B, P, 1, 2)
     return F.grid_sample(maps.float(), grid.float(), mode="bilinear", align_corners=False)[..., 0]
 

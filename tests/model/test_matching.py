@@ -47,6 +47,19 @@ def test_bool_masks_are_read_as_floats_a_few_at_a_time(number, is_shared, monkey
     assert max(sizes) <= 2 * 9 * 13
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_rows_of_bool_masks_are_read_as_floats_a_few_at_a_time(number, monkeypatch):
+    masks, points = torch.rand(3, number, 9, 13) > 0.5, torch.rand(3, 33, 2)
+    expected = sample_points(masks.float(), points)
+    sizes, grid_sample = [], torch.nn.functional.grid_sample
+    monkeypatch.setattr(matching, "_PIXELS_AT_ONCE", 2 * 9 * 13)
+    monkeypatch.setattr(
+        matching.F, "grid_sample", lambda maps, *others, **options: sizes.append(maps.numel()) or grid_sample(maps, *others, **options)
+    )
+    assert torch.equal(sample_points(masks, points), expected)
+    assert max(sizes) <= 2 * 9 * 13
+
+
 def test_rows_of_maps_are_sampled_at_points_of_their_own():
     maps, points = torch.rand(2, 3, 4, 5), torch.rand(2, 6, 2)
     each = [sample_points(of_row, at[None]) for of_row, at in zip(maps, points, strict=True)]
